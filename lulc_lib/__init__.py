@@ -1,0 +1,59 @@
+"""Learn by doing what a land-cover classifier looks at on EuroSAT.
+
+Names are loaded when they are first used (PEP 562, SPEC 1), so that `import lulc_lib` brings in
+neither torch nor matplotlib.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "CLASSES": "tiles",
+    "CLASS_COLORS": "tiles",
+    "Explanation": "explanations",
+    "Gallery": "widgets",
+    "History": "config",
+    "Predictions": "metrics",
+    "Report": "metrics",
+    "RunConfig": "config",
+    "TileClassifier": "models",
+    "TileSet": "tiles",
+    "anatomy": "models",
+    "colour_baseline": "baselines",
+    "create_model": "models",
+    "evaluate": "metrics",
+    "explain": "explanations",
+    "fit": "training",
+    "load_checkpoint": "checkpoints",
+    "load_eurosat": "eurosat",
+    "load_tiles": "quickstart",
+    "methods": "explanations",
+    "predict": "metrics",
+    "ready_model": "quickstart",
+    "save_checkpoint": "checkpoints",
+    "split": "splits",
+    "synthetic": "synthetic",
+}
+_ROOMS = (
+    "baselines", "checkpoints", "cli", "config", "eurosat", "explanations", "export", "images",
+    "metrics", "models", "plots", "quickstart", "splits", "storage", "synthetic", "tiles",
+    "training", "widgets",
+)  # fmt: skip
+__all__ = [*_HOME, "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"lulc_lib.{_HOME[name]}"), name)
+    elif name in _ROOMS:
+        value = importlib.import_module(f"lulc_lib.{name}")
+    else:
+        raise AttributeError(f"module 'lulc_lib' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME, *_ROOMS})

@@ -1,0 +1,214 @@
+"""Settings of a training run and its history, as plain data that checks itself."""
+
+import difflib
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+SCHEDULES = ("constant", "cosine", "onecycle")
+AUGMENTATIONS = ("none", "flip", "d4")
+PRECISIONS = ("float32", "bfloat16")
+CRITERIA = ("loss", "macro_f1")
+TRACKERS = ("none", "tensorboard", "wandb")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Settings of one training run; checked when made, JSON in and out.
+
+    Raises:
+        TypeError: if a field is unknown or has the wrong type; the message names it.
+        ValueError: if a value is out of range; the message names the field and the value.
+    """
+
+    model: str = "resnet50"  # any timm name or an alias: what to train
+    epochs: int = 10  # passes over the training tiles
+    batch_size: int = 128  # tiles a step, over all processes together
+    learning_rate: float = 1e-3  # peak of the schedule
+    weight_decay: float = 0.05  # AdamW's decoupled decay; norms and biases are spared
+    decay_everything: bool = False  # also norms and biases, as plain AdamW(model.parameters()) does
+    schedule: str = "cosine"  # how the rate moves after warm-up: constant, cosine, onecycle
+    warmup_epochs: float = 0.5  # linear rise from 0: AdamW's first moments are noise
+    label_smoothing: float = 0.05  # softens one-hot targets: EuroSAT has wrong labels
+    mixup: float = 0.0  # Beta(a, a) of mixed pairs, 0 = off: more views from few tiles
+    augment: str = "d4"  # d4: the 8 flips and quarter turns, true for a view from above
+    shift: int = 0  # up to so many pixels each way, edges reflected: position carries no label
+    crop_scale: float = 1.0  # smallest area of a random resized crop, 1 = no crop
+    precision: str = "float32"  # bfloat16: autocast, twice the speed where the processor has it
+    channels_last: bool = False  # memory order that convolutions on CPU and GPU prefer
+    ema: float = 0.0  # decay of averaged weights, 0 = off: smoother validation, better test
+    clip_norm: float = 0.0  # largest gradient norm, 0 = off: keeps a ViT's early steps finite
+    accumulate: int = 1  # parts a batch is worked through in: large batches in little memory
+    sizes: tuple[tuple[int, int], ...] = ()  # (first epoch, size inside): cheap small epochs first
+    best_by: str = "loss"  # validation criterion that picks the kept weights
+    seed: int = 42  # order of tiles, augmentation, initial weights when the caller seeds with it
+    save_every: int = 200  # steps between saved states, besides one at each epoch's end
+    tracker: str = "none"  # tensorboard or wandb: curves outside the notebook
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sizes", _checked_sizes(self.sizes))
+        for spec in fields(self):
+            _check_type(spec.name, spec.type, getattr(self, spec.name))
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if not (math.isfinite(value) and low <= value <= high):
+                raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value!r}")
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise ValueError(
+                f"learning_rate must be finite and positive, got {self.learning_rate!r}"
+            )
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"warmup_epochs must not exceed epochs ({self.epochs}), got {self.warmup_epochs!r}"
+            )
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
+                )
+        if not self.model:
+            raise ValueError("model must be a name, got ''")
+        if self.sizes and self.sizes[-1][0] >= self.epochs:
+            raise ValueError(
+                f"sizes must all begin before the last of {self.epochs} epochs, got {self.sizes!r}"
+            )
+
+    def size_at(self, epoch: int) -> int | None:
+        """Return the size inside the model at an epoch, None when the model's own is kept."""
+        sizes = [size for first, size in self.sizes if first <= epoch]
+        return sizes[-1] if sizes else None
+
+    def to_json(self) -> str:
+        """Return the settings as JSON text."""
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "RunConfig":
+        """Make settings from a dictionary; an unknown field is an error with the nearest name."""
+        known = [spec.name for spec in fields(cls)]
+        for name in values:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise TypeError(f"RunConfig has no field {name!r}{hint}")
+        return cls(**values)
+
+    @classmethod
+    def from_json(cls, text: str) -> "RunConfig":
+        """Make settings from JSON text."""
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def preset(cls, name: str, model: str = "resnet50", **changes: Any) -> "RunConfig":
+        """Return the settings of a named recipe, with changes on top.
+
+        "seed" is the earlier project's recipe (iamKateryna/EuroSAT-ImageClassification): AdamW
+        with lr 1e-5 and weight decay 2, batch 16, best checkpoint by validation loss, ImageNet
+        weights. ResNet50 saw random resized crops and horizontal flips for 10 epochs, ViT-B/16 no
+        augmentation for 20.
+
+        "quick" is for a first look: a few epochs at the tile's own size.
+        """
+        if name == "quick":
+            return cls(**{"model": model, "epochs": 3, "precision": "float32"} | changes)
+        if name != "seed":
+            raise ValueError(f"preset must be one of seed, quick, got {name!r}")
+        recipe: dict[str, Any] = {
+            "model": model,
+            "learning_rate": 1e-5,
+            "weight_decay": 2.0,
+            "decay_everything": True,
+            "batch_size": 16,
+            "schedule": "constant",
+            "warmup_epochs": 0.0,
+            "label_smoothing": 0.0,
+            "best_by": "loss",
+            "seed": 42,
+        }
+        if "vit" in model:
+            recipe |= {"epochs": 20, "augment": "none"}
+        else:
+            recipe |= {"epochs": 10, "augment": "flip", "crop_scale": 0.08}
+        return cls(**recipe | changes)
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "epochs": (1, 100_000),
+    "batch_size": (1, 1_000_000),
+    "weight_decay": (0, 100),
+    "warmup_epochs": (0, 100_000),
+    "label_smoothing": (0, 0.99),
+    "mixup": (0, 100),
+    "shift": (0, 32),
+    "crop_scale": (0.01, 1),
+    "ema": (0, 0.999999),
+    "clip_norm": (0, 1e6),
+    "accumulate": (1, 10_000),
+    "seed": (0, 2**31 - 1),
+    "save_every": (1, 1_000_000_000),
+}
+_CHOICES = {
+    "schedule": SCHEDULES,
+    "augment": AUGMENTATIONS,
+    "precision": PRECISIONS,
+    "best_by": CRITERIA,
+    "tracker": TRACKERS,
+}
+
+
+def _check_type(name: str, expected: Any, value: Any) -> None:
+    allowed = {float: (float, int), int: (int,), bool: (bool,), str: (str,)}.get(expected)
+    if allowed is None:
+        return
+    wrong_bool = isinstance(value, bool) and expected is not bool
+    if wrong_bool or not isinstance(value, allowed):
+        raise TypeError(f"{name} must be {expected.__name__}, got {type(value).__name__} {value!r}")
+
+
+def _checked_sizes(sizes: Any) -> tuple[tuple[int, int], ...]:
+    try:
+        pairs = tuple((int(first), int(size)) for first, size in sizes)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"sizes must be pairs (first epoch, size inside in pixels), got {sizes!r}"
+        ) from None
+    firsts = [first for first, _ in pairs]
+    if pairs and (firsts[0] != 0 or firsts != sorted(set(firsts))):
+        raise ValueError(f"sizes must start at epoch 0 and rise, got {pairs!r}")
+    if any(size < 16 for _, size in pairs):
+        raise ValueError(f"sizes must be at least 16 pixels, got {pairs!r}")
+    return pairs
+
+
+@dataclass(frozen=True)
+class History:
+    """What happened in a training run, epoch by epoch, as plain data.
+
+    Attributes:
+        epochs: one dict per epoch: epoch, train_loss, train_macro_f1, val_loss, val_macro_f1,
+            val_accuracy, learning_rate, size, images_per_second, seconds.
+        best_epoch: index of the epoch whose weights were kept, -1 if none.
+        seconds: time spent training and validating, over all resumptions.
+        hardware: the processor or accelerator, in words.
+    """
+
+    epochs: tuple[dict[str, float], ...] = ()
+    best_epoch: int = -1
+    seconds: float = 0.0
+    hardware: str = ""
+    interrupted: bool = field(default=False)
+
+    @property
+    def best(self) -> dict[str, float]:
+        """Return the numbers of the kept epoch, empty if there is none."""
+        return self.epochs[self.best_epoch] if 0 <= self.best_epoch < len(self.epochs) else {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the history as JSON-able data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "History":
+        """Make a history from JSON-able data."""
+        return cls(**{**values, "epochs": tuple(values.get("epochs", ()))})

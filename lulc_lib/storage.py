@@ -1,0 +1,103 @@
+"""Files the library derives: where they live, how they are written, how they are named."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+
+
+def cache_dir() -> Path:
+    """Return the absolute folder for derived files, made when it is missing.
+
+    It is `$LULC_CACHE`, else the platform's cache folder for `lulc_lib`.
+
+    Raises:
+        OSError: if the folder cannot be made or written; the message names it.
+    """
+    chosen = os.environ.get("LULC_CACHE")
+    folder = Path(chosen).absolute() if chosen else platformdirs.user_cache_path("lulc_lib")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"the cache folder {folder} cannot be made ({error.strerror}); "
+            "set LULC_CACHE to a folder you may write to"
+        ) from error
+    return folder
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; move it into place when the block succeeds.
+
+    A reader sees the old file or the whole new one, never half of it, also after a kill.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256_file(path: str | Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_arrays(*arrays: np.ndarray) -> str:
+    """Return one SHA-256 over dtype, shape and bytes of several arrays."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        array = np.ascontiguousarray(array)
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data if array.size else b"")
+    return digest.hexdigest()
+
+
+def cached_arrays(
+    kind: str, key: dict[str, Any], compute: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Return the arrays that `compute` makes, kept on disk under a key.
+
+    Args:
+        kind: subfolder of the cache, such as "predictions".
+        key: everything the arrays depend on, as JSON-able values.
+        compute: makes the arrays when the cache has none.
+    """
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    path = cache_dir() / kind / f"{digest}.npz"
+    unreadable = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
+    # The file is opened here because NumPy would leave it open when the zip is damaged.
+    with (
+        contextlib.suppress(*unreadable),
+        path.open("rb") as file,
+        np.load(file, allow_pickle=False) as stored,
+    ):
+        return {name: stored[name] for name in stored.files}
+    arrays = compute()
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
+    return arrays
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

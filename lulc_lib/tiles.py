@@ -1,0 +1,226 @@
+"""Tiles in memory: images, labels and names that travel together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CLASSES = (
+    "AnnualCrop",
+    "Forest",
+    "HerbaceousVegetation",
+    "Highway",
+    "Industrial",
+    "Pasture",
+    "PermanentCrop",
+    "Residential",
+    "River",
+    "SeaLake",
+)
+
+# One colour per class, the same in every figure. Paul Tol's "muted" scheme (colour-blind safe,
+# https://personal.sron.nl/~pault/), given out so that land looks like land and water like water.
+CLASS_COLORS = {
+    "AnnualCrop": "#DDCC77",
+    "Forest": "#117733",
+    "HerbaceousVegetation": "#999933",
+    "Highway": "#777777",
+    "Industrial": "#AA4499",
+    "Pasture": "#44AA99",
+    "PermanentCrop": "#882255",
+    "Residential": "#CC6677",
+    "River": "#88CCEE",
+    "SeaLake": "#332288",
+}
+
+TILE_SIZE = 64  # pixels along each side
+METRES_PER_PIXEL = 10  # Sentinel-2's visible bands
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """Names of the tiles a model was trained on, so that they are recognised later.
+
+    Attributes:
+        source: kind of tiles, as in `TileSet.source`.
+        digest: digest of the whole data set the tiles came from.
+        part: which part of it, such as "seed42/train".
+        names: names of the training tiles.
+    """
+
+    source: str
+    digest: str
+    part: str
+    names: tuple[str, ...]
+
+    def contains(self, tiles: "TileSet") -> np.ndarray:
+        """Mark the tiles that were trained on, as bool (N,).
+
+        A tile is known by its name; drawn tiles of another seed carry the same names, so for them
+        the digest must agree as well.
+        """
+        drawn = "drawn" in self.source or "drawn" in tiles.source
+        if drawn and self.digest != tiles.digest:
+            return np.zeros(len(tiles), dtype=bool)
+        known = set(self.names)
+        return np.fromiter((name in known for name in tiles.names), dtype=bool, count=len(tiles))
+
+
+@dataclass(frozen=True, eq=False)
+class TileSet:
+    """Tiles with their labels and names.
+
+    Attributes:
+        images: uint8 (N, 3, 64, 64), RGB.
+        labels: int64 (N,), indices into `CLASSES`.
+        names: N names such as "River/River_12.jpg".
+        source: kind of tiles, such as "eurosat" or "drawn tiles".
+        digest: digest of the whole data set; parts keep the digest of the whole.
+        part: "all" or the part this is, such as "seed42/train".
+        masks: bool (N, 64, 64), the pixels that are the evidence for the label, or None.
+
+    Raises:
+        ValueError: if shapes, dtypes or lengths do not fit together.
+    """
+
+    images: Tensor
+    labels: Tensor
+    names: tuple[str, ...]
+    source: str
+    digest: str
+    part: str = "all"
+    masks: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        expected = (len(self.names), 3, TILE_SIZE, TILE_SIZE)
+        if self.images.dtype != torch.uint8 or tuple(self.images.shape) != expected:
+            raise ValueError(
+                f"images must be uint8 {expected} to go with {len(self.names)} names, "
+                f"got {self.images.dtype} {tuple(self.images.shape)}"
+            )
+        if self.labels.dtype != torch.int64 or tuple(self.labels.shape) != expected[:1]:
+            raise ValueError(
+                f"labels must be int64 {expected[:1]}, "
+                f"got {self.labels.dtype} {tuple(self.labels.shape)}"
+            )
+        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(
+            CLASSES
+        ):
+            raise ValueError(
+                f"labels must lie in 0..{len(CLASSES) - 1}, got "
+                f"{int(self.labels.min())}..{int(self.labels.max())}"
+            )
+        if self.masks is not None and (
+            self.masks.dtype != torch.bool
+            or tuple(self.masks.shape) != (len(self.names), TILE_SIZE, TILE_SIZE)
+        ):
+            raise ValueError(
+                f"masks must be bool ({len(self.names)}, {TILE_SIZE}, {TILE_SIZE}), "
+                f"got {self.masks.dtype} {tuple(self.masks.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        return f"TileSet({len(self):,} tiles, {self.source}, {self.part})"
+
+    def __getitem__(self, which: Any) -> "TileSet":
+        """Take some of the tiles: an index, a slice, indices or a bool mask."""
+        return self.select(which, part=f"{self.part.removesuffix(' (subset)')} (subset)")
+
+    def select(self, which: Any, part: str) -> "TileSet":
+        """Take some of the tiles and say which part of the whole they are."""
+        positions = np.atleast_1d(np.arange(len(self))[_as_numpy_index(which)])
+        index = torch.from_numpy(positions.copy())  # a reversed slice has a negative stride
+        return replace(
+            self,
+            images=self.images.index_select(0, index),  # twice as fast as [index]
+            labels=self.labels[index],
+            names=tuple(self.names[i] for i in positions),
+            part=part,
+            masks=None if self.masks is None else self.masks[index],
+        )
+
+    def of_class(self, name: str) -> "TileSet":
+        """Take the tiles of one class by its name."""
+        return self[self.labels == class_index(name)]
+
+    def float(self, which: Any = slice(None)) -> Tensor:
+        """Return images as float32 (N, 3, 64, 64) in [0, 1]."""
+        return self.images[which].to(torch.float32).div_(255)
+
+    def class_counts(self) -> dict[str, int]:
+        """Count the tiles of each class, by name."""
+        counts = torch.bincount(self.labels, minlength=len(CLASSES))
+        return dict(zip(CLASSES, counts.tolist(), strict=True))
+
+    def provenance(self) -> TrainedOn:
+        """Describe these tiles for the card of a model trained on them."""
+        return TrainedOn(self.source, self.digest, self.part, self.names)
+
+
+def class_index(name: str | int) -> int:
+    """Return the index of a class given by name or index.
+
+    Raises:
+        ValueError: if there is no such class.
+    """
+    if isinstance(name, str):
+        if name not in CLASSES:
+            raise ValueError(f"unknown class {name!r}; the classes are {', '.join(CLASSES)}")
+        return CLASSES.index(name)
+    if not 0 <= int(name) < len(CLASSES):
+        raise ValueError(f"class index must lie in 0..{len(CLASSES) - 1}, got {name}")
+    return int(name)
+
+
+def as_images(images: Any) -> Tensor:
+    """Return images as float32 (N, 3, 64, 64) in [0, 1].
+
+    Args:
+        images: a TileSet; or a tensor or array (N, 3, 64, 64) or (3, 64, 64), uint8 in 0..255 or
+            float32 in [0, 1].
+
+    Raises:
+        TypeError: if the dtype is neither uint8 nor float32.
+        ValueError: if there are none, or if shape or range are others, or a value is not finite.
+    """
+    if isinstance(images, TileSet):
+        images = images.images
+    tensor = torch.as_tensor(images).detach()
+    if tensor.dtype not in (torch.uint8, torch.float32):
+        raise TypeError(
+            f"images must be uint8 in 0..255 or float32 in [0, 1], got {tensor.dtype}; "
+            "convert with .astype('float32') after dividing by the largest value"
+        )
+    if tensor.ndim == 3:
+        tensor = tensor[None]
+    if tensor.ndim != 4 or tuple(tensor.shape[1:]) != (3, TILE_SIZE, TILE_SIZE):
+        raise ValueError(
+            f"images must have shape (N, 3, {TILE_SIZE}, {TILE_SIZE}), got {tuple(tensor.shape)}"
+        )
+    if len(tensor) == 0:
+        raise ValueError("there are no images: the batch is empty")
+    if tensor.dtype == torch.uint8:
+        return tensor.to(torch.float32).div_(255)
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError("images hold NaN or infinite values")
+    low, high = float(tensor.min()), float(tensor.max())
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"float32 images must lie in [0, 1], got [{low:.4g}, {high:.4g}]; "
+            "do not normalise (the model does) and divide 0..255 by 255, or pass uint8"
+        )
+    return tensor
+
+
+def _as_numpy_index(which: Any) -> Any:
+    if isinstance(which, Tensor):
+        return which.cpu().numpy()
+    if isinstance(which, Sequence) and not isinstance(which, str):
+        return np.asarray(which, dtype=np.int64 if len(which) == 0 else None)
+    return which
