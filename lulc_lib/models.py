@@ -1,0 +1,458 @@
+"""Classifiers that take tiles as they are, and the anatomy that explanations need."""
+
+import contextlib
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lulc_lib.tiles import CLASSES, METRES_PER_PIXEL, TILE_SIZE
+
+# Mean and deviation of EuroSAT's RGB tiles in [0, 1], over all 27,000.
+EUROSAT_MEAN = (0.34438, 0.38029, 0.40777)
+EUROSAT_STD = (0.20266, 0.13690, 0.11555)
+
+# Short names: (timm name, size inside or None for timm's own, arguments for timm).
+ALIASES: dict[str, tuple[str, int | None, dict[str, Any]]] = {
+    "resnet50": ("resnet50.tv_in1k", None, {}),
+    "vit_base": ("vit_base_patch16_224.orig_in21k", None, {}),
+    # Compact, trained here from scratch: 8x8 tokens of 8x8 px, averaged at the end, since plain
+    # ViTs learn faster so (Beyer, Zhai and Kolesnikov 2022, arXiv 2205.01580).
+    "vit": (
+        "vit_tiny_patch16_224",
+        64,
+        {
+            "patch_size": 8,
+            "embed_dim": 192,
+            "depth": 6,
+            "num_heads": 3,
+            "class_token": False,
+            "global_pool": "avg",
+        },
+    ),
+}
+
+
+class Prepare(nn.Module):
+    """Resize to the size inside and normalise: the model's first layers."""
+
+    def __init__(self, image_size: int, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        self.image_size = image_size
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return images (N, 3, H, W) in [0, 1] as (N, 3, image_size, image_size), normalised."""
+        size = (self.image_size, self.image_size)
+        if tuple(images.shape[-2:]) != size:
+            smaller = self.image_size < images.shape[-1]
+            images = F.interpolate(images, size, mode="bilinear", antialias=smaller)
+        return (images - self.mean) / self.std
+
+
+class TileClassifier(nn.Module):
+    """A network that takes float32 tiles (N, 3, 64, 64) in [0, 1] and returns logits (N, 10).
+
+    Attributes:
+        name: what it was made as, such as "resnet50".
+        network: the timm or other module inside.
+        spec: JSON-able data to build it again, or None for a wrapped module.
+        card: the card of the checkpoint it was loaded from, or None.
+        trained_on: the tiles it was trained on (`TrainedOn`), or None.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        name: str,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        spec: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.prepare = Prepare(image_size, _channels("mean", mean), _channels("std", std))
+        self.network = network
+        self.name = name
+        self._spec = spec
+        self.card: Any = None
+        self.trained_on: Any = None
+        self._anatomies: dict[int, Anatomy] = {}
+
+    @property
+    def image_size(self) -> int:
+        """Size inside, in pixels; tiles are resized to it. Convolutional networks may change it."""
+        return self.prepare.image_size
+
+    @image_size.setter
+    def image_size(self, size: int) -> None:
+        if size == self.image_size:
+            return
+        if self._spec is None or self._spec["fixed_size"]:
+            raise ValueError(
+                f"{self.name} works at {self.image_size} px alone; "
+                f"make it anew with create_model(..., image_size={size})"
+            )
+        self.prepare.image_size = _checked_size(size)
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Mean that is taken off each channel."""
+        return tuple(round(v, 6) for v in self.prepare.mean.flatten().tolist())
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Deviation each channel is divided by."""
+        return tuple(round(v, 6) for v in self.prepare.std.flatten().tolist())
+
+    @property
+    def spec(self) -> dict[str, Any] | None:
+        """JSON-able data that `from_spec` builds this model from, None for a wrapped module."""
+        return None if self._spec is None else {**self._spec, "image_size": self.image_size}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, 10) of images (N, 3, H, W) in [0, 1]."""
+        return self.network(self.prepare(images))
+
+    def forward_with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (N, 10) and what the last linear layer saw, (N, D)."""
+        seen: list[Tensor] = []
+        head = self.get_submodule(anatomy(self).head)
+        handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            logits = self(images)
+        finally:
+            handle.remove()
+        return logits, seen[-1].flatten(1)
+
+    def __repr__(self) -> str:
+        count = sum(p.numel() for p in self.parameters()) / 1e6
+        return f"TileClassifier({self.name}, {self.image_size} px inside, {count:.1f} M parameters)"
+
+
+def create_model(
+    model: str | nn.Module,
+    pretrained: bool | str | Path = False,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    **timm_arguments: Any,
+) -> TileClassifier:
+    """Make a classifier of the ten classes that takes tiles as they are.
+
+    Args:
+        model: an alias ("resnet50", "vit_base", "vit"), any timm name, or a module to wrap that
+            maps normalised images (N, 3, image_size, image_size) to logits (N, 10).
+        pretrained: True downloads timm's weights; a path loads them from a local file of the
+            same architecture (safetensors, or a state dict saved by torch); the last layer is new
+            where its number of classes differs.
+        image_size: size inside in pixels; default: timm's own (64 for "vit").
+        mean: mean of each channel in [0, 1]; default: the pretrained weights' own, else EuroSAT's.
+        std: deviation of each channel; default likewise.
+        **timm_arguments: passed on to timm, such as `drop_path_rate=0.1`.
+
+    Raises:
+        ValueError: if the name is unknown, or settings are missing or out of range.
+        FileNotFoundError: if a weights file is missing, or cannot be downloaded.
+    """
+    if isinstance(model, nn.Module):
+        return _wrap(model, pretrained, image_size, mean, std, timm_arguments)
+    if not isinstance(model, str):
+        raise TypeError(f"model must be a name or an nn.Module, got {type(model).__name__}")
+    architecture, alias_size, alias_arguments = ALIASES.get(model, (model, None, {}))
+    _check_known(model, architecture)
+    cfg = timm.models.get_pretrained_cfg(architecture)
+    size = _checked_size(image_size or alias_size or cfg.input_size[-1])
+    spec = {
+        "name": model,
+        "architecture": architecture,
+        "arguments": {**alias_arguments, **timm_arguments},
+        "fixed_size": bool(cfg.fixed_input_size),
+        "mean": [float(v) for v in mean or (cfg.mean if pretrained else EUROSAT_MEAN)],
+        "std": [float(v) for v in std or (cfg.std if pretrained else EUROSAT_STD)],
+    }
+    return _build(spec, size, pretrained)
+
+
+def from_spec(spec: dict[str, Any]) -> TileClassifier:
+    """Build a model, with new weights, from the `spec` of another.
+
+    Raises:
+        ValueError: if a key is missing or the architecture is unknown.
+    """
+    missing = {"name", "architecture", "arguments", "fixed_size", "mean", "std", "image_size"}
+    missing -= set(spec)
+    if missing:
+        raise ValueError(f"the model's description lacks {', '.join(sorted(missing))}")
+    _check_known(spec["name"], spec["architecture"])
+    own = {key: value for key, value in spec.items() if key != "image_size"}
+    return _build(own, _checked_size(spec["image_size"]), pretrained=False)
+
+
+def _build(spec: dict[str, Any], size: int, pretrained: bool | str | Path) -> TileClassifier:
+    arguments = {**spec["arguments"], "num_classes": len(CLASSES)}
+    if spec["fixed_size"]:
+        arguments["img_size"] = size
+    if pretrained:
+        network = _load_pretrained(spec["architecture"], pretrained, arguments)
+    else:
+        try:
+            network = timm.create_model(spec["architecture"], **arguments)
+        except (TypeError, AssertionError, RuntimeError) as error:
+            raise ValueError(
+                f"timm cannot make {spec['architecture']} with {arguments}: {error}"
+            ) from error
+    patch = max(getattr(getattr(network, "patch_embed", None), "patch_size", (1, 1)))
+    if size % patch:
+        raise ValueError(f"image_size must be a multiple of the patch size {patch}, got {size}")
+    return TileClassifier(network, spec["name"], size, spec["mean"], spec["std"], spec)
+
+
+def _load_pretrained(
+    architecture: str, pretrained: bool | str | Path, arguments: dict[str, Any]
+) -> nn.Module:
+    overlay: dict[str, Any] = {}
+    if pretrained is not True:
+        file = Path(pretrained).expanduser().absolute()
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"there is no weights file {file}; give the path of a .safetensors or .bin file "
+                f"with timm's weights of {architecture}"
+            )
+        overlay = {"file": str(file)}
+    cfg = timm.models.get_pretrained_cfg(architecture)
+    if pretrained is True and not (cfg.hf_hub_id or cfg.url):
+        raise ValueError(
+            f"timm has no pretrained weights for {architecture}; take pretrained=False"
+        )
+    try:
+        return timm.create_model(
+            architecture, pretrained=True, pretrained_cfg_overlay=overlay, **arguments
+        )
+    except Exception as error:
+        if overlay:
+            raise ValueError(
+                f"{overlay['file']} does not hold weights of {architecture}: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+        hub = cfg.hf_hub_id if "/" in (cfg.hf_hub_id or "") else f"timm/{architecture}"
+        raise FileNotFoundError(
+            f"the pretrained weights of {architecture} could not be downloaded "
+            f"({type(error).__name__}). Bring the file model.safetensors of {hub} on the Hugging "
+            "Face hub to this machine, put it anywhere, and pass its path: "
+            "create_model(..., pretrained='path/to/model.safetensors') or "
+            "lulc train --pretrained path/to/model.safetensors"
+        ) from error
+
+
+def _wrap(
+    module: nn.Module,
+    pretrained: bool | str | Path,
+    image_size: int | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    timm_arguments: dict[str, Any],
+) -> TileClassifier:
+    if pretrained or timm_arguments:
+        extra = ", ".join(["pretrained"] * bool(pretrained) + list(timm_arguments))
+        raise ValueError(f"a wrapped module comes with its own weights: leave out {extra}")
+    size = _checked_size(image_size or TILE_SIZE)
+    mean, std = mean or EUROSAT_MEAN, std or EUROSAT_STD
+    wrapped = TileClassifier(module, type(module).__name__.lower(), size, mean, std)
+    with evaluating(wrapped):
+        try:
+            shape = tuple(
+                wrapped(torch.zeros(1, 3, TILE_SIZE, TILE_SIZE, device=_device(module))).shape
+            )
+        except Exception as error:
+            raise ValueError(
+                f"{type(module).__name__} cannot take images of {size}x{size} px: {error}"
+            ) from error
+    if shape != (1, len(CLASSES)):
+        raise ValueError(
+            f"a wrapped module must return logits (N, {len(CLASSES)}), "
+            f"{type(module).__name__} returned {shape} for one image"
+        )
+    return wrapped
+
+
+def _check_known(name: str, architecture: str) -> None:
+    if timm.is_model(architecture.split(".")[0]):
+        tags = timm.list_pretrained(f"{architecture.split('.')[0]}.*")
+        if "." not in architecture or architecture in tags:
+            return
+        raise ValueError(f"timm has no weights tag {name!r}; it knows {', '.join(tags) or 'none'}")
+    near = difflib.get_close_matches(name, [*ALIASES, *timm.list_models()], n=3)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise ValueError(
+        f"unknown model {name!r}{hint} Aliases are {', '.join(ALIASES)}; "
+        "timm.list_models() names all others"
+    )
+
+
+def _channels(name: str, values: Sequence[float]) -> list[float]:
+    floats = [float(v) for v in values]
+    low = 0.0 if name == "mean" else 1e-6
+    if len(floats) != 3 or not all(low <= v <= 1 for v in floats):
+        raise ValueError(f"{name} must be three numbers in [{low:g}, 1], got {tuple(values)!r}")
+    return floats
+
+
+def _checked_size(size: int) -> int:
+    if isinstance(size, bool) or not isinstance(size, int) or not 16 <= size <= 1024:
+        raise ValueError(f"image_size must be a whole number in 16..1024 pixels, got {size!r}")
+    return size
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
+
+
+# --- anatomy -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Where a network keeps its picture of the tile, found by running it once.
+
+    Attributes:
+        family: "cnn" (maps of channels) or "vit" (tokens).
+        layer: dotted name of the default target layer for CAM, as in `model.named_modules()`.
+        grid: (h, w) of that layer.
+        prefix_tokens: class, distillation and register tokens before the patch tokens.
+        stages: dotted names of the layers that can be chosen, in order of depth.
+        grids: (h, w) of each stage.
+        head: dotted name of the last linear layer.
+    """
+
+    family: str
+    layer: str
+    grid: tuple[int, int]
+    prefix_tokens: int
+    stages: tuple[str, ...]
+    grids: tuple[tuple[int, int], ...]
+    head: str
+
+    @property
+    def cell_metres(self) -> float:
+        """Ground size of one cell of the default grid, in metres."""
+        return TILE_SIZE * METRES_PER_PIXEL / self.grid[0]
+
+
+def anatomy(model: TileClassifier) -> Anatomy:
+    """Find the layers of a model that explanations look at.
+
+    The model runs once on a black tile; nothing is asked of the user. A network whose last
+    feature maps come as (N, C, h, w) is a "cnn", one that ends in tokens (N, T, D) a "vit". The
+    default layer of a ViT is the first norm of its last block: at that block's output, the
+    gradient of patch tokens that no class token reads any more is exactly zero.
+
+    Raises:
+        ValueError: if no layer has a grid of at least 2x2.
+    """
+    known = model._anatomies.get(model.image_size)
+    if known is None:
+        known = _read_anatomy(model)
+        model._anatomies[model.image_size] = known
+    return known
+
+
+def to_grid(activation: Tensor, found: Anatomy) -> Tensor:
+    """Return a layer's output as maps (N, C, h, w): tokens lose their prefix and are laid out."""
+    if activation.ndim == 4:
+        return activation
+    if activation.ndim != 3:
+        raise ValueError(
+            f"a layer with output {tuple(activation.shape)} has no grid; "
+            f"choose one of {', '.join(found.stages)}"
+        )
+    h, w = found.grid
+    patches = activation[:, found.prefix_tokens :]
+    return patches.transpose(1, 2).reshape(len(activation), -1, h, w)
+
+
+def _read_anatomy(model: TileClassifier) -> Anatomy:
+    trace = _trace(model)
+    kinds = {name: type(module) for name, module in model.named_modules()}
+    head = next((n for n, _ in reversed(trace) if issubclass(kinds[n], nn.Linear)), None)
+    convolved = {s[-2:] for n, s in trace if issubclass(kinds[n], nn.Conv2d) and min(s[-2:]) > 1}
+    wide = [i for i, (_, shape) in enumerate(trace) if len(shape) == 4 and min(shape[-2:]) > 1]
+    maps = [i for i in wide if trace[i][1][-2:] in convolved]
+    if head is None or not maps:
+        raise ValueError(f"{model.name} has no layer with a grid of at least 2x2 before its head")
+    last_convolution = max(i for i in maps if issubclass(kinds[trace[i][0]], nn.Conv2d))
+    norms = _block_norms(kinds, trace[last_convolution + 1 :])
+    if norms:
+        grid = trace[last_convolution][1][-2:]
+        prefix = dict(trace)[norms[-1]][1] - grid[0] * grid[1]
+        if prefix < 0:
+            raise ValueError(
+                f"{model.name} merges its tokens on the way ({grid[0]}x{grid[1]} at first, "
+                f"{prefix + grid[0] * grid[1]} tokens at last); it cannot be explained yet"
+            )
+        return Anatomy("vit", norms[-1], grid, prefix, norms, (grid,) * len(norms), head)
+    if maps[-1] != wide[-1]:
+        raise ValueError(
+            f"{model.name} keeps its maps in an order that is not known here "
+            f"({trace[wide[-1]][0]} returns {trace[wide[-1]][1]}); it cannot be explained yet"
+        )
+    found = [trace[i] for i in maps if trace[i][0].startswith("network.")]
+    outer = [(name, shape) for name, shape in found if name.count(".") <= 2] or found
+    stages = {shape[-2:]: name for name, shape in outer}  # the last one at each resolution
+    names, grids = tuple(stages.values()), tuple(stages)
+    return Anatomy("cnn", names[-1], grids[-1], 0, names, grids, head)
+
+
+def _trace(model: TileClassifier) -> list[tuple[str, tuple[int, ...]]]:
+    """Run the model on one black tile; list modules in order of completion with output shapes."""
+    trace: list[tuple[str, tuple[int, ...]]] = []
+
+    def record(name: str):
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                trace.append((name, tuple(output.shape)))
+
+        return hook
+
+    handles = [m.register_forward_hook(record(n)) for n, m in model.named_modules() if n]
+    try:
+        with evaluating(model):
+            model(torch.zeros(1, 3, TILE_SIZE, TILE_SIZE, device=_device(model)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return trace
+
+
+def _block_norms(
+    kinds: dict[str, type], trace: list[tuple[str, tuple[int, ...]]]
+) -> tuple[str, ...]:
+    """Return the first LayerNorm of each transformer block that reads tokens (N, T, D)."""
+    first: dict[str, str] = {}
+    for name, shape in trace:
+        block, _, _ = name.rpartition(".")
+        container = kinds.get(block.rpartition(".")[0], nn.Module)
+        in_row = issubclass(container, nn.Sequential | nn.ModuleList)
+        if len(shape) == 3 and in_row and issubclass(kinds[name], nn.LayerNorm):
+            first.setdefault(block, name)
+    return tuple(first.values())
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run a block in eval mode without gradients; each module gets its own mode back."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,0 +1,122 @@
+"""Tiles and models to begin with: the shipped checkpoints, or small models trained on the spot."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lulc_lib.checkpoints import (
+    CheckpointError,
+    available_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
+from lulc_lib.config import RunConfig
+from lulc_lib.eurosat import load_eurosat
+from lulc_lib.models import TileClassifier, create_model
+from lulc_lib.splits import Split
+from lulc_lib.storage import cache_dir
+from lulc_lib.synthetic import synthetic
+from lulc_lib.tiles import CLASSES, TileSet
+from lulc_lib.training import fit
+
+SMOKE_TILES = 24  # drawn tiles of each class when LULC_SMOKE=1
+SUBSET = 1500  # training tiles of a large data set that a small model learns from
+
+# What stands in for a shipped model that does not fit the tiles: (timm name, arguments, epochs).
+SMALL = {
+    "resnet50": ("resnet18", {}, 6),
+    "vit": ("vit", {"depth": 4, "embed_dim": 96, "num_heads": 3}, 12),
+}
+
+
+def is_smoke() -> bool:
+    """Tell whether LULC_SMOKE=1 asks for drawn tiles and small models."""
+    return os.environ.get("LULC_SMOKE", "") not in ("", "0")
+
+
+def load_tiles(download: bool = True) -> TileSet:
+    """Return EuroSAT, or a few drawn tiles when LULC_SMOKE=1.
+
+    Raises:
+        OSError: if EuroSAT is not here and cannot be downloaded.
+        ValueError: if what is here is damaged.
+    """
+    return synthetic(SMOKE_TILES, seed=0) if is_smoke() else load_eurosat(download=download)
+
+
+def fitting_checkpoint(name: str, tiles: TileSet) -> TileClassifier | None:
+    """Return the shipped model of that name if its card names these tiles' data set, else None."""
+    if name not in available_checkpoints():
+        return None
+    model, card = load_checkpoint(name)
+    same_data = card.data["source"] == tiles.source and card.data["digest"] == tiles.digest
+    return model if same_data else None
+
+
+def ready_model(
+    name: str, parts: Split, *, epochs: int | None = None, progress: bool = False
+) -> TileClassifier:
+    """Return a trained model for these tiles.
+
+    It is the shipped checkpoint where its card names these tiles' data set. Else a small model of
+    the same family is trained on the spot, on at most 1,500 training tiles, which takes seconds on
+    drawn tiles and about a minute on EuroSAT; it is kept in the cache folder for the next time.
+
+    Args:
+        name: "resnet50" or "vit".
+        parts: the split; `parts.train` is learnt from, `parts.val` chooses the epoch.
+        epochs: passes of the small model's training; default: enough to show something.
+        progress: show a progress bar while a small model is trained.
+
+    Raises:
+        ValueError: if there is no such model.
+    """
+    if name not in SMALL:
+        raise ValueError(f"there is a ready model for {' and '.join(SMALL)}, not for {name!r}")
+    model = fitting_checkpoint(name, parts.train)
+    if model is not None:
+        return model
+    architecture, arguments, usual = SMALL[name]
+    config = RunConfig(
+        model=architecture, epochs=epochs or usual, batch_size=32, ema=0.0, warmup_epochs=1.0
+    )
+    size = min(SUBSET, len(parts.train))
+    path = cache_dir() / "quickstart" / f"{name}-{parts.train.digest[:32]}-{size}-{config.epochs}"
+    model = _kept(path, config)
+    if model is None:
+        model = _train_small(architecture, arguments, parts, config, progress)
+        save_checkpoint(model, config, path, notes="A small stand-in, not a result of the suite.")
+    model.name = f"{name} (small)"
+    return model
+
+
+def _kept(path: Path, config: RunConfig) -> TileClassifier | None:
+    """Return the small model of an earlier call, if it was trained with the same settings."""
+    try:
+        model, card = load_checkpoint(path)
+    except (CheckpointError, FileNotFoundError):
+        return None
+    return model if card.run_config() == config else None
+
+
+def _train_small(
+    architecture: str, arguments: dict, parts: Split, config: RunConfig, progress: bool
+) -> TileClassifier:
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model = create_model(architecture, image_size=64, **arguments)
+    val = None if parts.val is None else _subset(parts.val, SUBSET // 3)
+    fit(model, _subset(parts.train, SUBSET), val, config, progress=progress)
+    return model
+
+
+def _subset(tiles: TileSet, count: int) -> TileSet:
+    """Take about `count` tiles, equally many of each class, the first ones in order."""
+    if len(tiles) <= count:
+        return tiles
+    labels = tiles.labels.numpy()
+    each = count // len(CLASSES)
+    chosen = [np.flatnonzero(labels == k)[:each] for k in range(len(CLASSES))]
+    return tiles[np.sort(np.concatenate(chosen))]

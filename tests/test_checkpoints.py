@@ -1,0 +1,592 @@
+"""Checkpoints: round trips, torn and foreign files, and every error a user can meet."""
+
+import copy
+import json
+import pickle
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from lulc_lib import checkpoints
+from lulc_lib.checkpoints import (
+    CheckpointError,
+    available_checkpoints,
+    describe_cards,
+    find_checkpoint,
+    load_checkpoint,
+    read_card,
+    save_checkpoint,
+)
+from lulc_lib.config import History, RunConfig
+from lulc_lib.metrics import Predictions, evaluate, predict
+from lulc_lib.models import create_model
+from lulc_lib.storage import sha256_file
+from lulc_lib.tiles import CLASSES, TileSet, TrainedOn
+
+OWN_FOLDER = checkpoints._OWN_FOLDER  # before the tests replace it
+CONFIG = RunConfig(model="test_resnet", epochs=2, sizes=((0, 32),), mixup=0.2)
+HISTORY = History(
+    epochs=({"epoch": 0, "val_loss": 1.5}, {"epoch": 1, "val_loss": float("nan")}),
+    best_epoch=0,
+    seconds=90.0,
+    hardware="2 CPU cores",
+)
+
+
+def random_tiles(count: int = 12) -> TileSet:
+    images = torch.randint(0, 256, (count, 3, 64, 64), dtype=torch.uint8)
+    labels = torch.arange(count) % len(CLASSES)
+    names = tuple(f"{CLASSES[int(c)]}/{CLASSES[int(c)]}_{i}.jpg" for i, c in enumerate(labels))
+    return TileSet(images, labels, names, "eurosat", "d" * 64, "seed42/test")
+
+
+@pytest.fixture(scope="module")
+def trained() -> nn.Module:
+    """A small network with lived-in BatchNorm statistics and known training tiles."""
+    torch.manual_seed(0)
+    model = create_model("test_resnet", image_size=32)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(1e-9, 2)  # 1e-9 is 0 in float16
+            module.num_batches_tracked.fill_(70_000)  # more than float16 can hold
+    names = ("River/River_2.jpg", "River/River_1.jpg", "Forest/Forest_3.jpg")
+    model.trained_on = TrainedOn("eurosat", "d" * 64, "seed42/train", names)
+    return model.eval()
+
+
+@pytest.fixture
+def saved(trained, tmp_path) -> Path:
+    save_checkpoint(trained, CONFIG, tmp_path / "small", history=HISTORY)
+    return tmp_path / "small"
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(monkeypatch, tmp_path_factory):
+    """Keep the shipped checkpoints out of sight: names are looked up in an empty folder."""
+    monkeypatch.delenv("LULC_CHECKPOINTS", raising=False)
+    monkeypatch.setattr(checkpoints, "_OWN_FOLDER", tmp_path_factory.mktemp("checkpoints"))
+
+
+def change_card(path: Path, **changes) -> None:
+    card = Path(f"{path}.json")
+    card.write_text(json.dumps(json.loads(card.read_text()) | changes))
+
+
+def report_on(count: int = 100, seen: np.ndarray | None = None):
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 9, count)  # no SeaLake: its figures are undefined
+    logits = generator.normal(size=(count, 10)) + 3 * np.eye(10)[labels]
+    names = tuple(map(str, range(count)))
+    pred = Predictions(
+        logits, labels, names, None, "eurosat", "d" * 64, "seed42/test", "small", seen
+    )
+    return evaluate(pred, resamples=20, allow_training_tiles=True)
+
+
+# --- round trip ----------------------------------------------------------------------------------
+
+
+def test_round_trip_in_float32_keeps_every_bit(trained, tmp_path):
+    """What was saved in float32 comes back bit for bit, in eval mode, with equal predictions."""
+    tiles = random_tiles()
+    path = save_checkpoint(trained, CONFIG, tmp_path / "exact", precision="float32")
+    model, card = load_checkpoint(tmp_path / "exact")
+    assert path == tmp_path / "exact.safetensors"
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+    assert not any(module.training for module in model.modules())
+    assert np.array_equal(predict(model, tiles).logits, predict(trained, tiles).logits)
+    assert card.precision == "float32"
+
+
+def test_round_trip_in_float16_predicts_alike(trained, saved):
+    """Half the file: parameters are rounded to float16, logits agree, classes are the same."""
+    tiles = random_tiles(30)
+    model, card = load_checkpoint(saved)
+    exact, rounded = predict(trained, tiles), predict(model, tiles)
+    assert np.abs(exact.logits - rounded.logits).max() < 5e-3 * np.abs(exact.logits).max()
+    assert not np.array_equal(exact.logits, rounded.logits)
+    assert (exact.predicted == rounded.predicted).all()
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert card.precision == "float16"
+    assert Path(f"{saved}.safetensors").stat().st_size < 1.2 * 2 * sum(
+        p.numel() for p in trained.parameters()
+    )
+
+
+def test_buffers_keep_dtype_and_value(trained, saved):
+    """BatchNorm's counts stay whole numbers, its variances are not flushed to 0 by float16."""
+    model, _ = load_checkpoint(saved)
+    stored = safetensors.torch.load_file(f"{saved}.safetensors")
+    for name, buffer in trained.named_buffers():
+        if name in stored:
+            assert stored[name].dtype == buffer.dtype, name
+            assert torch.equal(model.state_dict()[name], buffer), name
+    assert any(t.dtype == torch.int64 for t in stored.values())
+
+
+def test_card_says_what_the_checkpoint_is(trained, saved):
+    """The card has config, data, history, versions and time; the model built from it is alike."""
+    model, card = load_checkpoint(saved)
+    assert card == read_card(saved) == model.card
+    assert (card.name, card.model, card.classes) == ("small", trained.spec, list(CLASSES))
+    assert card.run_config() == CONFIG
+    assert card.data == {
+        "source": "eurosat", "digest": "d" * 64, "part": "seed42/train", "count": 3
+    }  # fmt: skip
+    assert card.history["best_epoch"] == 0
+    assert card.history["epochs"][1]["val_loss"] is None  # JSON has no NaN
+    assert (card.seconds, card.hardware) == (90.0, "2 CPU cores")
+    assert card.weights_sha256 == sha256_file(f"{saved}.safetensors")
+    assert {"lulc_lib", "torch", "torchvision", "timm", "python", "numpy"} <= set(card.versions)
+    assert card.created.startswith("20")
+    assert card.created.endswith("+00:00")
+    assert (model.name, model.image_size, model.mean) == ("test_resnet", 32, trained.mean)
+    assert repr(card) == (
+        "Card('small: test_resnet at 32 px, trained on 3 tiles (eurosat, seed42/train)')"
+    )
+
+
+def test_card_keeps_the_report(trained, tmp_path):
+    """Figures come with their intervals, undefined ones as null; the summary names them."""
+    report = report_on()
+    save_checkpoint(trained, CONFIG, tmp_path / "scored", report=report)
+    card = read_card(tmp_path / "scored")
+    assert card.metrics == report.to_dict()
+    assert card.metrics["macro_f1"]["low"] < report.macro_f1 < card.metrics["macro_f1"]["high"]
+    assert card.metrics["per_class"]["SeaLake"]["ap"] is None
+    assert f"macro-F1 {report.macro_f1}" in card.summary()
+
+
+def test_own_training_tiles_are_recognised(saved):
+    """A loaded model marks the tiles it was trained on; evaluating on them is refused."""
+    model, card = load_checkpoint(saved)
+    assert sorted(model.trained_on.names) == [
+        "Forest/Forest_3.jpg", "River/River_1.jpg", "River/River_2.jpg"
+    ]  # fmt: skip
+    assert model.trained_on == card.trained_on()
+    tiles = random_tiles(12)
+    names = ("Forest/Forest_3.jpg", *tiles.names[1:])
+    mixed = TileSet(tiles.images, tiles.labels, names, "eurosat", "d" * 64, "seed42/test")
+    pred = predict(model, mixed)
+    assert pred.seen.tolist() == [True] + [False] * 11
+    with pytest.raises(ValueError, match=r"trained on 1 of these 12 tiles.*Forest_3"):
+        evaluate(pred)
+    assert not predict(model, tiles).seen.any()
+
+
+def test_training_names_are_small():
+    """The 16,200 names of a random split take less than a quarter of their text in the card."""
+    everything = [f"{name}/{name}_{i}.jpg" for name in CLASSES for i in range(1, 2701)]
+    names = tuple(np.random.default_rng(0).permutation(everything)[:16_200].tolist())
+    packed = checkpoints._pack(names)
+    assert checkpoints._unpack(packed) == tuple(sorted(names))
+    assert len(packed) * 4 < len("\n".join(names))
+
+
+def test_a_model_without_history_can_be_saved(tmp_path):
+    """Neither config nor training tiles are needed; then the card claims none."""
+    model = create_model("test_vit", image_size=64)
+    save_checkpoint(model, None, tmp_path / "deep" / "bare.v2")
+    loaded, card = load_checkpoint(str(tmp_path / "deep" / "bare.v2"))
+    assert (card.name, card.config, card.data, card.history) == ("bare.v2", {}, {}, {})
+    assert card.run_config() is None
+    assert loaded.trained_on is None
+    tiles = random_tiles(2)
+    assert np.allclose(predict(loaded, tiles).logits, predict(model, tiles).logits, atol=1e-2)
+
+
+def test_shared_weights_are_saved_too(tmp_path):
+    """Two layers with one and the same tensor, which safetensors refuses as such, round-trip."""
+
+    def tied() -> nn.Module:
+        first, second = nn.Linear(3, 10), nn.Linear(3, 10)
+        second.weight = first.weight
+        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), first)
+        head.add_module("unused", nn.Identity())
+        head.unused.twin = second
+        return head
+
+    model = create_model(tied())
+    save_checkpoint(model, None, tmp_path / "tied", precision="float32")
+    loaded, _ = load_checkpoint(tmp_path / "tied", model=tied())
+    assert torch.equal(loaded.network[2].weight, model.network[2].weight)
+
+
+# --- finding -------------------------------------------------------------------------------------
+
+
+def test_names_are_found_in_the_checkout_from_anywhere(trained, tmp_path, monkeypatch):
+    """A bare name is looked up in the checkout's folder, whatever the working directory."""
+    folder = checkpoints._OWN_FOLDER
+    save_checkpoint(trained, CONFIG, folder / "small")
+    save_checkpoint(trained, CONFIG, tmp_path / "decoy")
+    monkeypatch.chdir(tmp_path)
+    assert find_checkpoint("small") == folder / "small.safetensors"
+    assert load_checkpoint("small")[1].name == "small"
+    assert available_checkpoints() == ["small"]
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint 'decoy' in .*there is small"):
+        load_checkpoint("decoy")
+
+
+def test_own_folder_is_found_from_the_package():
+    """The checkout's folder stands beside the package, whatever the working directory."""
+    assert Path(__file__).resolve().parents[1] / "checkpoints" == OWN_FOLDER
+
+
+def test_folder_from_the_environment_comes_first(trained, tmp_path, monkeypatch):
+    """$LULC_CHECKPOINTS wins over the checkout, which is still searched."""
+    own, chosen = checkpoints._OWN_FOLDER, tmp_path / "mine"
+    for folder, names in ((own, ("a", "both")), (chosen, ("b", "both"))):
+        for name in names:
+            save_checkpoint(trained, CONFIG, folder / name)
+    monkeypatch.setenv("LULC_CHECKPOINTS", str(chosen))
+    assert find_checkpoint("both").parent == chosen
+    assert find_checkpoint("a").parent == own
+    assert available_checkpoints() == ["a", "b", "both"]
+
+
+def test_a_chosen_folder_that_is_missing_is_an_error(monkeypatch, tmp_path):
+    """$LULC_CHECKPOINTS naming no folder is never passed over."""
+    monkeypatch.setenv("LULC_CHECKPOINTS", str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match=r"LULC_CHECKPOINTS names .*nowhere.*unset"):
+        load_checkpoint("small")
+    with pytest.raises(FileNotFoundError, match="LULC_CHECKPOINTS"):
+        available_checkpoints()
+
+
+@pytest.mark.parametrize("ending", ["", ".safetensors", ".json"])
+def test_paths_are_taken_as_they_are(saved, ending, monkeypatch):
+    """A path with or without its ending, absolute or relative, needs no folder of checkpoints."""
+    assert read_card(f"{saved}{ending}").name == "small"
+    assert read_card(Path(f"{saved}{ending}")).name == "small"
+    monkeypatch.chdir(saved.parent)
+    assert read_card(f"./small{ending}").name == "small"
+
+
+# --- errors on loading ---------------------------------------------------------------------------
+
+
+def test_missing_halves_are_named(saved):
+    """Weights without a card, a card without weights, and neither, are told apart."""
+    other = saved.with_name("other")
+    with pytest.raises(FileNotFoundError, match=r"neither other.safetensors nor other.json.*small"):
+        load_checkpoint(other)
+    Path(f"{saved}.json").rename(f"{saved}.kept")
+    with pytest.raises(FileNotFoundError, match=r"lacks .*small.json.*belong together"):
+        load_checkpoint(saved)
+    Path(f"{saved}.kept").rename(f"{saved}.json")
+    Path(f"{saved}.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"lacks .*small.safetensors"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "folder/"])
+def test_folders_are_no_names(name):
+    """An empty name or a folder is refused with the form that is meant."""
+    with pytest.raises(CheckpointError, match="names a folder; give folder/NAME"):
+        load_checkpoint(name)
+
+
+@pytest.mark.parametrize("ending", [".pt", ".pth", ".ckpt", ".pkl", ".bin", ".PTH"])
+def test_pickles_are_refused_by_name(tmp_path, ending):
+    """A pickle is never opened, whether named outright or lying where the weights should be."""
+    path = tmp_path / f"model{ending}"
+    torch.save({"weight": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match=f"model{ending} is a pickle.*weights_only=True"):
+        load_checkpoint(path)
+    if ending.islower():
+        with pytest.raises(CheckpointError, match=f"model{ending} is a pickle"):
+            load_checkpoint(tmp_path / "model")
+        path.rename(checkpoints._OWN_FOLDER / path.name)
+        with pytest.raises(CheckpointError, match="is a pickle"):
+            load_checkpoint("model")
+
+
+class Bomb:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch", "legacy torch"])
+def test_disguised_pickles_are_refused_and_run_nothing(saved, tmp_path, kind):
+    """A pickle under the name of safetensors, with a card that fits, is known by its bytes."""
+    weights, trace = Path(f"{saved}.safetensors"), tmp_path / "exploded"
+    if kind == "pickle":
+        weights.write_bytes(pickle.dumps(Bomb(trace)))
+    else:
+        torch.save(Bomb(trace), weights, _use_new_zipfile_serialization=kind == "torch")
+    change_card(saved, weights_sha256=sha256_file(weights))
+    with pytest.raises(CheckpointError, match=r"small.safetensors is a pickle.*refused"):
+        load_checkpoint(saved)
+    assert not trace.exists()
+
+
+def test_weights_that_are_not_the_cards_are_refused(trained, saved):
+    """Changed, cut or exchanged weights do not fit the digest in the card."""
+    weights = Path(f"{saved}.safetensors")
+    good = weights.read_bytes()
+    changed = bytearray(good)
+    changed[-1] ^= 1
+    for bad in (bytes(changed), good[:-10], b""):
+        weights.write_bytes(bad)
+        with pytest.raises(CheckpointError, match=r"card does not fit its weights.*sha256"):
+            load_checkpoint(saved)
+    weights.write_bytes(good)
+    load_checkpoint(saved)
+
+
+def test_a_file_that_is_no_safetensors_is_named(saved):
+    """Nonsense with a fitting digest is an error of ours, not of the reader's."""
+    weights = Path(f"{saved}.safetensors")
+    weights.write_bytes(b"<html>not found</html>")
+    change_card(saved, weights_sha256=sha256_file(weights))
+    with pytest.raises(CheckpointError, match="is not a safetensors file"):
+        load_checkpoint(saved)
+
+
+def test_weights_of_another_architecture_are_refused(saved):
+    """Shapes and names that do not fit the model of the card are listed, the first three."""
+    spec = read_card(saved).model
+    change_card(saved, model=spec | {"arguments": {"in_chans": 4}})
+    with pytest.raises(CheckpointError, match=r"do not fit test_resnet.*the model \(.*4, "):
+        load_checkpoint(saved)
+    change_card(saved, model=spec | {"architecture": "test_vit"})
+    with pytest.raises(CheckpointError, match=r"lacks network\..*and \d+ more"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 99}, "has format 99, this library reads 1"),
+        ({"classes": ["Cat", "Dog"]}, "speaks of other classes.*Cat.*AnnualCrop"),
+        ({"classes": list(CLASSES[::-1])}, "speaks of other classes"),
+        ({"model": "resnet50"}, "model in the card .* must be dict, got 'resnet50'"),
+        ({"weights_sha256": 5}, "weights_sha256 in the card .* must be str, got 5"),
+        ({"seconds": "long"}, "seconds in the card .* got 'long'"),
+        ({"data": {"source": "eurosat"}}, "must name source, digest, part and count"),
+        ({"training_names": "%%%"}, "training_names cannot be read"),
+        ({"training_names": ""}, "speaks of 3 training tiles and names 0"),
+        ({"model": {}}, "wrapped module"),
+        ({"model": {"architecture": "test_resnet"}}, "cannot be built.*lacks arguments"),
+    ],
+)
+def test_malformed_cards_are_named(saved, changes, message):
+    """Each field that a card gets wrong is named with what was met."""
+    change_card(saved, **changes)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("", "is not JSON"),
+        ("[]", "must hold an object, got list"),
+        ('{"format": 1, "name": "x"}', "lacks model, classes, weights_sha256"),
+        (b"\xff\xfe", "is not JSON"),
+    ],
+)
+def test_cards_that_are_no_cards_are_named(saved, text, message):
+    """Broken JSON and other JSON are told apart."""
+    Path(f"{saved}.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("architecture", "resnet5000", "unknown model"),
+        ("architecture", "hf-hub:someone/model", "unknown model"),
+        ("architecture", "local-dir:/tmp", "unknown model"),
+        ("arguments", {"pretrained": True}, "asks for pretrained"),
+        ("arguments", {"checkpoint_path": "evil.pth"}, "asks for checkpoint_path"),
+        ("arguments", {"no_such": 1}, "cannot be built"),
+        ("image_size", -3, "cannot be built.*image_size"),
+    ],
+)
+def test_a_card_cannot_reach_out(saved, key, value, message):
+    """A card that names another source of weights, or nonsense, builds nothing."""
+    change_card(saved, model=read_card(saved).model | {key: value})
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(saved)
+
+
+def test_training_names_cannot_swell_up(saved, monkeypatch):
+    """A small text that unpacks to an enormous one is cut off and refused."""
+    monkeypatch.setattr(checkpoints, "_MOST_NAMES", 1000)
+    packed = checkpoints.base64.b64encode(zlib.compress(b"x\n" * 10**6)).decode()
+    assert len(packed) < 10_000
+    change_card(saved, training_names=packed)
+    with pytest.raises(CheckpointError, match="speaks of 3 training tiles and names"):
+        load_checkpoint(saved)
+
+
+# --- wrapped modules -----------------------------------------------------------------------------
+
+
+class Tiny(nn.Module):
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, width, 8, stride=8)
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.conv(images).relu().mean(dim=(2, 3)))
+
+
+def test_wrapped_modules_need_their_code(tmp_path):
+    """A wrapped module is loaded into a module of the same shape, prepared as the card says."""
+    model = create_model(Tiny(), image_size=32, mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5))
+    save_checkpoint(model, None, tmp_path / "tiny", precision="float32")
+    with pytest.raises(CheckpointError, match=r"wrapped module \('tiny'\).*model=module"):
+        load_checkpoint(tmp_path / "tiny")
+    tiles = random_tiles(3)
+    loaded, _ = load_checkpoint(tmp_path / "tiny", model=Tiny())
+    assert (loaded.image_size, loaded.mean) == (32, model.mean)
+    assert np.array_equal(predict(loaded, tiles).logits, predict(model, tiles).logits)
+    same = create_model(Tiny(), image_size=32, mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5))
+    assert load_checkpoint(tmp_path / "tiny", model=same)[0] is same
+    with pytest.raises(CheckpointError, match=r"head.weight of shape \(10, 4\), the model \(10, 8"):
+        load_checkpoint(tmp_path / "tiny", model=Tiny(8))
+    with pytest.raises(CheckpointError, match="model passed has image_size 64, the card says 32"):
+        load_checkpoint(tmp_path / "tiny", model=create_model(Tiny()))
+    with pytest.raises(CheckpointError, match="has mean"):
+        load_checkpoint(tmp_path / "tiny", model=create_model(Tiny(), image_size=32))
+
+
+# --- saving --------------------------------------------------------------------------------------
+
+
+def test_values_beyond_float16_are_named(trained, tmp_path):
+    """A weight too large for float16 saves nothing and names the remedy, which works."""
+    model = copy.deepcopy(trained)
+    model.network.fc.weight.data[0, 0] = 1e6
+    with pytest.raises(CheckpointError, match=r"fc.weight has a value of 1e\+06.*float32'"):
+        save_checkpoint(model, CONFIG, tmp_path / "large")
+    assert list(tmp_path.iterdir()) == []
+    save_checkpoint(model, CONFIG, tmp_path / "large", precision="float32")
+    assert load_checkpoint(tmp_path / "large")[0].network.fc.weight[0, 0] == 1e6
+
+
+def test_a_diverged_model_is_not_saved(trained, tmp_path):
+    """NaN among the weights is an error, whatever the precision."""
+    model = copy.deepcopy(trained)
+    model.network.fc.weight.data[0, 0] = float("nan")
+    with pytest.raises(CheckpointError, match=r"fc.weight holds NaN.*diverged"):
+        save_checkpoint(model, CONFIG, tmp_path / "nan", precision="float32")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"path": "dir/"}, CheckpointError, "names a folder"),
+        ({"path": "dir/model.pt"}, CheckpointError, "ends like a pickle.*without an ending"),
+        ({"precision": "bfloat16"}, CheckpointError, "precision .* got 'bfloat16'"),
+        ({"model": nn.Linear(1, 1)}, TypeError, "model must be a TileClassifier.*got Linear"),
+        ({"config": {"epochs": 1}}, TypeError, "config must be a RunConfig or None, got dict"),
+        ({"report": 0.9}, TypeError, "report must be a Report.*got float"),
+        ({"history": []}, TypeError, "history must be a History.*got list"),
+    ],
+)
+def test_saving_names_bad_arguments(trained, arguments, error, message, tmp_path, monkeypatch):
+    """Each argument that cannot be used is named before anything is written."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        save_checkpoint(**{"model": trained, "config": CONFIG, "path": "dir/x"} | arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("broken", ["weights", "card"])
+def test_a_failed_save_leaves_no_half(trained, saved, monkeypatch, broken):
+    """A save that fails midway leaves each old file whole, no rubbish, and never a silent mix."""
+    old = read_card(saved)
+
+    def fail(*args, **kwargs):
+        if broken == "weights":
+            Path(args[1]).write_bytes(b"half")
+        raise OSError("disk full")
+
+    model = copy.deepcopy(trained)
+    model.network.fc.bias.data += 1
+    if broken == "weights":
+        monkeypatch.setattr(safetensors.torch, "save_file", fail)
+    else:
+        monkeypatch.setattr(Path, "write_text", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(model, CONFIG, saved)
+    monkeypatch.undo()
+    files = sorted(path.name for path in saved.parent.iterdir())
+    assert files == ["small.json", "small.safetensors"]
+    if broken == "weights":
+        assert load_checkpoint(saved)[1] == old
+    else:
+        with pytest.raises(CheckpointError, match="one of the two is from another save"):
+            load_checkpoint(saved)
+
+
+def test_a_first_save_that_fails_leaves_nothing_loadable(trained, tmp_path, monkeypatch):
+    """Weights whose card was never written are no checkpoint, and are not listed as one."""
+    own = checkpoints._OWN_FOLDER
+    monkeypatch.setattr(checkpoints.json, "dumps", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save_checkpoint(trained, CONFIG, own / "torn")
+    assert available_checkpoints() == []
+    with pytest.raises(FileNotFoundError, match=r"lacks .*torn.json"):
+        load_checkpoint("torn")
+
+
+def test_saving_leaves_the_model_alone(trained, tmp_path):
+    """Weights, dtype and training mode of the saved model are as before."""
+    model = copy.deepcopy(trained).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    save_checkpoint(model, CONFIG, tmp_path / "x")
+    assert model.training
+    for name, tensor in model.state_dict().items():
+        assert tensor.dtype == before[name].dtype
+        assert torch.equal(tensor, before[name])
+
+
+# --- the page of cards ---------------------------------------------------------------------------
+
+
+def test_describe_cards_tells_each_model(trained, tmp_path):
+    """One section a model with figures, intervals, data, recipe, cost and limits; credit below."""
+    report = report_on(seen=np.arange(100) < 2)
+    save_checkpoint(trained, CONFIG, tmp_path / "b", report, HISTORY, notes="Small and weak.")
+    save_checkpoint(create_model(Tiny()), None, tmp_path / "a")
+    page = describe_cards(tmp_path)
+    assert page.index("## a") < page.index("## b") < page.index("## For all")
+    assert f"| {report.macro_f1} | {report.macro_auprc} | {report.accuracy} |" in page
+    assert "3 tiles of eurosat, seed42/train" in page
+    assert "100 tiles of eurosat, seed42/test (**2 of them training tiles**)" in page
+    assert "learning rate 0.001" in page
+    assert "mixup 0.2" in page
+    assert "2 minutes, 2 CPU cores" in page
+    assert "**Limits**: Small and weak." in page
+    assert "| SeaLake | - | " in page
+    assert "tiny (wrapped)" in page
+    for credit in ("Helber", "10.1109/JSTARS.2019.2918242", "MIT", "Copernicus"):
+        assert credit in page
+
+
+def test_describe_cards_of_nothing(tmp_path):
+    """An empty folder says so; a missing one is an error."""
+    assert "no checkpoints here yet" in describe_cards(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no folder of checkpoints"):
+        describe_cards(tmp_path / "nowhere")

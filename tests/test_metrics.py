@@ -1,0 +1,577 @@
+"""Predicting and scoring: known answers, scikit-learn and torchmetrics as oracles, side effects."""
+
+import copy
+import dataclasses
+import json
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sk
+from torch import nn
+from torchmetrics.functional import classification as tm
+
+from lulc_lib import metrics
+from lulc_lib.metrics import Interval, Predictions, evaluate, predict, weights_digest
+from lulc_lib.models import create_model
+from lulc_lib.storage import cache_dir
+from lulc_lib.tiles import CLASSES, TileSet, TrainedOn
+
+
+def random_tiles(count: int = 12, seed: int = 0) -> TileSet:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, 3, 64, 64), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(count) % len(CLASSES)
+    names = tuple(f"{CLASSES[int(c)]}/{CLASSES[int(c)]}_{i}.jpg" for i, c in enumerate(labels))
+    return TileSet(images, labels, names, "eurosat", "d" * 64, "seed42/test")
+
+
+def predictions(count: int = 400, seed: int = 0, skill: float = 1.5, decimals: int = 8, **more):
+    """Make predictions of a classifier of the given skill; few decimals make many ties."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, len(CLASSES), count)
+    logits = generator.normal(size=(count, len(CLASSES)))
+    logits[np.arange(count), labels] += skill
+    names = tuple(f"tile {i}" for i in range(count))
+    return Predictions(np.round(logits, decimals), labels, names, **more)
+
+
+@pytest.fixture(scope="module")
+def small_model() -> nn.Module:
+    torch.manual_seed(0)
+    return create_model("test_resnet", image_size=32)
+
+
+class Brightness(nn.Module):
+    """Logits whose entry c is c times the mean of the image: an answer worked out by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.arange(10.0))
+        self.sizes: list[int] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(images))
+        return images.mean(dim=(1, 2, 3))[:, None] * self.weight
+
+
+# --- Predictions ---------------------------------------------------------------------------------
+
+
+def test_predictions_known_answers():
+    """Softmax, confidence and cross-entropy of two tiles equal what a pencil gives."""
+    logits = np.zeros((2, 10))
+    logits[1, 3] = np.log(9)  # odds of 9 against nine classes at 1: one half
+    pred = Predictions(logits, [0, 4], ("a", "b"))
+    assert np.allclose(pred.probabilities[0], 0.1, atol=1e-12)
+    assert pred.confidence == pytest.approx([0.1, 0.5], abs=1e-7)
+    assert pred.predicted.tolist() == [0, 3]
+    assert pred.correct.tolist() == [True, False]
+    assert pred.losses == pytest.approx([np.log(10), np.log(18)], abs=1e-7)
+    assert pred.logits.dtype == np.float32
+    assert pred.probabilities.dtype == np.float64
+    assert len(pred) == 2
+    assert "2 tiles" in repr(pred)
+
+
+def test_predictions_of_large_logits_stay_finite():
+    """Logits of a thousand give probabilities of 0 and 1 and finite losses, without a warning."""
+    logits = np.full((1, 10), -1000.0)
+    logits[0, 2] = 1000
+    pred = Predictions(logits, [0], ("a",))
+    assert pred.confidence[0] == 1
+    assert pred.losses[0] == 2000
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"logits": np.zeros((3, 10))}, r"logits must be \(2, 10\).*got \(3, 10\)"),
+        ({"logits": np.zeros((2, 9))}, r"got \(2, 9\)"),
+        ({"logits": np.full((2, 10), np.nan)}, "logits are NaN or infinite for 2 of 2.*'a'"),
+        ({"labels": [0]}, r"labels must be whole numbers \(2,\)"),
+        ({"labels": [0.0, 1.0]}, "labels must be whole numbers.*float64"),
+        ({"labels": [0, 10]}, r"labels must lie in 0..9, got 0..10"),
+        ({"features": np.zeros((3, 4))}, "features must have 2 rows, got 3"),
+        ({"seen": np.zeros(1, bool)}, "seen must have 2 rows, got 1"),
+    ],
+)
+def test_predictions_name_what_does_not_fit(change, message):
+    """Shapes, kinds and ranges that do not fit together are named with the value met."""
+    good = {"logits": np.zeros((2, 10)), "labels": [0, 1], "names": ("a", "b")}
+    with pytest.raises(ValueError, match=message):
+        Predictions(**{**good, **change})
+
+
+# --- predict -------------------------------------------------------------------------------------
+
+
+def test_predict_known_answer_and_provenance():
+    """Logits are the network's on tiles divided by 255; labels, names and origin come along."""
+    tiles = random_tiles(7)
+    pred = predict(Brightness(), tiles, batch_size=3)
+    expected = tiles.float().mean(dim=(1, 2, 3))[:, None] * torch.arange(10.0)
+    assert np.allclose(pred.logits, expected.numpy(), atol=1e-6)
+    assert pred.labels.tolist() == tiles.labels.tolist()
+    assert (pred.names, pred.source, pred.part) == (tiles.names, tiles.source, tiles.part)
+    assert (pred.digest, pred.model, pred.seen) == (tiles.digest, "Brightness", None)
+    assert pred.seconds > 0
+
+
+def test_predict_takes_bare_images():
+    """A TileSet, its uint8 images and its floats give the same logits; bare ones have no labels."""
+    tiles, model = random_tiles(4), Brightness()
+    whole = predict(model, tiles)
+    for images in (tiles.images, tiles.images.numpy(), tiles.float()):
+        bare = predict(model, images)
+        assert np.array_equal(bare.logits, whole.logits)
+        assert bare.labels is None
+        assert bare.names[1] == "image 1"
+    assert np.array_equal(predict(model, tiles.images[0]).logits, whole.logits[:1])
+
+
+def test_predict_works_batch_by_batch(small_model):
+    """The size of a batch does not change the result; what no batch covers is not forgotten."""
+    tiles, counter = random_tiles(10), Brightness()
+    predict(counter, tiles, batch_size=4)
+    assert counter.sizes == [4, 4, 2]
+    one, all_ = (predict(small_model, tiles, batch_size=b).logits for b in (1, 10))
+    assert np.allclose(one, all_, atol=1e-5)
+
+
+def test_predict_takes_smaller_batches_for_larger_networks():
+    """Left to itself, the batch shrinks with the area inside, so that the memory stays small."""
+    tiles, counter = random_tiles(150), Brightness()
+    predict(counter, tiles)
+    assert counter.sizes == [150]
+    counter.image_size, counter.sizes = 224, []
+    predict(counter, tiles)
+    assert max(counter.sizes) == 20
+
+
+def test_predict_divides_no_more_than_one_batch():
+    """Tiles stay uint8: what reaches the network is one float batch, never a copy of them all."""
+    tiles = random_tiles(40)
+    whole = 40 * 3 * 64 * 64 * 4
+    seen = []
+
+    class Watching(Brightness):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(images.untyped_storage().nbytes())
+            return super().forward(images)
+
+    predict(Watching(), tiles, batch_size=4)
+    predict(Watching(), tiles.images.numpy(), batch_size=4)
+    assert max(seen) * 10 <= whole
+
+
+def test_predict_features_feed_the_last_layer(small_model):
+    """Features times the last layer's weights are the logits, to float16's precision."""
+    pred = predict(small_model, random_tiles(5), features=True)
+    head = small_model.network.fc
+    rebuilt = pred.features.astype(np.float32) @ head.weight.detach().numpy().T
+    assert pred.features.dtype == np.float16
+    assert pred.features.shape == (5, head.in_features)
+    assert np.allclose(rebuilt + head.bias.detach().numpy(), pred.logits, atol=1e-2)
+    assert predict(small_model, random_tiles(5)).features is None
+
+
+def test_predict_restores_each_modules_mode(small_model):
+    """Training mode comes back module by module, a frozen part included, also after an error."""
+    model = copy.deepcopy(small_model).train()
+    frozen = model.network.bn1.eval()
+    modes = [module.training for module in model.modules()]
+    before = frozen.running_mean.clone()
+    predict(model, random_tiles(4))
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(frozen.running_mean, before)
+
+    class Failing(Brightness):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no")
+
+    failing = Failing().train()
+    with pytest.raises(RuntimeError, match="no"):
+        predict(failing, random_tiles(2))
+    assert failing.training
+
+
+def test_predict_is_in_eval_mode_meanwhile():
+    """Dropout is off while predicting, whatever the mode before."""
+    model = nn.Sequential(Brightness(), nn.Dropout(0.9)).train()
+    tiles = random_tiles(4)
+    assert np.array_equal(predict(model, tiles).logits, predict(model[0], tiles).logits)
+
+
+def test_predict_bfloat16_is_close_and_other(small_model):
+    """Autocast gives nearly the same logits in float32, and really is in use."""
+    tiles = random_tiles(8)
+    full = predict(small_model, tiles).logits
+    half = predict(small_model, tiles, precision="bfloat16").logits
+    assert half.dtype == np.float32
+    assert not np.array_equal(half, full)
+    assert np.abs(half - full).max() < 0.05 * np.abs(full).max()
+
+
+def test_predict_marks_training_tiles(small_model):
+    """A model that knows its training tiles marks exactly these, for tiles of the same origin."""
+    model, tiles = copy.deepcopy(small_model), random_tiles(6)
+    model.trained_on = TrainedOn("eurosat", tiles.digest, "seed42/train", tiles.names[2:4])
+    assert predict(model, tiles).seen.tolist() == [False, False, True, True, False, False]
+    assert predict(model, tiles.images).seen is None
+
+
+@pytest.mark.parametrize(
+    ("images", "settings", "error", "message"),
+    [
+        (torch.zeros(2, 3, 32, 32), {}, ValueError, r"\(2, 3, 32, 32\)"),
+        (torch.zeros(2, 3, 32, 32, dtype=torch.uint8), {}, ValueError, r"\(2, 3, 32, 32\)"),
+        (torch.zeros(0, 3, 64, 64, dtype=torch.uint8), {}, ValueError, "there are no images"),
+        (torch.full((1, 3, 64, 64), 2.0), {}, ValueError, r"\[0, 1\]"),
+        (torch.zeros(1, 3, 64, 64).double(), {}, TypeError, "float64"),
+        (random_tiles(1), {"precision": "float16"}, ValueError, "precision.*'float16'"),
+        (random_tiles(1), {"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+        (random_tiles(1), {"features": True}, TypeError, "Brightness gives no features"),
+    ],
+)
+def test_predict_names_bad_input(images, settings, error, message):
+    """Images and settings that cannot be used are named with the value met."""
+    with pytest.raises(error, match=message):
+        predict(Brightness(), images, **settings)
+
+
+def test_predict_names_broken_weights_and_wrong_heads():
+    """NaN logits name the first tile; a network of another number of classes names its shape."""
+    broken = Brightness()
+    broken.weight.data[3] = float("nan")
+    tiles = random_tiles(3)
+    with pytest.raises(ValueError, match="NaN or infinite for 3 of 3 tiles, first for 'AnnualCrop"):
+        predict(broken, tiles)
+    thousand = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 4))
+    with pytest.raises(ValueError, match=r"must return logits \(3, 10\), it returned \(3, 4\)"):
+        predict(thousand, tiles)
+
+
+def test_predict_cache_is_keyed_by_everything_that_matters(small_model, monkeypatch):
+    """A second call reads the cache; other weights, tiles, settings or size compute anew."""
+    runs = []
+    forward = metrics._forward
+    monkeypatch.setattr(metrics, "_forward", lambda *a: (runs.append(1), forward(*a))[1])
+    model, tiles = copy.deepcopy(small_model), random_tiles(4)
+    first = predict(model, tiles, cache=True)
+    again = predict(model, tiles, cache=True)
+    assert len(runs) == 1
+    assert np.array_equal(first.logits, again.logits)
+    assert again.seconds == first.seconds
+    assert again.names == tiles.names
+    predict(model, random_tiles(4, seed=1), cache=True)
+    predict(model, tiles, cache=True, features=True)
+    predict(model, tiles, cache=True, precision="bfloat16")
+    assert len(runs) == 4
+    assert predict(model, tiles, cache=True, features=True).features.shape[0] == 4
+    model.image_size = 48
+    predict(model, tiles, cache=True)
+    assert len(runs) == 5
+    with torch.no_grad():
+        model.network.fc.bias[0] += 1e-3
+    predict(model, tiles, cache=True)
+    assert len(runs) == 6
+    predict(model, tiles)
+    assert len(runs) == 7
+
+
+def test_predict_cache_never_keeps_nonsense(small_model):
+    """NaN logits are not cached, and a wrapped module, whose code has no digest, never is."""
+    model, tiles = copy.deepcopy(small_model), random_tiles(2)
+    model.network.fc.bias.data[0] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        predict(model, tiles, cache=True)
+    predict(create_model(Brightness()), tiles, cache=True)
+    predict(Brightness(), tiles, cache=True)
+    assert list(cache_dir().rglob("*.npz")) == []
+
+
+def test_weights_digest_sees_each_change(small_model):
+    """The digest is the same for equal weights of any memory layout, another for any change."""
+    model = copy.deepcopy(small_model)
+    first = weights_digest(model)
+    assert weights_digest(model.to(memory_format=torch.channels_last)) == first
+    model.network.bn1.num_batches_tracked += 1
+    assert weights_digest(model) != first
+    assert weights_digest(copy.deepcopy(small_model).to(torch.bfloat16)) != first
+
+
+def test_predict_progress_counts_tiles(capsys):
+    """The bar counts tiles, and there is none unless asked for."""
+    predict(Brightness(), random_tiles(5), progress=True)
+    assert "5/5" in capsys.readouterr().err
+    predict(Brightness(), random_tiles(5))
+    assert capsys.readouterr().err == ""
+
+
+# --- Interval ------------------------------------------------------------------------------------
+
+
+def test_interval_is_a_float_with_ends():
+    """An interval counts as its value, shows its ends, and survives pickling and JSON."""
+    figure = Interval(0.5, 0.4, 0.6)
+    assert float(figure) == figure == 0.5
+    assert type(figure.value) is float
+    assert (figure.low, figure.high) == (0.4, 0.6)
+    assert str(figure) == f"{figure}" == "0.500 [0.400, 0.600]"
+    assert f"{figure:.1f}" == "0.5"
+    assert repr(figure) == "Interval(0.5, 0.4, 0.6)"
+    assert json.dumps(figure.to_dict()) == '{"value": 0.5, "low": 0.4, "high": 0.6}'
+    for other in (pickle.loads(pickle.dumps(figure)), copy.deepcopy(figure)):
+        assert (other.value, other.low, other.high) == (0.5, 0.4, 0.6)
+
+
+# --- evaluate ------------------------------------------------------------------------------------
+
+
+def test_evaluate_known_answer_by_hand():
+    """Four tiles of two classes, one mistaken: every figure worked out on paper."""
+    logits = np.full((4, 10), -20.0)
+    for tile, guess in enumerate([0, 0, 1, 0]):
+        logits[tile, guess] = [9, 8, 7, 6][tile]
+    logits[3, 1] = 5
+    report = evaluate(Predictions(logits, [0, 0, 1, 1], tuple("abcd")))
+    # Class 0: 2 hits, 1 false alarm, 0 misses; class 1: 1 hit, 0 false alarms, 1 miss.
+    assert report.accuracy == 0.75
+    assert report.macro_f1 == pytest.approx((4 / 5 + 2 / 3) / 2, abs=1e-12)
+    table = report.per_class
+    assert table.loc["AnnualCrop", "users_accuracy"] == pytest.approx(2 / 3, abs=1e-12)
+    assert table.loc["AnnualCrop", "producers_accuracy"] == 1
+    assert table.loc["Forest", "users_accuracy"] == 1
+    assert table.loc["Forest", "producers_accuracy"] == 0.5
+    # Both classes rank their own two tiles first.
+    assert table["ap"][:2].tolist() == [1, 1]
+    assert report.macro_auprc == 1
+    assert report.confusion[1, 0] == 1  # rows are labels: a Forest tile was called AnnualCrop
+    assert report.confusion.sum() == report.n == 4
+    assert table["support"].tolist() == [2, 2] + [0] * 8
+
+
+def test_evaluate_average_precision_by_hand():
+    """Ranks 1 and 3 of 4 for two positive tiles give AP (1/1 + 2/3) / 2."""
+    logits = np.zeros((4, 10))
+    logits[:, 0] = [4, 3, 2, 1]
+    report = evaluate(Predictions(logits, [0, 1, 0, 1], tuple("abcd")))
+    assert report.per_class.loc["AnnualCrop", "ap"] == pytest.approx(5 / 6, abs=1e-12)
+
+
+def test_calibration_error_by_hand():
+    """Two tiles said at one half, one right: ECE 0; both wrong: ECE one half."""
+    logits = np.zeros((2, 10))
+    logits[:, 3] = np.log(9)
+    assert evaluate(Predictions(logits, [3, 0], ("a", "b"))).ece == pytest.approx(0, abs=1e-7)
+    assert evaluate(Predictions(logits, [1, 0], ("a", "b"))).ece == pytest.approx(0.5, abs=1e-7)
+
+
+@pytest.mark.parametrize("decimals", [8, 0])
+@pytest.mark.parametrize("seed", range(3))
+def test_evaluate_agrees_with_scikit_learn(seed, decimals):
+    """All figures equal scikit-learn's to 1e-12, with and without ties."""
+    pred = predictions(seed=seed, decimals=decimals)
+    labels, guesses, report = pred.labels, pred.predicted, evaluate(pred, resamples=10)
+    table = report.per_class
+    assert report.macro_f1 == pytest.approx(
+        sk.f1_score(labels, guesses, average="macro"), abs=1e-12
+    )
+    assert report.accuracy == pytest.approx(sk.accuracy_score(labels, guesses), abs=1e-12)
+    assert np.array_equal(report.confusion, sk.confusion_matrix(labels, guesses))
+    precision, recall, f1, support = sk.precision_recall_fscore_support(labels, guesses)
+    assert np.allclose(table["users_accuracy"], precision, rtol=0, atol=1e-12)
+    assert np.allclose(table["producers_accuracy"], recall, rtol=0, atol=1e-12)
+    assert np.allclose(table["f1"], f1, rtol=0, atol=1e-12)
+    assert table["support"].tolist() == support.tolist()
+    ap = [sk.average_precision_score(labels == c, pred.probabilities[:, c]) for c in range(10)]
+    assert np.allclose(table["ap"], ap, rtol=0, atol=1e-12)
+    assert report.macro_auprc == pytest.approx(np.mean(ap), abs=1e-12)
+
+
+@pytest.mark.parametrize("decimals", [8, 1])
+def test_evaluate_agrees_with_torchmetrics(decimals):
+    """Macro-F1, AUPRC and calibration error equal torchmetrics' to its float32."""
+    pred = predictions(seed=5, decimals=decimals)
+    chances, labels = torch.from_numpy(pred.probabilities), torch.from_numpy(pred.labels)
+    report = evaluate(pred, resamples=10)
+    f1 = tm.multiclass_f1_score(chances, labels, 10, average="macro")
+    auprc = tm.multiclass_average_precision(chances, labels, 10, average="macro")
+    ece = tm.multiclass_calibration_error(chances, labels, 10, n_bins=15, norm="l1")
+    assert report.macro_f1 == pytest.approx(float(f1), abs=1e-6)
+    assert report.macro_auprc == pytest.approx(float(auprc), abs=1e-6)
+    assert report.ece == pytest.approx(float(ece), abs=1e-6)
+
+
+def test_evaluate_leaves_absent_classes_out():
+    """Classes without tiles are NaN in the table and not in the means, as in both oracles."""
+    pred = predictions(300, seed=2)
+    some = np.flatnonzero((pred.labels < 4) & (pred.predicted < 6))
+    pred = Predictions(pred.logits[some], pred.labels[some], tuple(f"{i}" for i in some))
+    report, table = evaluate(pred), evaluate(pred).per_class
+    assert table["ap"].notna().tolist() == [True] * 4 + [False] * 6
+    assert table["producers_accuracy"].notna().tolist() == [True] * 4 + [False] * 6
+    assert table["f1"].notna().tolist() == [True] * 6 + [False] * 4  # predicted in vain counts 0
+    assert table["f1"].tolist()[4:6] == [0, 0]
+    expected = sk.f1_score(pred.labels, pred.predicted, average="macro")
+    assert report.macro_f1 == pytest.approx(expected, abs=1e-12)
+    chances, labels = torch.from_numpy(pred.probabilities), torch.from_numpy(pred.labels)
+    f1 = tm.multiclass_f1_score(chances, labels, 10, average="macro")
+    assert report.macro_f1 == pytest.approx(float(f1), abs=1e-6)
+    ap = [sk.average_precision_score(pred.labels == c, pred.probabilities[:, c]) for c in range(4)]
+    assert report.macro_auprc == pytest.approx(np.mean(ap), abs=1e-12)
+    assert report.macro_auprc.low <= report.macro_auprc <= report.macro_auprc.high
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_evaluate_counts_a_class_never_predicted_as_zero():
+    """User's accuracy of a class that occurs but is never predicted is 0, as in scikit-learn."""
+    logits = np.zeros((4, 10))
+    logits[:, 0] = 1
+    table = evaluate(Predictions(logits, [0, 0, 1, 1], tuple("abcd"))).per_class
+    assert table.loc["Forest", ["users_accuracy", "producers_accuracy", "f1"]].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("decimals", [8, 0])
+def test_resampled_figures_equal_those_of_repeated_tiles(decimals):
+    """A weight of k is the tile met k times: each draw scores as scikit-learn scores the copies."""
+    pred = predictions(150, seed=4, decimals=decimals)
+    scorer = metrics._Scorer(pred.labels, pred.probabilities, pred.predicted)
+    weights = np.concatenate(list(metrics._draws(150, 6, seed=1)))
+    figures = scorer.figures(weights)
+    ap = scorer.average_precision(weights)
+    for row, counts in enumerate(weights):
+        again = np.repeat(np.arange(150), counts)
+        labels, guesses = pred.labels[again], pred.predicted[again]
+        chances = pred.probabilities[again]
+        expected = [sk.average_precision_score(labels == c, chances[:, c]) for c in range(10)]
+        assert np.allclose(ap[row], expected, rtol=0, atol=1e-12)
+        f1 = sk.f1_score(labels, guesses, average="macro")
+        assert figures["macro_f1"][row] == pytest.approx(f1, abs=1e-12)
+        assert figures["accuracy"][row] == pytest.approx((labels == guesses).mean(), abs=1e-12)
+        copies = Predictions(pred.logits[again], labels, tuple(map(str, again)))
+        assert figures["ece"][row] == pytest.approx(evaluate(copies, resamples=1).ece, abs=1e-12)
+
+
+def test_draws_are_bootstrap_resamples():
+    """Each draw has N tiles; a tile's count has mean 1 and variance 1 - 1/N; seeds differ."""
+    draws = np.concatenate(list(metrics._draws(200, 500, seed=0)))
+    assert draws.shape == (500, 200)
+    assert (draws.sum(axis=1) == 200).all()
+    assert draws.var() == pytest.approx(1 - 1 / 200, rel=0.03)
+    assert np.array_equal(draws, np.concatenate(list(metrics._draws(200, 500, seed=0))))
+    assert not np.array_equal(draws, np.concatenate(list(metrics._draws(200, 500, seed=1))))
+
+
+def test_accuracy_interval_matches_theory():
+    """The interval of an accuracy is 1.96 standard errors of a share to each side."""
+    figure = evaluate(predictions(2000), seed=3).accuracy
+    error = 1.96 * np.sqrt(figure * (1 - figure) / 2000)
+    assert figure.high - figure.low == pytest.approx(2 * error, rel=0.1)
+
+
+def test_intervals_cover_the_truth():
+    """Of 60 samples of one classifier, about 95 % have intervals that hold its true figures."""
+    whole = evaluate(predictions(50_000, seed=99), resamples=1)
+    names = ("accuracy", "macro_f1", "macro_auprc", "ece")
+    hits = dict.fromkeys(names, 0)
+    for seed in range(60):
+        report = evaluate(predictions(500, seed=seed), resamples=200)
+        for name in names:
+            figure = getattr(report, name)
+            hits[name] += figure.low <= getattr(whole, name) <= figure.high
+    assert all(49 <= count <= 60 for count in hits.values()), hits
+
+
+def test_interval_of_a_small_calibration_error_holds_its_value():
+    """Where confidence is honest, draws have more error than the sample; the interval does not."""
+    generator = np.random.default_rng(0)
+    logits = generator.normal(0, 2, (1000, 10))
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (chances.cumsum(axis=1) < generator.random((1000, 1))).sum(axis=1)
+    ece = evaluate(Predictions(logits, labels, tuple(map(str, range(1000))))).ece
+    assert 0 <= ece.low < ece < ece.high < 0.08
+
+
+def test_evaluate_is_reproducible_and_seeded():
+    """The same seed gives the same intervals, another seed nearly the same, never other values."""
+    pred = predictions()
+    first, again, other = (evaluate(pred, seed=s).macro_auprc for s in (0, 0, 1))
+    assert (first.low, first.high) == (again.low, again.high)
+    assert first.value == other.value
+    assert first.low != other.low
+    assert first.low == pytest.approx(other.low, abs=0.01)
+
+
+def test_a_random_classifier_scores_as_chance():
+    """Negative control: without skill accuracy is 0.1, AUPRC the class's share; with skill not."""
+    blind, able = (evaluate(predictions(3000, skill=s), resamples=50) for s in (0, 3))
+    assert blind.accuracy == pytest.approx(0.1, abs=0.02)
+    assert blind.macro_auprc == pytest.approx(0.1, abs=0.02)
+    assert able.accuracy > 0.8
+    assert able.macro_auprc > 0.9
+
+
+def test_a_perfect_classifier_has_no_width():
+    """All right: every figure is 1, and so are both ends."""
+    pred = predictions(200, skill=50)
+    report = evaluate(pred)
+    for figure in (report.accuracy, report.macro_f1, report.macro_auprc):
+        assert (figure.value, figure.low, figure.high) == (1, 1, 1)
+
+
+def test_evaluate_refuses_training_tiles():
+    """Figures on training tiles need a word: the error counts and names them and the way out."""
+    seen = np.zeros(400, bool)
+    seen[[7, 9]] = True
+    pred = predictions(seen=seen, model="resnet50")
+    with pytest.raises(ValueError, match=r"resnet50 was trained on 2 of these 400 .*'tile 7'") as e:
+        evaluate(pred)
+    assert "--allow-training-tiles" in str(e.value)
+    assert evaluate(pred, allow_training_tiles=True, resamples=5).training_tiles == 2
+    none_seen = dataclasses.replace(pred, seen=np.zeros(400, bool))
+    assert evaluate(none_seen, resamples=5).training_tiles == 0
+
+
+def test_evaluate_names_what_is_missing():
+    """No labels, no tiles and no resamples are errors that say so."""
+    bare = dataclasses.replace(predictions(), labels=None)
+    with pytest.raises(ValueError, match=r"400 predictions have no labels: predict a TileSet"):
+        evaluate(bare)
+    with pytest.raises(ValueError, match="have no labels"):
+        _ = bare.losses
+    with pytest.raises(ValueError, match="the set of tiles is empty"):
+        evaluate(Predictions(np.zeros((0, 10)), np.zeros(0, int), ()))
+    with pytest.raises(ValueError, match="resamples must be a whole number of at least 1, got 0"):
+        evaluate(predictions(), resamples=0)
+
+
+def test_report_reads_well_and_is_plain_data():
+    """One line for a person, JSON for a file; the table has the promised columns."""
+    pred = predictions(source="eurosat", part="seed42/test", model="vit", digest="d1")
+    report = evaluate(pred, resamples=20)
+    assert "vit on 400 tiles, seed42/test: macro-F1 0." in repr(report)
+    assert report.per_class.index.tolist() == list(CLASSES)
+    assert report.per_class.index.name == "class"
+    assert report.per_class.columns.tolist() == [
+        "producers_accuracy", "users_accuracy", "f1", "ap", "support"
+    ]  # fmt: skip
+    data = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert data["macro_f1"]["value"] == report.macro_f1
+    assert data["macro_f1"]["low"] <= data["macro_f1"]["value"] <= data["macro_f1"]["high"]
+    assert data["per_class"]["River"]["support"] == int((pred.labels == 8).sum())
+    assert (data["n"], data["model"], data["part"], data["resamples"]) == (
+        400, "vit", "seed42/test", 20
+    )  # fmt: skip
+    assert np.array_equal(data["confusion"], report.confusion)
+
+
+def test_evaluating_needs_no_oracle_and_warns_of_nothing():
+    """Few tiles, absent classes and ties pass without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluate(predictions(3, decimals=0))
+        evaluate(predictions(1))

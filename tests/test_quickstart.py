@@ -1,0 +1,77 @@
+"""Tiles and models to begin with."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lulc_lib import quickstart
+from lulc_lib.checkpoints import save_checkpoint
+from lulc_lib.metrics import evaluate, predict
+from lulc_lib.models import create_model
+from lulc_lib.quickstart import fitting_checkpoint, load_tiles, ready_model
+from lulc_lib.splits import split
+
+
+@pytest.fixture
+def parts(tiles):
+    """Sixty drawn tiles, split."""
+    return split(tiles, "seed42")
+
+
+def test_smoke_means_drawn_tiles(monkeypatch):
+    """LULC_SMOKE=1 gives drawn tiles, also where EuroSAT is."""
+    monkeypatch.setenv("LULC_SMOKE", "1")
+    monkeypatch.setenv("LULC_EUROSAT", "does-not-matter")
+    assert load_tiles().source == "drawn tiles"
+    for off in ("", "0"):
+        monkeypatch.setenv("LULC_SMOKE", off)
+        assert not quickstart.is_smoke()
+
+
+def test_without_smoke_a_wrong_path_is_an_error(monkeypatch):
+    """A path that does not exist is never replaced by something else."""
+    monkeypatch.delenv("LULC_SMOKE", raising=False)
+    monkeypatch.setenv("LULC_EUROSAT", "does-not-exist")
+    with pytest.raises((OSError, ValueError), match="does-not-exist"):
+        load_tiles(download=False)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "vit"])
+def test_a_small_model_is_trained_once_and_kept(name, parts):
+    """Without a fitting checkpoint a small model is trained; the second time it is loaded."""
+    model = ready_model(name, parts, epochs=1)
+    assert set(model.trained_on.names) == set(parts.train.names)
+    again = ready_model(name, parts, epochs=1)
+    assert again.card is not None
+    a, b = predict(model, parts.test), predict(again, parts.test)
+    assert (a.predicted == b.predicted).mean() > 0.9  # kept in float16
+    with pytest.raises(ValueError, match="train"):
+        evaluate(predict(again, parts.train))
+
+
+def test_a_checkpoint_is_taken_where_its_card_fits(parts, tmp_path, monkeypatch):
+    """A shipped model is used for the data set on its card, and for no other."""
+    torch.manual_seed(0)
+    model = create_model("vit", depth=1, embed_dim=24, num_heads=2)
+    model.trained_on = parts.train.provenance()
+    save_checkpoint(model, None, tmp_path / "vit")
+    monkeypatch.setenv("LULC_CHECKPOINTS", str(tmp_path))
+    assert fitting_checkpoint("vit", parts.test) is not None
+    assert ready_model("vit", parts).name == "vit"
+    other = replace(parts.test, digest="another")
+    assert fitting_checkpoint("vit", other) is None
+    assert fitting_checkpoint("resnet50", parts.test) is None
+
+
+def test_unknown_names_are_named(parts):
+    """There are ready models for two names."""
+    with pytest.raises(ValueError, match="resnet50 and vit, not for 'alexnet'"):
+        ready_model("alexnet", parts)
+
+
+def test_subset_is_balanced(tiles):
+    """A subset holds equally many tiles of each class, and a small set is kept whole."""
+    few = quickstart._subset(tiles, 20)
+    assert set(few.class_counts().values()) == {2}
+    assert quickstart._subset(tiles, 60) is tiles

@@ -1,0 +1,425 @@
+"""Training is one loop whose every step can be checked, killed and repeated."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import f1_score
+
+from lulc_lib import training
+from lulc_lib.config import RunConfig
+from lulc_lib.models import create_model
+from lulc_lib.splits import split
+from lulc_lib.synthetic import synthetic
+from lulc_lib.training import augment, fit, learning_rate_at, make_optimizer, mix
+
+TINY = {"depth": 1, "embed_dim": 24, "num_heads": 2}
+PLAIN = RunConfig(
+    model="vit",
+    epochs=2,
+    batch_size=12,
+    learning_rate=1e-3,
+    augment="none",
+    label_smoothing=0.0,
+    warmup_epochs=0.0,
+)
+FULL = replace(
+    PLAIN, augment="d4", shift=3, mixup=0.3, label_smoothing=0.1, ema=0.9, clip_norm=1.0,
+    warmup_epochs=0.5,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """Sixty drawn tiles in three parts: 36, 12, 12."""
+    return split(synthetic(6, seed=1), "seed42")
+
+
+def tiny(seed=0, **arguments):
+    torch.manual_seed(seed)
+    return create_model("vit", **{**TINY, **arguments})
+
+
+def same_weights(a, b):
+    return all(
+        torch.equal(x, y)
+        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
+
+
+def numbers(history):
+    """History without clock readings."""
+    clocks = {"seconds", "images_per_second"}
+    return [{k: v for k, v in row.items() if k not in clocks} for row in history.epochs]
+
+
+def test_one_step_equals_the_step_written_by_hand(parts):
+    """One batch through `fit` changes the weights as AdamW by hand does, to float accuracy."""
+    train = parts.train[:12]
+    model, twin = tiny(), tiny()
+    config = replace(PLAIN, epochs=1, schedule="constant")
+    fit(model, train, None, config, progress=False)
+    order = np.random.default_rng((config.seed, 0, 0)).permutation(12)
+    twin.train()
+    loss = F.cross_entropy(twin(train.float(torch.from_numpy(order))), train.labels[order])
+    loss.backward()
+    for name, p in twin.named_parameters():
+        decay = config.weight_decay if p.ndim > 1 and "pos_embed" not in name else 0.0
+        with torch.no_grad():  # the first step of Adam moves by the gradient's sign
+            p.mul_(1 - config.learning_rate * decay)
+            p.sub_(config.learning_rate * p.grad / (p.grad.abs() + 1e-8))
+    for name, p in model.named_parameters():
+        assert torch.allclose(p, dict(twin.named_parameters())[name], atol=2e-6), name
+
+
+def test_same_seed_same_history_other_seed_other_history(parts):
+    """A run repeats itself exactly, and the seed matters."""
+    runs = []
+    for seed in (42, 42, 7):
+        model = tiny(drop_path_rate=0.2)
+        history = fit(model, parts.train, parts.val, replace(FULL, seed=seed), progress=False)
+        runs.append((model, numbers(history)))
+    assert runs[0][1] == runs[1][1]
+    assert same_weights(runs[0][0], runs[1][0])
+    assert runs[0][1] != runs[2][1]
+
+
+def test_fit_leaves_the_callers_random_state_alone(parts):
+    """Training draws from generators of its own."""
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    model = tiny()
+    torch.manual_seed(5)
+    fit(model, parts.train, None, PLAIN, progress=False)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_tiny_rate_leaves_the_weights(parts):
+    """With a vanishing learning rate nothing is learnt: the limit of no training."""
+    model, before = tiny(), tiny()
+    config = replace(PLAIN, learning_rate=1e-30)
+    fit(model, parts.train, parts.val, config, progress=False)
+    for a, b in zip(model.parameters(), before.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-20)
+
+
+def test_training_learns(parts):
+    """Fifteen epochs lower the training loss; the model knows its tiles and is in eval mode."""
+    model = tiny()
+    config = replace(PLAIN, epochs=15, learning_rate=3e-3)
+    history = fit(model, parts.train, parts.val, config, progress=False)
+    assert history.epochs[-1]["train_loss"] < 0.7 * history.epochs[0]["train_loss"]
+    assert not model.training
+    assert model.trained_on.names == parts.train.names
+
+
+def test_the_best_epoch_is_kept(parts):
+    """The weights left in the model are those of the epoch the criterion chose."""
+    model = tiny()
+    config = replace(PLAIN, epochs=4, learning_rate=0.05, best_by="loss")
+    history = fit(model, parts.train, parts.val, config, progress=False)
+    losses = [row["val_loss"] for row in history.epochs]
+    assert history.best_epoch == int(np.argmin(losses))
+    now = training.validate(model, parts.val, "float32")
+    assert now["val_loss"] == pytest.approx(min(losses), abs=1e-6)
+    assert history.best["val_loss"] == min(losses)
+
+
+def test_without_validation_the_last_epoch_is_kept(parts):
+    """The published 80/20 split has no validation part: the last epoch stays."""
+    history = fit(tiny(), parts.train, None, PLAIN, progress=False)
+    assert history.best_epoch == 1
+    assert math.isnan(history.epochs[0]["val_loss"])
+
+
+def test_only_the_last_size_can_be_best(parts):
+    """With progressive resizing, an epoch at a smaller size is never the one that is kept."""
+    torch.manual_seed(0)
+    model = create_model("mobilenetv3_small_050", image_size=64)
+    config = replace(PLAIN, model="mobilenetv3_small_050", sizes=((0, 32), (1, 64)))
+    history = fit(model, parts.train, parts.val, config, progress=False)
+    assert [row["size"] for row in history.epochs] == [32, 64]
+    assert history.best_epoch == 1
+    assert model.image_size == 64
+
+
+def test_accumulated_parts_equal_the_whole_batch(parts):
+    """A batch worked through in three parts gives the step of the whole batch."""
+    whole, in_parts = tiny(), tiny()
+    fit(whole, parts.train, None, PLAIN, progress=False)
+    fit(in_parts, parts.train, None, replace(PLAIN, accumulate=3), progress=False)
+    for a, b in zip(whole.parameters(), in_parts.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_bfloat16_and_channels_last_train_the_same_task(parts):
+    """Autocast and memory order change rounding, not the course of training."""
+    plain = fit(tiny(), parts.train, parts.val, PLAIN, progress=False)
+    config = replace(PLAIN, precision="bfloat16", channels_last=True)
+    model = tiny()
+    quick = fit(model, parts.train, parts.val, config, progress=False)
+    assert quick.epochs[-1]["train_loss"] == pytest.approx(plain.epochs[-1]["train_loss"], rel=0.05)
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert "forward" not in vars(model)  # accelerate's wrapper is gone
+
+
+RUN = """
+import sys, torch
+import lulc_lib as lulc
+from lulc_lib import training
+folder, kill_at = sys.argv[1], int(sys.argv[2])
+parts = lulc.split(lulc.synthetic(6, seed=1), "seed42")
+torch.manual_seed(0); torch.set_num_threads(1)
+model = lulc.create_model("vit", depth=1, embed_dim=24, num_heads=2, drop_path_rate=0.2)
+config = lulc.RunConfig(model="vit", epochs=3, batch_size=12, mixup=0.3, ema=0.9, save_every=2)
+taken = training.learning_rate_at
+def counted(step, steps, config):
+    if step == kill_at:
+        print("ready", flush=True)
+        import time; time.sleep(60)
+    return taken(step, steps, config)
+training.learning_rate_at = counted
+history = lulc.fit(model, parts.train, parts.val, config, run_dir=folder, resume=True,
+                   progress=False)
+torch.save(model.state_dict(), folder + "/final.pt")
+print([(r["epoch"], r["train_loss"], r["train_macro_f1"], r["val_loss"]) for r in history.epochs])
+"""
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
+    """SIGKILL in mid-epoch; the resumed run ends as an unbroken one, bit by bit."""
+
+    def run(folder, kill_at):
+        folder.mkdir(exist_ok=True)
+        return subprocess.Popen(
+            [sys.executable, "-c", RUN, str(folder), str(kill_at)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    unbroken = run(tmp_path / "unbroken", -1)
+    killed = run(tmp_path / "killed", 5)  # last saved before step 4, in mid-epoch
+    assert killed.stdout.readline() == "ready\n"
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert (tmp_path / "killed" / "state.pt").is_file()
+    resumed = run(tmp_path / "killed", -1)
+    expected, got = unbroken.communicate(timeout=300)[0], resumed.communicate(timeout=300)[0]
+    assert unbroken.returncode == resumed.returncode == 0
+    assert got == expected
+    a, b = (
+        torch.load(tmp_path / n / "final.pt", weights_only=True) for n in ("unbroken", "killed")
+    )
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_ctrl_c_keeps_the_best_so_far(parts, monkeypatch):
+    """An interrupt ends the run early; the best weights so far are in the model, and it says so."""
+    model = tiny()
+    taken = learning_rate_at
+
+    def interrupt(step, steps, config):
+        if step == 4:  # in the second epoch of three steps
+            raise KeyboardInterrupt
+        return taken(step, steps, config)
+
+    monkeypatch.setattr(training, "learning_rate_at", interrupt)
+    history = fit(model, parts.train, parts.val, PLAIN, progress=False)
+    assert history.interrupted
+    assert len(history.epochs) == 1
+    now = training.validate(model, parts.val, "float32")
+    assert now["val_loss"] == pytest.approx(history.best["val_loss"], abs=1e-6)
+
+
+def test_resume_refuses_another_run(parts, tmp_path):
+    """A state of other settings, other tiles or no state at all is an error that says so."""
+    config = replace(PLAIN, epochs=1)
+    fit(tiny(), parts.train, None, config, run_dir=tmp_path, progress=False)
+    other = replace(config, learning_rate=0.002)
+    with pytest.raises(ValueError, match=r"learning_rate=0\.001, not 0\.002"):
+        fit(tiny(), parts.train, None, other, run_dir=tmp_path, resume=True, progress=False)
+    with pytest.raises(ValueError, match="other tiles"):
+        fit(tiny(), parts.val, None, config, run_dir=tmp_path, resume=True, progress=False)
+    (tmp_path / "state.pt").write_bytes(b"half a file")
+    with pytest.raises(ValueError, match="is not a saved state"):
+        fit(tiny(), parts.train, None, config, run_dir=tmp_path, resume=True, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train": lambda p: p.train[:0]}, "train holds no tiles"),
+        ({"train": lambda p: p.train[:1]}, "at least 2 tiles"),
+        ({"val": lambda p: p.train[:5]}, "share tiles"),
+        ({"config": replace(PLAIN, accumulate=13)}, "accumulate"),
+        ({"config": replace(PLAIN, tracker="tensorboard")}, "needs run_dir"),
+        ({"config": replace(PLAIN, learning_rate=1e30)}, "training loss is|not finite|NaN"),
+        ({"resume": True}, "needs run_dir"),
+    ],
+)
+def test_errors_name_the_cause(parts, change, message):
+    """Each misuse is named before, or as soon as, it does harm."""
+    arguments = {"train": lambda p: p.train, "val": lambda p: p.val, "config": PLAIN} | change
+    train, val = arguments.pop("train")(parts), arguments.pop("val")(parts)
+    with pytest.raises(ValueError, match=message):
+        fit(tiny(), train, val, progress=False, **arguments)
+    with pytest.raises(TypeError, match="RunConfig"):
+        fit(tiny(), parts.train, None, {"epochs": 1}, progress=False)
+
+
+def test_tensorboard_curves_are_written(parts, tmp_path):
+    """With a tracker, an events file appears in the run's folder."""
+    config = replace(PLAIN, epochs=1, tracker="tensorboard")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONWARNINGS", "ignore")
+        fit(tiny(), parts.train, parts.val, config, run_dir=tmp_path, progress=False)
+    assert list(tmp_path.rglob("events.out.tfevents*"))
+
+
+def test_progress_bar_tells_loss_f1_speed_and_time(parts, capsys):
+    """The bar names the epoch, the loss, the F1, the rate and the time left."""
+    fit(tiny(), parts.train, parts.val, PLAIN, progress=True)
+    shown = capsys.readouterr().err
+    for words in ("epoch 2/2", "loss", "F1", "images/s", "<"):
+        assert words in shown
+
+
+def test_d4_gives_the_eight_symmetries(parts):
+    """All eight flips and turns occur, each image is one of them, and labels need no change."""
+    images = parts.train.images[:1].repeat(64, 1, 1, 1)
+    config = replace(PLAIN, augment="d4")
+    out = augment(images, config, np.random.default_rng(0), 64)
+    tile = images[:1].float() / 255
+    turns = [torch.rot90(t, k, (2, 3)) for t in (tile, tile.flip(3)) for k in range(4)]
+    seen = {next(i for i, t in enumerate(turns) if torch.equal(t[0], x)) for x in out}
+    assert seen == set(range(8))
+
+
+def test_flip_mirrors_left_and_right_alone(parts):
+    """Horizontal flips, nothing else."""
+    images = parts.train.images[:1].repeat(32, 1, 1, 1)
+    out = augment(images, replace(PLAIN, augment="flip"), np.random.default_rng(0), 64)
+    tile = images[0].float() / 255
+    kinds = {torch.equal(x, tile) + 2 * torch.equal(x, tile.flip(2)) for x in out}
+    assert kinds == {1, 2}
+
+
+def test_shift_moves_the_tile_and_reflects_its_edge():
+    """A shift by (dy, dx) is the tile's own window; the border shows the mirrored tile."""
+    tile = torch.arange(64 * 64).remainder(251).to(torch.uint8).view(1, 1, 64, 64)
+    images = tile.repeat(200, 3, 1, 1)
+    out = augment(images, replace(PLAIN, shift=2), np.random.default_rng(0), 64) * 255
+    padded = np.pad(tile[0, 0].numpy(), 2, mode="reflect")
+    windows = [padded[dy : dy + 64, dx : dx + 64] for dy in range(5) for dx in range(5)]
+    found = {
+        next(i for i, w in enumerate(windows) if np.array_equal(w, x[0].round().numpy()))
+        for x in out
+    }
+    assert len(found) == 25
+
+
+def test_crop_of_the_whole_tile_is_the_tile():
+    """The limit: a crop of all of the tile at its own size changes nothing."""
+    images = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
+
+    class Whole:
+        def uniform(self, low, high, n):
+            return np.full(n, high if low == 0.5 else 0.0)
+
+    out = training._cropped(images.float() / 255, 0.5, 64, Whole())
+    assert torch.allclose(out, images.float() / 255, atol=1e-5)
+
+
+def test_crops_come_at_the_size_inside():
+    """The earlier project's random resized crop arrives at 224 px, in range."""
+    images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+    out = augment(images, replace(PLAIN, crop_scale=0.08), np.random.default_rng(0), 224)
+    assert out.shape == (4, 3, 224, 224)
+    assert 0 <= float(out.min()) <= float(out.max()) <= 1
+
+
+def test_mixup_blends_images_and_targets_alike():
+    """Image and target have the same share of the same partner; without mixup nothing changes."""
+    labels = torch.arange(10)
+    images = F.one_hot(labels, 10).float().view(10, 1, 1, 10).expand(10, 3, 10, 10)
+    x, y = mix(images, labels, replace(PLAIN, mixup=0.5), np.random.default_rng(3))
+    assert torch.allclose(x[:, 0, 0], y)
+    assert torch.allclose(y.sum(1), torch.ones(10))
+    assert torch.equal(y.argmax(1), labels)
+    same_x, same_y = mix(images, labels, PLAIN, np.random.default_rng(3))
+    assert same_x is images
+    assert same_y is labels
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("constant", [0.5, 1, 1, 1]), ("cosine", [0.5, 1, 0.75, 0.25])],
+)
+def test_schedules_by_hand(schedule, expected):
+    """Warm-up rises in a line; then the rate stays, or follows half a cosine to zero."""
+    config = replace(PLAIN, epochs=4, learning_rate=1.0, schedule=schedule, warmup_epochs=1.0)
+    got = [learning_rate_at(step, 1, config) for step in range(4)]
+    assert got == pytest.approx(expected, abs=1e-9)
+
+
+def test_onecycle_peaks_after_three_tenths():
+    """The rate rises for 30 % of the steps and ends near zero."""
+    config = replace(PLAIN, epochs=10, learning_rate=1.0, schedule="onecycle")
+    rates = [learning_rate_at(step, 10, config) for step in range(100)]
+    assert int(np.argmax(rates)) == 30
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[-1] < 0.001
+
+
+def test_norms_biases_and_positions_do_not_decay():
+    """AdamW's decay reaches weight matrices alone, unless everything is asked for."""
+    model = tiny()
+    decayed, spared = make_optimizer(model, PLAIN).param_groups
+    assert spared["weight_decay"] == 0.0
+    assert all(p.ndim >= 2 for p in decayed["params"])
+    names = {id(p): n for n, p in model.named_parameters()}
+    assert "network.pos_embed" in {names[id(p)] for p in spared["params"]}
+    (everything,) = make_optimizer(model, replace(PLAIN, decay_everything=True)).param_groups
+    assert len(everything["params"]) == len(list(model.parameters()))
+
+
+def test_macro_f1_agrees_with_scikit_learn():
+    """The running macro-F1 is scikit-learn's, over the classes that occur."""
+    rng = np.random.default_rng(0)
+    labels, predicted = rng.integers(0, 9, (2, 500))
+    confusion = torch.zeros(10, 10, dtype=torch.int64)
+    for a, b in zip(labels, predicted, strict=True):
+        confusion[a, b] += 1
+    assert training.macro_f1(confusion) == pytest.approx(
+        f1_score(labels, predicted, average="macro"), abs=1e-12
+    )
+
+
+def test_preset_seed_is_the_earlier_recipe():
+    """The earlier project's recipe: one step of it is plain AdamW with lr 1e-5 and decay 2."""
+    resnet, vit = (RunConfig.preset("seed", model=m) for m in ("resnet50", "vit_base"))
+    for config in (resnet, vit):
+        assert (config.learning_rate, config.weight_decay, config.batch_size) == (1e-5, 2.0, 16)
+        assert (config.schedule, config.best_by, config.decay_everything) == (
+            "constant",
+            "loss",
+            True,
+        )
+    assert (resnet.epochs, resnet.augment, resnet.crop_scale) == (10, "flip", 0.08)
+    assert (vit.epochs, vit.augment, vit.crop_scale) == (20, "none", 1.0)
+
+
+def test_hardware_is_named():
+    """The processor or accelerator is put in words."""
+    started = time.perf_counter()
+    assert len(training.describe_hardware(torch.device("cpu"))) > 5
+    assert time.perf_counter() - started < 1
