@@ -1,0 +1,66 @@
+"""The front page tells the truth: commands exist, links lead somewhere, figures hold."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lulc_lib.checkpoints import describe_cards
+from lulc_lib.cli import make_parser
+
+REPO = Path(__file__).parents[1]
+PAGE = (REPO / "README.md").read_text(encoding="utf-8")
+CODE = "\n".join(re.findall(r"```sh\n(.*?)```", PAGE, flags=re.DOTALL))
+
+
+def overview(page: str) -> list[str]:
+    """Return the rows of the table of checkpoints."""
+    return [line for line in page.splitlines() if re.match(r"\| (checkpoint|`\w+`) \|", line)]
+
+
+def test_results_are_those_of_the_cards():
+    """The table of results is, letter by letter, the one made from the JSON cards."""
+    rows = overview(describe_cards(REPO / "checkpoints"))
+    assert [row.split("`")[1] for row in rows[1:]] == ["resnet50", "vit"]
+    results = PAGE.split("<!-- results")[1].split("<!-- end of results")[0]
+    assert overview(results) == rows
+    altered = results.replace("0.", "0.1", 1)
+    assert overview(altered) != rows
+
+
+def test_model_cards_page_is_up_to_date():
+    """checkpoints/README.md is what `lulc cards` writes."""
+    page = (REPO / "checkpoints" / "README.md").read_text(encoding="utf-8")
+    assert page == describe_cards(REPO / "checkpoints")
+
+
+@pytest.mark.parametrize("line", [x for x in CODE.splitlines() if x.startswith("lulc ")])
+def test_commands_exist(line):
+    """Each command of the page is understood by the parser."""
+    words = shlex.split(line, comments=True)[1:]
+    assert make_parser().parse_args(words).command == words[0]
+
+
+def test_make_targets_exist():
+    """Each `make` target that the page names is in the Makefile."""
+    makefile = (REPO / "Makefile").read_text(encoding="utf-8")
+    named = set(re.findall(r"make ([a-z]+)", PAGE))
+    assert named >= {"demo", "test", "lab"}
+    for target in named:
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_links_lead_somewhere():
+    """Each relative link and each room that the map names is there."""
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", PAGE):
+        assert (REPO / target).exists(), target
+    rooms = {p.name for p in (REPO / "lulc_lib").iterdir()} - {"__pycache__", "static"}
+    for room in rooms - {"__init__.py", "__main__.py"}:
+        assert room in PAGE or f"{room}/" in PAGE, f"the map does not name {room}"
+
+
+def test_every_notebook_is_in_the_table():
+    """The table of notebooks names all of them, in order."""
+    named = re.findall(r"\]\(notebooks/(\w+)\.ipynb\)", PAGE)
+    assert named == sorted(p.stem for p in (REPO / "notebooks").glob("*.ipynb"))

@@ -1,0 +1,171 @@
+"""Storage: the cache folder, writing that is whole or not at all, digests."""
+
+import hashlib
+import stat
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lulc_lib.storage import atomic_write, cache_dir, cached_arrays, digest_arrays, sha256_file
+
+
+def test_cache_dir_is_the_environments(tmp_path, monkeypatch):
+    """`$LULC_CACHE` is taken, made when missing, absolute also when given relative."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LULC_CACHE", "some/where")
+    assert cache_dir() == tmp_path / "some" / "where"
+    assert cache_dir().is_dir()
+
+
+def test_cache_dir_is_else_the_platforms(tmp_path, monkeypatch):
+    """Without the variable the platform's cache folder is used; empty counts as unset."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.delenv("LULC_CACHE", raising=False)
+    assert "lulc_lib" in cache_dir().parts
+    monkeypatch.setenv("LULC_CACHE", "")
+    assert "lulc_lib" in cache_dir().parts
+
+
+def test_cache_dir_that_cannot_be_made(tmp_path, monkeypatch):
+    """The error names the folder and the variable that chooses another."""
+    (tmp_path / "file").write_text("x")
+    for blocked in (tmp_path / "file", tmp_path / "file" / "below"):
+        monkeypatch.setenv("LULC_CACHE", str(blocked))
+        with pytest.raises(OSError, match=r"cache folder .*file.* cannot be made.*set LULC_CACHE"):
+            cache_dir()
+
+
+def test_atomic_write_moves_into_place(tmp_path):
+    """The file appears when the block ends, with the permissions of an ordinary new file."""
+    path = tmp_path / "new" / "a.txt"
+    with atomic_write(path) as temporary:
+        temporary.write_text("whole")
+        assert not path.exists()
+        assert temporary.parent == path.parent
+    assert path.read_text() == "whole"
+    ordinary = tmp_path / "ordinary"
+    ordinary.write_text("x")
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(ordinary.stat().st_mode)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_atomic_write_keeps_the_old_file_after_an_error(tmp_path):
+    """A block that fails changes nothing and leaves nothing."""
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def fail():
+        with atomic_write(str(path)) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_atomic_write_from_many_threads(tmp_path):
+    """Writers at the same time each write whole files; the last one stays."""
+    path = tmp_path / "a.txt"
+
+    def write(word):
+        for _ in range(20):
+            with atomic_write(path) as temporary:
+                temporary.write_text(word * 1000)
+
+    threads = [threading.Thread(target=write, args=(letter,)) for letter in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert path.read_text() in {letter * 1000 for letter in "abc"}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_sha256_file(tmp_path):
+    """The digest is that of the bytes."""
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_digest_arrays_sees_values_shape_dtype_and_order():
+    """Arrays that differ in anything have other digests; layout in memory does not count."""
+    base = np.arange(12, dtype=np.int64).reshape(3, 4)
+    others = [
+        base.reshape(4, 3),
+        base.astype(np.int32),
+        base + 1,
+        base.T,
+        np.zeros((0, 4), np.int64),
+        np.zeros((4, 0), np.int64),
+    ]
+    digests = {digest_arrays(array) for array in [base, *others]}
+    assert len(digests) == 1 + len(others)
+    assert digest_arrays(np.asfortranarray(base)) == digest_arrays(base)
+    assert digest_arrays(base, base + 1) != digest_arrays(base + 1, base)
+    assert digest_arrays(np.array(5)) == digest_arrays(np.array(5))
+
+
+def test_cached_arrays_computes_once(tmp_path):
+    """The same key gives the stored arrays; another key computes again."""
+    calls = []
+
+    def compute():
+        calls.append(1)
+        return {"a": np.arange(3), "b": np.ones((2, 2), np.float16)}
+
+    first = cached_arrays("kind", {"x": 1, "y": "z"}, compute)
+    second = cached_arrays("kind", {"y": "z", "x": 1}, compute)
+    assert len(calls) == 1
+    assert sorted(second) == ["a", "b"]
+    assert all(np.array_equal(first[k], second[k]) for k in first)
+    assert second["b"].dtype == np.float16
+    cached_arrays("kind", {"x": 2, "y": "z"}, compute)
+    assert len(calls) == 2
+    assert len(list((cache_dir() / "kind").iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 cut short", b"no zip", "half"])
+def test_a_damaged_entry_is_computed_again(damage):
+    """A cache file cut short by a crash is replaced, not believed."""
+
+    def compute():
+        return {"a": np.arange(1000)}
+
+    cached_arrays("kind", {"x": 1}, compute)
+    entry = next((cache_dir() / "kind").iterdir())
+    entry.write_bytes(entry.read_bytes()[:2000] if damage == "half" else damage)
+    assert np.array_equal(cached_arrays("kind", {"x": 1}, compute)["a"], np.arange(1000))
+    assert entry.stat().st_size > 8000
+
+
+def test_cached_arrays_keeps_nothing_after_an_error():
+    """When computing fails, the next call computes again."""
+
+    def fail():
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        cached_arrays("kind", {"x": 3}, fail)
+    assert not (cache_dir() / "kind").exists() or not list((cache_dir() / "kind").iterdir())
+    assert cached_arrays("kind", {"x": 3}, lambda: {"a": np.ones(1)})["a"].tolist() == [1]
+
+
+def test_objects_are_never_unpickled(tmp_path):
+    """A cache entry that holds a pickle is not loaded: loading runs no code."""
+    cached_arrays("kind", {"x": 4}, lambda: {"a": np.ones(1)})
+    entry = next((cache_dir() / "kind").iterdir())
+    flag = Path(tmp_path / "ran")
+
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (flag,))
+
+    with entry.open("wb") as file:
+        np.savez(file, a=np.array([Evil()], dtype=object))
+    assert cached_arrays("kind", {"x": 4}, lambda: {"a": np.zeros(1)})["a"].tolist() == [0]
+    assert not flag.exists()

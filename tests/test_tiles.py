@@ -1,0 +1,178 @@
+"""Tiles: what travels together stays together, and what is no image is refused."""
+
+import numpy as np
+import pytest
+import torch
+
+from lulc_lib.tiles import (
+    CLASS_COLORS,
+    CLASSES,
+    TileSet,
+    TrainedOn,
+    as_images,
+    class_index,
+)
+
+N = 20
+
+
+@pytest.fixture
+def some() -> TileSet:
+    """Twenty tiles, two of each class; the first pixel holds the position."""
+    images = torch.zeros((N, 3, 64, 64), dtype=torch.uint8)
+    images[:, 0, 0, 0] = torch.arange(N)
+    labels = torch.arange(N) // 2
+    names = tuple(f"{CLASSES[i // 2]}/{CLASSES[i // 2]}_{i}.jpg" for i in range(N))
+    masks = torch.zeros((N, 64, 64), dtype=torch.bool)
+    masks[:, 0, 0] = torch.arange(N) % 2 == 0
+    return TileSet(images, labels, names, "drawn tiles", "d1", masks=masks)
+
+
+def test_classes_and_colours():
+    """Ten classes in folder order, each with a colour of its own."""
+    assert list(CLASSES) == sorted(CLASSES)
+    assert list(CLASS_COLORS) == list(CLASSES)
+    assert len(set(CLASS_COLORS.values())) == 10
+
+
+@pytest.mark.parametrize(
+    "which",
+    [
+        [3, 17, 3],
+        (3, 17, 3),
+        np.array([3, 17, 3]),
+        torch.tensor([3, 17, 3]),
+        [-17, -3, 3],
+    ],
+)
+def test_selection_keeps_all_fields_together(some, which):
+    """Images, labels, names and masks are taken by the same positions, in the order asked."""
+    got = some[which]
+    assert got.images[:, 0, 0, 0].tolist() == [3, 17, 3]
+    assert got.labels.tolist() == [1, 8, 1]
+    assert got.names == (some.names[3], some.names[17], some.names[3])
+    assert got.masks[:, 0, 0].tolist() == [False, False, False]
+    assert (got.source, got.digest, got.part) == ("drawn tiles", "d1", "all (subset)")
+
+
+def test_slices_masks_and_single_tiles(some):
+    """A slice, a mask (array, tensor or list) and one index all give a TileSet."""
+    assert some[2:6].images[:, 0, 0, 0].tolist() == [2, 3, 4, 5]
+    assert some[::-1].labels.tolist() == some.labels.flip(0).tolist()
+    for mask in (some.labels == 4, (some.labels == 4).numpy(), (some.labels == 4).tolist()):
+        assert some[mask].images[:, 0, 0, 0].tolist() == [8, 9]
+    for index in (7, np.int64(7), torch.tensor(7)):
+        assert len(some[index]) == 1
+        assert some[index].names == (some.names[7],)
+    assert len(some[[]]) == 0
+    assert some[2:6][1:3].part == "all (subset)"
+    with pytest.raises(IndexError):
+        some[99]
+
+
+def test_selection_copies(some):
+    """Writing into a selection leaves the whole unchanged."""
+    part = some[0:5]
+    part.images[:] = 200
+    assert int(some.images.max()) == N - 1
+
+
+def test_select_names_the_part(some):
+    """A split names its parts; a subset of a part says that it is one."""
+    part = some.select([1, 2], part="seed42/val")
+    assert part.part == "seed42/val"
+    assert part[0].part == "seed42/val (subset)"
+    assert repr(part) == "TileSet(2 tiles, drawn tiles, seed42/val)"
+
+
+def test_classes_are_counted_and_taken_by_name(some):
+    """Counts follow the labels; of_class takes exactly the tiles of one class."""
+    assert some.class_counts() == dict.fromkeys(CLASSES, 2)
+    assert some.of_class("River").labels.tolist() == [8, 8]
+    with pytest.raises(ValueError, match="unknown class 'Lake'; the classes are AnnualCrop"):
+        some.of_class("Lake")
+    assert class_index("SeaLake") == class_index(9) == 9
+    with pytest.raises(ValueError, match=r"0\.\.9, got 10"):
+        class_index(10)
+
+
+def test_float_is_a_255th(some):
+    """Floats lie in [0, 1] and are the bytes over 255, exactly."""
+    some.images[0] = 255
+    images = some.float([0, 5])
+    assert images.dtype == torch.float32
+    assert images.shape == (2, 3, 64, 64)
+    assert float(images[0].min()) == 1
+    assert float(images[1, 0, 0, 0]) == pytest.approx(5 / 255, abs=1e-8)
+    assert int(some.images[5, 0, 0, 0]) == 5
+    assert some.float().shape == (N, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "finding"),
+    [
+        ({"images": torch.zeros((N, 3, 64, 64))}, "uint8 .* got torch.float32"),
+        ({"images": torch.zeros((N, 3, 32, 32), dtype=torch.uint8)}, "64, 64.* got .*32, 32"),
+        ({"names": ("a",)}, "to go with 1 names"),
+        ({"labels": torch.zeros(N)}, "labels must be int64"),
+        ({"labels": torch.zeros(3, dtype=torch.int64)}, r"got torch\.int64 \(3,\)"),
+        ({"labels": torch.full((N,), 10)}, r"0\.\.9, got 10\.\.10"),
+        ({"labels": torch.full((N,), -1)}, r"0\.\.9, got -1\.\.-1"),
+        ({"masks": torch.zeros((N, 64, 64))}, "masks must be bool"),
+        ({"masks": torch.zeros((1, 64, 64), dtype=torch.bool)}, "masks must be bool"),
+    ],
+)
+def test_fields_that_do_not_fit_are_refused(some, change, finding):
+    """Shapes, dtypes and lengths are checked when tiles are made."""
+    fields = {
+        "images": some.images,
+        "labels": some.labels,
+        "names": some.names,
+        "source": "s",
+        "digest": "d",
+    }
+    with pytest.raises(ValueError, match=finding):
+        TileSet(**fields | change)
+
+
+def test_training_tiles_are_recognised(some):
+    """Tiles a model was trained on are known by name; drawn ones by their digest too."""
+    trained = some[0:5].provenance()
+    assert trained.contains(some).tolist() == [True] * 5 + [False] * 15
+    other = TileSet(some.images, some.labels, some.names, "drawn tiles", "another seed")
+    assert not trained.contains(other).any()
+    real = TileSet(some.images, some.labels, some.names, "eurosat", "e1")
+    assert not trained.contains(real).any()
+    copy = TrainedOn("eurosat (modified)", "e2", "all", some.names[:5])
+    assert copy.contains(real).sum() == 5
+
+
+def test_as_images_takes_three_kinds(some):
+    """A TileSet, bytes and floats, tensors or arrays, one or many, give the same images."""
+    expected = some.float()
+    for given in (some, some.images, some.images.numpy(), expected, expected.numpy()):
+        images = as_images(given)
+        assert images.dtype == torch.float32
+        assert torch.equal(images, expected)
+    assert torch.equal(as_images(some.images[4]), expected[4:5])
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "finding"),
+    [
+        (torch.zeros((1, 3, 64, 64), dtype=torch.float64), TypeError, "float64"),
+        (np.zeros((1, 3, 64, 64), np.int64), TypeError, "int64"),
+        (torch.zeros((1, 3, 64, 64), dtype=torch.float16), TypeError, "float16"),
+        (torch.zeros((1, 64, 64, 3)), ValueError, r"got \(1, 64, 64, 3\)"),
+        (torch.zeros((64, 64)), ValueError, r"got \(64, 64\)"),
+        (torch.zeros((0, 3, 64, 64)), ValueError, "empty"),
+        (torch.full((1, 3, 64, 64), torch.nan), ValueError, "NaN"),
+        (torch.full((1, 3, 64, 64), torch.inf), ValueError, "NaN or infinite"),
+        (torch.full((1, 3, 64, 64), 255.0), ValueError, r"\[255, 255\].*divide 0\.\.255 by 255"),
+        (torch.full((1, 3, 64, 64), -0.5), ValueError, r"\[-0\.5, -0\.5\].*do not normalise"),
+    ],
+)
+def test_as_images_names_what_is_wrong(given, error, finding):
+    """Any other dtype, shape or range is an error that gives the value met."""
+    with pytest.raises(error, match=finding):
+        as_images(given)
