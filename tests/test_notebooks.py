@@ -1,0 +1,371 @@
+"""The notebooks run, tell the truth, and are built the same way.
+
+Three questions of each: does it keep to the form; does it run on drawn tiles (`LULC_SMOKE=1`, a
+stripped copy, nothing compared); and, where EuroSAT is, does it run as committed and print in its
+tagged cells what the file says it prints.
+"""
+
+import ast
+import copy
+import itertools
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient.exceptions import CellExecutionError
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from run_notebooks import (
+    METADATA,
+    clean,
+    code_cells,
+    execute_in_place,
+    kernel_environment,
+    notebook_paths,
+    run_nbval,
+    smoke_copy,
+)
+
+PATHS = notebook_paths()
+EXPECTED = (
+    "00_start_here", "01_explore_eurosat", "02_train_resnet50", "03_train_vit",
+    "04_evaluate_and_compare", "05_explain_with_gradcam", "06_explore_interactively",
+)  # fmt: skip
+MAY_IMPORT = {"lulc_lib", "numpy", "torch", "IPython", *sys.stdlib_module_names}
+LONGEST_CODE, LONGEST_PROSE, LARGEST = 25, 120, 2**20  # lines, words, bytes
+SMOKE_CPU_SECONDS = 120  # a minute on two cores
+ABSOLUTE = re.compile(
+    r"(?<![\w.:/<>~-])/(?:data|home|media|mnt|opt|private|root|srv|tmp|Users|usr|var|work\w*)/"
+    r"|\b[A-Z]:\\"
+)
+TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+EMBEDDED = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=]+")
+
+each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+
+def tags(cell: NotebookNode) -> set[str]:
+    """Return a cell's tags."""
+    return set(cell.metadata.get("tags", []))
+
+
+def printed(output: NotebookNode) -> str:
+    """Return the text of an output, without pictures."""
+    parts = [output.get("text", ""), *output.get("traceback", [])]
+    parts += [
+        "".join(value) for kind, value in output.get("data", {}).items() if kind.startswith("text/")
+    ]
+    return EMBEDDED.sub("", TERMINAL_COLOUR.sub("", "\n".join(parts)))
+
+
+def form_faults(notebook: NotebookNode) -> list[str]:
+    """Return how the opening, the cells' sizes and the metadata depart from the form."""
+    wrong = []
+    cells = notebook.cells
+    opening = "\n".join(cell.source for cell in cells[:2] if cell.cell_type == "markdown")
+    if not (cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")):
+        wrong.append("the first cell is no title")
+    if "?" not in opening:
+        wrong.append("the opening asks no question")
+    table = "\n".join(line for line in opening.splitlines() if line.lstrip().startswith("|"))
+    for word in ("learn", "need", "expected", "minutes"):
+        if word not in table.lower():
+            wrong.append(f"the opening table has no {word!r}")
+    for number, cell in enumerate(cells):
+        if cell.cell_type == "code" and len(cell.source.splitlines()) > LONGEST_CODE:
+            wrong.append(f"cell {number} has more than {LONGEST_CODE} lines")
+        prose = "\n".join(line for line in cell.source.splitlines() if not line.startswith("|"))
+        if cell.cell_type == "markdown" and len(prose.split()) > LONGEST_PROSE:
+            wrong.append(f"cell {number} has {len(prose.split())} words, more than {LONGEST_PROSE}")
+        if set(cell.metadata) - {"tags", "jupyter"}:
+            wrong.append(f"cell {number} carries execution noise: {sorted(cell.metadata)}")
+    if notebook.metadata != METADATA:
+        wrong.append("its metadata are not the kernel and language alone; run `make notebooks`")
+    return wrong
+
+
+def code_faults(notebook: NotebookNode) -> list[str]:
+    """Return what the code cells do that a notebook should not, and which tagged cells miss."""
+    wrong = []
+    importing = set()
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type != "code":
+            continue
+        if re.search(r"^\s*[!%]", cell.source, flags=re.MULTILINE):
+            wrong.append(f"cell {number} uses a magic or the shell")
+            continue
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                importing.add(number)
+                names = [alias.name for alias in node.names]
+                roots = [node.module] if isinstance(node, ast.ImportFrom) else names
+                for root in {str(name).split(".")[0] for name in roots} - MAY_IMPORT:
+                    wrong.append(f"cell {number} imports {root}; the library should do that")
+                if "*" in names:
+                    wrong.append(f"cell {number} imports *")
+            elif isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.path":
+                wrong.append(f"cell {number} touches sys.path")
+    if len(importing) != 1:
+        wrong.append(f"imports stand in {len(importing)} cells, not in one")
+    cells = code_cells(notebook)
+    if sum("parameters" in tags(cell) for cell in cells) != 1:
+        wrong.append("not exactly one cell is tagged parameters")
+    for tag in ("check", "exercise", "nbval-check-output"):
+        if not any(tag in tags(cell) for cell in cells):
+            wrong.append(f"no cell is tagged {tag}")
+    for cell, following in zip(cells, [*cells[1:], None], strict=True):
+        if "exercise" in tags(cell):
+            if "raises-exception" not in tags(cell) or "NotImplementedError" not in cell.source:
+                wrong.append("an exercise is no stub tagged raises-exception")
+            if following is None or "solution" not in tags(following):
+                wrong.append("an exercise is not followed by its solution")
+            elif not following.metadata.get("jupyter", {}).get("source_hidden"):
+                wrong.append("a solution is not collapsed")
+    return wrong
+
+
+def output_faults(notebook: NotebookNode) -> list[str]:
+    """Return what shows that the outputs are not those of one clean run from top to bottom."""
+    wrong = []
+    cells = code_cells(notebook)
+    counts = [cell.execution_count for cell in cells]
+    if counts != list(range(1, len(cells) + 1)):
+        wrong.append(f"execution counts are {counts}; run `make notebooks`")
+    for cell in cells:
+        texts = [printed(output) for output in cell.outputs]
+        if any(ABSOLUTE.search(text) for text in texts):
+            wrong.append(f"cell [{cell.execution_count}] prints an absolute path")
+        kinds = {output.get("name", output.output_type) for output in cell.outputs}
+        if "nbval-check-output" in tags(cell) and kinds != {"stdout"}:
+            wrong.append(f"cell [{cell.execution_count}] is compared but holds {sorted(kinds)}")
+        if "raises-exception" not in tags(cell) and "error" in kinds:
+            wrong.append(f"cell [{cell.execution_count}] holds an error")
+    return wrong
+
+
+def link_faults(notebook: NotebookNode, folder: Path) -> list[str]:
+    """Return the links to files that are not there."""
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    targets = re.findall(r"\]\(([^)#\s]+)", text)
+    local = [target for target in targets if "://" not in target and ":" not in target]
+    return [f"links to {target}, not there" for target in local if not (folder / target).exists()]
+
+
+def assert_passes(path: Path, environment: dict[str, str], cell_timeout: float) -> None:
+    """Run a notebook under nbval; every code cell must pass."""
+    done = run_nbval(path, environment, cell_timeout)
+    cells = len(code_cells(nbformat.read(path, as_version=4)))
+    passed = re.search(r"^=+ (\d+) passed", done.stdout, flags=re.MULTILINE)
+    if done.returncode or not passed or int(passed[1]) != cells:
+        said = TERMINAL_COLOUR.sub("", done.stdout + done.stderr)
+        report = "\n".join(said.splitlines()[-80:])
+        pytest.fail(f"{path.name} fails under nbval (exit {done.returncode}):\n{report}", False)
+
+
+def test_the_story_is_complete():
+    """The notebooks of the story are there, in order, each leading to the next."""
+    assert set(EXPECTED) <= {path.stem for path in PATHS}
+    for path, following in itertools.pairwise(PATHS):
+        assert f"({following.name})" in path.read_text(), f"{path.name} does not lead on"
+
+
+@each_notebook
+def test_form(path: Path):
+    """A notebook keeps to the form in which all are written."""
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert form_faults(notebook) + code_faults(notebook) + link_faults(notebook, path.parent) == []
+
+
+@each_notebook
+def test_outputs(path: Path):
+    """A notebook is committed with the outputs of one run, small enough for a page on the web."""
+    assert output_faults(nbformat.read(path, as_version=4)) == []
+    assert path.stat().st_size <= LARGEST
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@each_notebook
+def test_smoke(path: Path, tmp_path: Path):
+    """A notebook runs without data and network, in less than a minute on two cores."""
+    environment = kernel_environment(LULC_SMOKE="1", LULC_EUROSAT="")
+    before = os.times()
+    assert_passes(smoke_copy(path, tmp_path / "notebooks"), environment, cell_timeout=300)
+    after = os.times()
+    spent = after.children_user + after.children_system
+    spent -= before.children_user + before.children_system
+    assert spent <= SMOKE_CPU_SECONDS, f"took {spent:.0f} s of CPU time"
+
+
+@pytest.mark.slow
+@pytest.mark.eurosat
+@pytest.mark.timeout(3600)
+@each_notebook
+def test_full(path: Path):
+    """A notebook prints in its tagged cells, on EuroSAT, what the committed file says."""
+    if not os.environ.get("LULC_EUROSAT"):
+        pytest.skip("EuroSAT is not here: set LULC_EUROSAT to its folder or zip")
+    assert_passes(path, kernel_environment(), cell_timeout=1800)
+
+
+def sample() -> NotebookNode:
+    """Make a small notebook that keeps to the form and was run."""
+    table = (
+        "| You will learn | You need | Expected result | Minutes |\n|-|-|-|-|\n| a | b | 4 | 1 |"
+    )
+    cells = [
+        new_markdown_cell("# Add two\n\nWhat is two and two?"),
+        new_markdown_cell(table),
+        new_code_cell("import os", execution_count=1),
+        new_code_cell("amount = 2", execution_count=2, metadata={"tags": ["parameters"]}),
+        new_code_cell(
+            "print(amount + 2)",
+            execution_count=3,
+            metadata={"tags": ["nbval-check-output"]},
+            outputs=[new_output("stream", name="stdout", text="4\n")],
+        ),
+        new_code_cell("assert amount + 2 == 4", execution_count=4, metadata={"tags": ["check"]}),
+        new_code_cell(
+            "raise NotImplementedError('yours')",
+            execution_count=5,
+            metadata={"tags": ["exercise", "raises-exception"]},
+        ),
+        new_code_cell(
+            "amount *= 2",
+            execution_count=6,
+            metadata={"tags": ["solution"], "jupyter": {"source_hidden": True}},
+        ),
+    ]
+    return new_notebook(cells=cells, metadata=copy.deepcopy(METADATA))
+
+
+def saved(notebook: NotebookNode, folder: Path) -> Path:
+    """Write a notebook into a folder."""
+    path = folder / "90_add_two.ipynb"
+    nbformat.write(notebook, path)
+    return path
+
+
+def faults(notebook: NotebookNode) -> list[str]:
+    """Return all faults of a notebook in memory."""
+    return [
+        *form_faults(notebook),
+        *code_faults(notebook),
+        *output_faults(notebook),
+        *link_faults(notebook, Path()),
+    ]
+
+
+def test_form_of_sample():
+    """The checker finds nothing in a notebook that keeps to the form."""
+    assert faults(sample()) == []
+
+
+def _source(number: int, text: str) -> Callable[[NotebookNode], None]:
+    return lambda notebook: setattr(notebook.cells[number], "source", text)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fault"),
+    [
+        (_source(0, "Add two?"), "no title"),
+        (_source(0, "# Add two"), "no question"),
+        (_source(1, "| learn | need | minutes |"), "no 'expected'"),
+        (_source(1, "word " * 121), "121 words"),
+        (_source(2, "import os\n" * 26), "more than 25 lines"),
+        (_source(2, "!ls"), "the shell"),
+        (_source(2, "    %time 1"), "magic"),
+        (_source(2, "from os import *"), "imports *"),
+        (_source(2, "import sys\nsys.path.append('..')"), "sys.path"),
+        (_source(2, "import sklearn.metrics"), "imports sklearn"),
+        (_source(3, "import os"), "imports stand in 2 cells"),
+        (_source(0, "# Two?\n\n[next](no_such.ipynb)"), "not there"),
+        (_source(6, "pass"), "an exercise is no stub"),
+        (lambda notebook: notebook.cells.pop(7), "not followed by its solution"),
+        (lambda notebook: notebook.cells[7].metadata.pop("jupyter"), "not collapsed"),
+        (lambda notebook: notebook.cells[3].metadata.pop("tags"), "tagged parameters"),
+        (lambda notebook: notebook.cells[5].metadata.pop("tags"), "tagged check"),
+        (lambda notebook: notebook.cells[2].metadata.update(execution={}), "execution noise"),
+        (lambda notebook: notebook.metadata.pop("kernelspec"), "kernel and language"),
+        (lambda notebook: notebook.cells[4].update(execution_count=9), "execution counts"),
+        (lambda notebook: notebook.cells[4].outputs.clear(), "is compared but holds []"),
+        (lambda notebook: notebook.cells[4].outputs[0].update(name="stderr"), "holds ['stderr']"),
+        (
+            lambda notebook: notebook.cells[4].outputs[0].update(text="in /home/me/data\n"),
+            "absolute path",
+        ),
+        (
+            lambda notebook: notebook.cells[2].outputs.append(
+                new_output("error", ename="E", evalue="", traceback=[])
+            ),
+            "holds an error",
+        ),
+    ],
+)
+def test_checker_finds_faults(spoil: Callable[[NotebookNode], None], fault: str):
+    """The checker is no rubber stamp: each kind of fault, made up here, is named."""
+    notebook = sample()
+    spoil(notebook)
+    assert any(fault in line for line in faults(notebook)), faults(notebook)
+
+
+def test_nbval_compares_what_is_committed(tmp_path: Path):
+    """A true notebook passes; one whose tagged cell claims another result fails, and says which."""
+    assert_passes(saved(sample(), tmp_path), kernel_environment(), cell_timeout=60)
+    lying = sample()
+    lying.cells[4].outputs[0].text = "5\n"
+    with pytest.raises(pytest.fail.Exception, match=r"90_add_two.ipynb fails(.|\n)*Cell 2"):
+        assert_passes(saved(lying, tmp_path), kernel_environment(), cell_timeout=60)
+
+
+def test_smoke_compares_nothing_but_stops_at_errors(tmp_path: Path):
+    """A smoke copy sees LULC_SMOKE, forgets the file's results, and fails where a cell fails."""
+    notebook = sample()
+    notebook.cells[4].outputs[0].text = "5\n"
+    notebook.cells[3].source = "amount = 2\nassert os.environ['LULC_SMOKE'] == '1'"
+    path = saved(notebook, tmp_path)
+    copied = smoke_copy(path, tmp_path / "copies")
+    assert_passes(copied, kernel_environment(LULC_SMOKE="1"), cell_timeout=60)
+    with pytest.raises(pytest.fail.Exception, match="KeyError: 'LULC_SMOKE'"):
+        assert_passes(copied, kernel_environment(), cell_timeout=60)
+    assert nbformat.read(path, as_version=4).cells[4].outputs[0].text == "5\n"
+
+
+def test_execute_in_place_keeps_a_clean_run(tmp_path: Path):
+    """Running in place gives a notebook that keeps to the form; figures stay, noise goes."""
+    notebook = sample()
+    notebook.cells[4].outputs, notebook.cells[4].execution_count = [], None
+    notebook.cells[2].source = "import os\nprint('1 of 2\\r2 of 2')"
+    notebook.metadata["widgets"] = {}
+    path = saved(notebook, tmp_path)
+    execute_in_place(path)
+    after = nbformat.read(path, as_version=4)
+    assert faults(after) == []
+    assert [printed(output) for output in after.cells[4].outputs] == ["4\n"]
+    assert [printed(output) for output in after.cells[2].outputs] == ["2 of 2\n"]
+    assert "NotImplementedError" in printed(after.cells[6].outputs[0])
+
+
+def test_execute_in_place_spares_the_file_on_errors(tmp_path: Path):
+    """A notebook that fails keeps the outputs it had, and the error shows the cell."""
+    notebook = sample()
+    notebook.cells[5].source = "assert amount == 3"
+    path = saved(notebook, tmp_path)
+    before = path.read_bytes()
+    with pytest.raises(CellExecutionError, match="assert amount == 3"):
+        execute_in_place(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.glob("*.tmp")) == []
+
+
+def test_clean_removes_widget_views():
+    """A widget's view, which names a model that is gone, leaves; its text and pictures stay."""
+    notebook = sample()
+    data = {"text/plain": "Gallery", "application/vnd.jupyter.widget-view+json": {"model_id": "1"}}
+    notebook.cells[2].outputs.append(new_output("display_data", data=data))
+    assert clean(notebook).cells[2].outputs[0].data == {"text/plain": "Gallery"}
