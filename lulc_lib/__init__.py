@@ -5,6 +5,8 @@ neither torch nor matplotlib.
 """
 
 import importlib
+import sys
+import types
 from typing import Any
 
 __version__ = "0.1.0"
@@ -37,8 +39,8 @@ _HOME = {
     "synthetic": "synthetic",
 }
 _ROOMS = (
-    "baselines", "checkpoints", "cli", "config", "eurosat", "explanations", "export", "images",
-    "metrics", "models", "plots", "quickstart", "splits", "storage", "synthetic", "tiles",
+    "baselines", "checkpoints", "cli", "config", "eurosat", "explanations", "export", "hub",
+    "images", "metrics", "models", "plots", "quickstart", "splits", "storage", "synthetic", "tiles",
     "training", "widgets",
 )  # fmt: skip
 __all__ = [*_HOME, "__version__"]  # noqa: PLE0604
@@ -57,3 +59,16 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOME, *_ROOMS})
+
+
+class _Package(types.ModuleType):
+    """A package in which a public name wins over a file of the same name, such as `synthetic`."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Python binds a file to its package once it is loaded, whoever imports it.
+        if isinstance(value, types.ModuleType) and name in _HOME:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from lulc_lib import __version__
 from lulc_lib.config import History, RunConfig
 from lulc_lib.metrics import Report
-from lulc_lib.models import TileClassifier, create_model, from_spec
+from lulc_lib.models import ALIASES, EUROSAT_MEAN, TileClassifier, create_model, from_spec
 from lulc_lib.storage import atomic_write, sha256_file
 from lulc_lib.tiles import CLASSES, TrainedOn
 
@@ -113,6 +113,32 @@ class Card:
     def run_config(self) -> RunConfig | None:
         """Return the settings of the training run, None where the card has none."""
         return RunConfig.from_dict(self.config) if self.config else None
+
+    def command(self) -> str:
+        """Return the `lulc train` line that repeats the recipe; "" where no line can say it.
+
+        No line can where the card has no settings, or the model was made with arguments of its own.
+        """
+        config = self.run_config()
+        name = self.model.get("name", "")
+        _, usual_size, usual = ALIASES.get(name, (name, None, {}))
+        if config is None or self.model.get("arguments") != usual:
+            return ""
+        words = ["lulc train --model", name]
+        if list(self.model["mean"]) != list(EUROSAT_MEAN):
+            words.append("--pretrained")
+        if not config.sizes and self.model["image_size"] != usual_size:
+            words.append(f"--image-size {self.model['image_size']}")
+        part = self.data.get("part", "").partition("/")[0]
+        if part not in ("", "seed42"):
+            words.append(f"--split {part}")
+        for key, value in vars(config).items():
+            if value == getattr(RunConfig, key) or key in ("model", "save_every", "tracker"):
+                continue
+            pairs = ",".join(f"{first}:{size}" for first, size in config.sizes)
+            text = pairs if key == "sizes" else f"{value}"
+            words.append(f"--set {key}={text.lower() if isinstance(value, bool) else text}")
+        return " ".join(words)
 
 
 _TITLES = {

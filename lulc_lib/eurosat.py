@@ -8,14 +8,12 @@ import os
 import secrets
 import shutil
 import struct
-import threading
 import time
 import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +21,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from lulc_lib.hub import DataUnavailableError, RemoteFile, fetch
 from lulc_lib.images import ImageError, decode_tile, looks_like_web_page
 from lulc_lib.storage import atomic_write, cache_dir
 from lulc_lib.tiles import CLASSES, TILE_SIZE, TileSet
@@ -51,7 +50,6 @@ CLASS_DIGESTS = {
 LAYOUTS = ("", "2750", "EuroSAT_RGB", "eurosat/2750", "EuroSAT/2750", "EuroSAT", "eurosat")
 ZIP_NAMES = ("EuroSAT_RGB.zip", "EuroSAT.zip", "eurosat.zip", "2750.zip")
 MAX_TILE_BYTES = 1_000_000  # the largest original has 5,229
-PATIENCE = 8.0  # seconds until a network that does not answer counts as dead
 
 _IGNORED_FOLDERS = ("splits", "__MACOSX")
 _IGNORED_FILES = ("thumbs.db", "desktop.ini")
@@ -61,10 +59,6 @@ _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeEr
 
 class DataError(ValueError):
     """The data met are damaged or not EuroSAT; the message names the file."""
-
-
-class DataUnavailableError(FileNotFoundError):
-    """No EuroSAT was found and none could be downloaded; the message says what to bring."""
 
 
 class ModifiedDataWarning(UserWarning):
@@ -464,43 +458,8 @@ def _open_cache(digest: str) -> tuple[TileSet, str] | None:
 
 # --- downloads -----------------------------------------------------------------------------------
 
-_HUB = "torchgeo/eurosat"
+_HUB = "torchgeo/eurosat"  # data set on the Hugging Face hub
 _ARENA = "https://raw.githubusercontent.com/biasvariancelabs/aitlas-arena"
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A public file and its hash.
-
-    Attributes:
-        name: name it gets on disk.
-        algorithm: "md5" or "sha256".
-        digest: hexadecimal digits of its hash.
-        revision: commit that holds it, in the Hugging Face data set `torchgeo/eurosat`.
-        url: complete address, for files elsewhere.
-    """
-
-    name: str
-    algorithm: str
-    digest: str
-    revision: str = ""
-    url: str = ""
-
-    def address(self) -> str:
-        """Return where it is downloaded from; `$HF_ENDPOINT` names a mirror of the hub."""
-        if self.url:
-            return self.url
-        from huggingface_hub import hf_hub_url
-
-        endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
-        return hf_hub_url(
-            _HUB, self.name, repo_type="dataset", revision=self.revision, endpoint=endpoint
-        )
-
-    def matches(self, path: Path) -> bool:
-        """Tell whether a file has the hash."""
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, self.algorithm).hexdigest() == self.digest
 
 
 # The zip: the facts inside torchvision's EuroSAT.download (its folder is 2750/).
@@ -508,6 +467,7 @@ ARCHIVE = RemoteFile(
     "EuroSAT.zip",
     "md5",
     "c8fa014336c82ac7804f0398fcb19387",
+    repo=_HUB,
     revision="c877bcd43f099cd0196738f714544e355477f3fd",
 )
 _SPATIAL = {
@@ -525,6 +485,7 @@ PUBLIC_LISTS = {
         f"eurosat-spatial-{part}.txt",
         "sha256",
         digest,
+        repo=_HUB,
         revision="1ce6f1bfb56db63fd91b6ecc466ea67f2509774c",
     )
     for part, digest in _SPATIAL.items()
@@ -581,99 +542,6 @@ def _list_folders(digest: str) -> list[Path]:
         sources += filter(None, [find_source()])
     folders = [folder for source in sources for folder in (source, *list(source.parents)[:2])]
     return list(dict.fromkeys(folders + _usual_places()))
-
-
-def fetch(remote: RemoteFile) -> Path:
-    """Download a public file unless it is already there; return its verified path.
-
-    It is written under a temporary name, continued after an interruption, checked by its hash and
-    moved into place only when whole. `HF_HUB_OFFLINE` is respected.
-
-    Raises:
-        DataUnavailableError: if it cannot be had; the message says which file to bring.
-    """
-    path = cache_dir() / "downloads" / remote.name
-    if path.is_file():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        from huggingface_hub.utils import WeakFileLock
-
-        if (cached := _in_hub_cache(remote)) is not None:
-            return cached
-        with WeakFileLock(path.with_name(f".{path.name}.lock")):
-            if not path.is_file():
-                part = path.with_name(f".{path.name}.part")
-                _download(remote, part)
-                if not remote.matches(part):
-                    size = part.stat().st_size
-                    part.unlink()
-                    raise OSError(
-                        f"the {size:,} bytes received do not have {remote.algorithm} "
-                        f"{remote.digest}; they were removed"
-                    )
-                part.replace(path)
-    except Exception as error:  # the hub's client raises those of several HTTP libraries
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise DataUnavailableError(
-            f"{remote.name} could not be downloaded from {remote.address()}: {reason}"
-        ) from error
-    return path
-
-
-def _in_hub_cache(remote: RemoteFile) -> Path | None:
-    """Return the file from the hub client's own cache, if it is there and whole."""
-    from huggingface_hub import try_to_load_from_cache
-
-    if not remote.revision:
-        return None
-    found = try_to_load_from_cache(_HUB, remote.name, repo_type="dataset", revision=remote.revision)
-    if isinstance(found, str) and remote.matches(Path(found)):
-        return Path(found)
-    return None
-
-
-def _download(remote: RemoteFile, part: Path) -> None:
-    """Download into `part`, going on where an earlier attempt stopped."""
-    from huggingface_hub.file_download import http_get
-
-    address = remote.address()
-    size = _remote_size(address)
-    if size is not None and part.exists() and part.stat().st_size > size:
-        part.unlink()
-    with part.open("ab") as file:
-        http_get(
-            address,
-            file,
-            resume_size=file.tell(),
-            expected_size=size,
-            displayed_filename=remote.name,
-        )
-
-
-def _remote_size(address: str) -> int | None:
-    """Ask a server for the size of a file, giving up after `PATIENCE` seconds in all.
-
-    A thread of its own does the asking, since looking up a name has no time-out.
-    """
-    from huggingface_hub import get_hf_file_metadata
-
-    answer: dict[str, Any] = {}
-
-    def ask() -> None:
-        try:
-            answer["size"] = get_hf_file_metadata(address, timeout=PATIENCE, token=False).size
-        except Exception as error:
-            answer["error"] = error
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(PATIENCE)
-    if thread.is_alive():
-        raise TimeoutError(f"no answer within {PATIENCE:.0f} seconds")
-    if "error" in answer:
-        raise answer["error"]
-    return answer["size"]
 
 
 def _obtain(download: bool) -> Path:

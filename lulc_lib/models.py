@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lulc_lib.hub import first_contact, hub_address, is_cached
 from lulc_lib.tiles import CLASSES, METRES_PER_PIXEL, TILE_SIZE
 
 # Mean and deviation of EuroSAT's RGB tiles in [0, 1], over all 27,000.
@@ -37,6 +38,9 @@ ALIASES: dict[str, tuple[str, int | None, dict[str, Any]]] = {
         },
     ),
 }
+
+
+_WEIGHTS = "model.safetensors"  # what timm calls them on the hub
 
 
 class Prepare(nn.Module):
@@ -228,11 +232,11 @@ def _load_pretrained(
             )
         overlay = {"file": str(file)}
     cfg = timm.models.get_pretrained_cfg(architecture)
-    if pretrained is True and not (cfg.hf_hub_id or cfg.url):
-        raise ValueError(
-            f"timm has no pretrained weights for {architecture}; take pretrained=False"
-        )
+    if pretrained is True and not cfg.hf_hub_id:
+        raise ValueError(f"timm has no weights for {architecture}; take pretrained=False")
     try:
+        if pretrained is True and not is_cached(cfg.hf_hub_id, _WEIGHTS):
+            first_contact(hub_address(cfg.hf_hub_id, _WEIGHTS))  # timm itself retries for a minute
         return timm.create_model(
             architecture, pretrained=True, pretrained_cfg_overlay=overlay, **arguments
         )
@@ -242,13 +246,12 @@ def _load_pretrained(
                 f"{overlay['file']} does not hold weights of {architecture}: "
                 f"{str(error).splitlines()[0]}"
             ) from error
-        hub = cfg.hf_hub_id if "/" in (cfg.hf_hub_id or "") else f"timm/{architecture}"
         raise FileNotFoundError(
             f"the pretrained weights of {architecture} could not be downloaded "
-            f"({type(error).__name__}). Bring the file model.safetensors of {hub} on the Hugging "
-            "Face hub to this machine, put it anywhere, and pass its path: "
-            "create_model(..., pretrained='path/to/model.safetensors') or "
-            "lulc train --pretrained path/to/model.safetensors"
+            f"({type(error).__name__}). Bring the file {_WEIGHTS} of {cfg.hf_hub_id} on the "
+            "Hugging Face hub to this machine, put it anywhere, and pass its path: "
+            f"create_model(..., pretrained='path/to/{_WEIGHTS}') or "
+            f"lulc train --pretrained path/to/{_WEIGHTS}"
         ) from error
 
 

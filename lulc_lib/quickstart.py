@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from lulc_lib.checkpoints import (
@@ -12,13 +11,13 @@ from lulc_lib.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from lulc_lib.config import RunConfig
+from lulc_lib.config import History, RunConfig
 from lulc_lib.eurosat import load_eurosat
 from lulc_lib.models import TileClassifier, create_model
 from lulc_lib.splits import Split
 from lulc_lib.storage import cache_dir
 from lulc_lib.synthetic import synthetic
-from lulc_lib.tiles import CLASSES, TileSet
+from lulc_lib.tiles import TileSet
 from lulc_lib.training import fit
 
 SMOKE_TILES = 24  # drawn tiles of each class when LULC_SMOKE=1
@@ -86,8 +85,10 @@ def ready_model(
     path = cache_dir() / "quickstart" / f"{name}-{parts.train.digest[:32]}-{size}-{config.epochs}"
     model = _kept(path, config)
     if model is None:
-        model = _train_small(architecture, arguments, parts, config, progress)
-        save_checkpoint(model, config, path, notes="A small stand-in, not a result of the suite.")
+        model, history = _train_small(architecture, arguments, parts, config, progress)
+        notes = "A small stand-in, not a result of the suite."
+        save_checkpoint(model, config, path, history=history, notes=notes)
+        model, _ = load_checkpoint(path)  # with its card, and rounded as it will be next time
     model.name = f"{name} (small)"
     return model
 
@@ -98,25 +99,14 @@ def _kept(path: Path, config: RunConfig) -> TileClassifier | None:
         model, card = load_checkpoint(path)
     except (CheckpointError, FileNotFoundError):
         return None
-    return model if card.run_config() == config else None
+    return model if card.run_config() == config and card.history else None
 
 
 def _train_small(
     architecture: str, arguments: dict, parts: Split, config: RunConfig, progress: bool
-) -> TileClassifier:
+) -> tuple[TileClassifier, History]:
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = create_model(architecture, image_size=64, **arguments)
-    val = None if parts.val is None else _subset(parts.val, SUBSET // 3)
-    fit(model, _subset(parts.train, SUBSET), val, config, progress=progress)
-    return model
-
-
-def _subset(tiles: TileSet, count: int) -> TileSet:
-    """Take about `count` tiles, equally many of each class, the first ones in order."""
-    if len(tiles) <= count:
-        return tiles
-    labels = tiles.labels.numpy()
-    each = count // len(CLASSES)
-    chosen = [np.flatnonzero(labels == k)[:each] for k in range(len(CLASSES))]
-    return tiles[np.sort(np.concatenate(chosen))]
+    val = None if parts.val is None else parts.val.balanced(SUBSET // 3)
+    return model, fit(model, parts.train.balanced(SUBSET), val, config, progress=progress)

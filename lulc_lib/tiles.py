@@ -149,6 +149,18 @@ class TileSet:
         """Take the tiles of one class by its name."""
         return self[self.labels == class_index(name)]
 
+    def balanced(self, count: int) -> "TileSet":
+        """Take about `count` tiles, equally many of each class: the first ones, in order.
+
+        A set that holds no more than `count` tiles is kept whole.
+        """
+        if len(self) <= count:
+            return self
+        each = max(1, count // len(CLASSES))
+        labels = self.labels.numpy()
+        first = [np.flatnonzero(labels == k)[:each] for k in range(len(CLASSES))]
+        return self[np.sort(np.concatenate(first))]
+
     def float(self, which: Any = slice(None)) -> Tensor:
         """Return images as float32 (N, 3, 64, 64) in [0, 1]."""
         return self.images[which].to(torch.float32).div_(255)

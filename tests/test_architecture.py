@@ -12,13 +12,14 @@ REPO = Path(__file__).resolve().parents[1]
 PACKAGE = REPO / "lulc_lib"
 
 ORDER = (
-    "config", "storage", "images", "tiles", "eurosat", "splits", "synthetic", "models", "metrics", "baselines",
-    "checkpoints", "training", "quickstart", "explanations", "plots", "export", "widgets", "cli",
+    "config", "storage", "hub", "images", "tiles", "eurosat", "splits", "synthetic", "models",
+    "metrics", "baselines", "checkpoints", "training", "quickstart", "explanations",
+    "plots", "export", "widgets", "cli",
 )  # fmt: skip
 OWNERS = {
     "PIL": "images",
     "accelerate": "training",
-    "huggingface_hub": "eurosat",
+    "huggingface_hub": "hub",
     "ipywidgets": "widgets",
     "matplotlib": "plots",
     "platformdirs": "storage",

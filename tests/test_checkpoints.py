@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ from lulc_lib.checkpoints import (
     read_card,
     save_checkpoint,
 )
+from lulc_lib.cli import make_parser
+from lulc_lib.cli.train import read_request
 from lulc_lib.config import History, RunConfig
 from lulc_lib.metrics import Predictions, evaluate, predict
 from lulc_lib.models import create_model
@@ -151,6 +154,35 @@ def test_card_says_what_the_checkpoint_is(trained, saved):
     assert repr(card) == (
         "Card('small: test_resnet at 32 px, trained on 3 tiles (eurosat, seed42/train)')"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "config"),
+    [
+        ("vit", None, RunConfig(model="vit", epochs=3, mixup=0.2, channels_last=True)),
+        ("test_resnet", 32, RunConfig(model="test_resnet", save_every=7)),
+        ("test_resnet", 64, RunConfig(model="test_resnet", sizes=((0, 32), (6, 64)))),
+    ],
+)
+def test_card_gives_the_command_of_its_recipe(name, size, config, tmp_path):
+    """Typed again, the command asks for the same model and settings."""
+    save_checkpoint(create_model(name, image_size=size), config, tmp_path / "a")
+    program, *words = read_card(tmp_path / "a").command().split()
+    options = make_parser().parse_args(words)
+    asked = read_request(options)
+    assert program == "lulc"
+    assert RunConfig.from_dict(asked["config"]) == replace(config, save_every=200)
+    assert asked["image_size"] == (None if config.sizes else size)
+    assert asked["pretrained"] is False
+
+
+def test_no_command_where_none_can_say_it(tmp_path):
+    """A model made with arguments of its own, or without settings, has no such command."""
+    own = create_model("vit", depth=1, embed_dim=24, num_heads=2)
+    save_checkpoint(own, RunConfig(model="vit"), tmp_path / "own")
+    save_checkpoint(create_model("test_vit", image_size=64), None, tmp_path / "bare")
+    assert read_card(tmp_path / "own").command() == ""
+    assert read_card(tmp_path / "bare").command() == ""
 
 
 def test_card_keeps_the_report(trained, tmp_path):

@@ -1,7 +1,6 @@
 """EuroSAT: every layout, every kind of damage, the decoded cache, and the download."""
 
 import hashlib
-import http.server
 import io
 import os
 import socket
@@ -15,20 +14,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from local_hub import Hub, go_online
 from PIL import Image
 
 from lulc_lib import eurosat
+from lulc_lib import hub as hub_room
 from lulc_lib.eurosat import (
     CLASS_COUNTS,
     DataError,
     DataUnavailableError,
     ModifiedDataWarning,
-    RemoteFile,
     data_root,
-    fetch,
     load_eurosat,
     read_public_list,
 )
+from lulc_lib.hub import RemoteFile
 from lulc_lib.storage import cache_dir
 from lulc_lib.tiles import CLASSES
 
@@ -536,50 +536,6 @@ def test_lists_are_read_beside_the_source_and_checked(tmp_path, monkeypatch):
 # --- downloads, from a server of our own that imitates the hub ------------------------------------
 
 
-class Hub(http.server.ThreadingHTTPServer):
-    """Serves one body under any path, with ranges; can break off, or keep silent."""
-
-    def __init__(self, body: bytes):
-        super().__init__(("127.0.0.1", 0), HubHandler)
-        self.body, self.requests, self.break_after = body, [], None
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class HubHandler(http.server.BaseHTTPRequestHandler):
-    server: Hub
-
-    def do_HEAD(self):
-        self.answer(send=False)
-
-    def do_GET(self):
-        self.answer(send=True)
-
-    def answer(self, send: bool):
-        asked = self.headers.get("Range")
-        self.server.requests.append((self.command, self.path, asked))
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
-        body = self.server.body[start:]
-        self.send_response(206 if asked else 200)
-        self.send_header("X-Repo-Commit", "a" * 40)
-        self.send_header("ETag", '"b"')
-        self.send_header("Content-Length", str(len(body)))
-        if asked:
-            total = len(self.server.body)
-            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
-        self.end_headers()
-        if send and self.server.break_after:
-            body, self.server.break_after = body[: self.server.break_after], None
-            self.close_connection = True
-        if send:
-            self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def hub(monkeypatch):
     """A running hub that serves the made zip, and online mode."""
@@ -591,20 +547,13 @@ def hub(monkeypatch):
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     go_online(monkeypatch, server.address)
-    archive = RemoteFile("EuroSAT.zip", "md5", hashlib.md5(server.body).hexdigest(), revision="r1")
+    archive = RemoteFile(
+        "EuroSAT.zip", "md5", hashlib.md5(server.body).hexdigest(), "torchgeo/eurosat", "r1"
+    )
     monkeypatch.setattr(eurosat, "ARCHIVE", archive)
     yield server
     server.shutdown()
     server.server_close()
-
-
-def go_online(monkeypatch, endpoint):
-    import huggingface_hub
-
-    monkeypatch.setenv("HF_ENDPOINT", endpoint)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    huggingface_hub.close_session()
 
 
 def test_download_from_the_hub(hub, tmp_path):
@@ -618,37 +567,6 @@ def test_download_from_the_hub(hub, tmp_path):
     assert len(load(download=False)) == len(TILES)
     assert data_root() == kept
     assert len(hub.requests) == 2
-
-
-def test_an_interrupted_download_goes_on(hub, monkeypatch):
-    """When the connection breaks, the rest is asked for, not the whole."""
-    import huggingface_hub
-
-    # The client writes whole chunks, by default of 10 MB: more than the made zip.
-    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 10_000)
-    hub.break_after = 30_000
-    path = fetch(eurosat.ARCHIVE)
-    assert path.read_bytes() == hub.body
-    assert hub.requests[-1][2] == "bytes=30000-"
-
-
-def test_a_killed_download_goes_on_later(hub):
-    """What an earlier process had received is kept and completed."""
-    part = cache_dir() / "downloads" / ".EuroSAT.zip.part"
-    part.parent.mkdir()
-    part.write_bytes(hub.body[:40_000])
-    assert fetch(eurosat.ARCHIVE).read_bytes() == hub.body
-    assert [request[2] for request in hub.requests] == [None, "bytes=40000-"]
-    assert not part.exists()
-
-
-@pytest.mark.parametrize("extra", [b"", b"too much"])
-def test_a_part_that_is_whole_or_longer(hub, extra):
-    """A part killed just before its move is used; one longer than the file is dropped."""
-    part = cache_dir() / "downloads" / ".EuroSAT.zip.part"
-    part.parent.mkdir()
-    part.write_bytes(hub.body + extra)
-    assert fetch(eurosat.ARCHIVE).read_bytes() == hub.body
 
 
 def test_a_wrong_hash_leaves_nothing(hub):
@@ -673,19 +591,6 @@ def test_a_list_is_downloaded(hub, monkeypatch):
     ]
 
 
-def test_the_hub_clients_own_cache_is_used(hub, tmp_path, monkeypatch):
-    """A file that other tools downloaded from the hub is taken from where they put it."""
-    import huggingface_hub
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    folder = tmp_path / "hub" / "datasets--torchgeo--eurosat" / "snapshots" / ("c" * 40)
-    folder.mkdir(parents=True)
-    (folder / "EuroSAT.zip").write_bytes(hub.body)
-    archive = RemoteFile("EuroSAT.zip", "md5", eurosat.ARCHIVE.digest, revision="c" * 40)
-    assert fetch(archive) == folder / "EuroSAT.zip"
-    assert hub.requests == []
-
-
 def test_a_dead_network_is_given_up(monkeypatch, tmp_path):
     """A server that refuses is given up at once, with a word on what to bring where."""
     go_online(monkeypatch, "http://127.0.0.1:9")
@@ -704,8 +609,8 @@ def test_a_dead_network_is_given_up(monkeypatch, tmp_path):
 
 def test_a_silent_network_is_given_up(monkeypatch):
     """A server that takes the call and never answers is given up after the time set."""
-    assert eurosat.PATIENCE < 10
-    monkeypatch.setattr(eurosat, "PATIENCE", 0.5)
+    assert hub_room.PATIENCE < 10
+    monkeypatch.setattr(hub_room, "PATIENCE", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         go_online(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}")
         start = time.monotonic()

@@ -39,6 +39,12 @@ def test_every_public_name_is_there():
     assert set(lulc_lib.__all__) <= set(dir(lulc_lib))
 
 
+def test_public_names_win_over_files():
+    """`lulc.synthetic` is the function also after another file has loaded `synthetic.py`."""
+    code = "import lulc_lib as lulc, lulc_lib.quickstart; print(len(lulc.synthetic(n_per_class=1)))"
+    assert run(code) == "10"
+
+
 def test_unknown_name_is_an_attribute_error():
     """A name that is not there is refused like any module's, so that hasattr works."""
     assert not hasattr(lulc_lib, "no_such_name")

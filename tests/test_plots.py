@@ -502,3 +502,44 @@ def test_save_figure_names_what_cannot_be_written(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"gallery\.png cannot be written .*choose another place"):
         plots.save_figure(Figure(), tmp_path / "file" / "gallery.png")
+
+
+# --- panels and curves ---------------------------------------------------------------------------
+
+
+def test_panels_stand_in_a_row(tiles: TileSet):
+    """Each title gets an empty panel that other functions draw on."""
+    row = plots.panels(["tile", "map"])
+    assert [ax.get_title(loc="left") for ax in row] == ["tile", "map"]
+    assert plots.plot_heatmap(tiles.images[0], np.zeros((64, 64)), ax=row[1]) is row[1]
+    assert row[0].figure is row[1].figure
+    for wrong in ("tile", []):
+        with pytest.raises(ValueError, match="titles must be a list"):
+            plots.panels(wrong)
+
+
+def test_curves_are_named_and_drawn_as_given():
+    """Every curve keeps its numbers and has its name in the legend; one alone needs none."""
+    curves = {"cosine": [1.0, 0.5, 0.0], "constant": [1.0, 1.0, 1.0]}
+    ax = plots.plot_curves(curves, x=[0, 2, 4], title="Rate", labels=("step", "rate"))
+    assert [line.get_ydata().tolist() for line in ax.lines] == list(curves.values())
+    assert ax.lines[0].get_xdata().tolist() == [0, 2, 4]
+    assert {"cosine", "constant", "Rate", "step", "rate"} <= set(words(ax).splitlines())
+    alone = plots.plot_curves({"loss": [3, 2]}, ax=plots.panels([""])[0])
+    assert alone.get_legend() is None
+    assert alone.lines[0].get_xdata().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("curves", "x", "finding"),
+    [
+        ({}, None, "1 to 4 curves"),
+        ({str(i): [0] for i in range(5)}, None, "got 5"),
+        ({"a": [0, 1], "b": [0]}, None, "equally long, got {'a': 2, 'b': 1}"),
+        ({"a": [0, 1]}, [0], "'x': 1"),
+    ],
+)
+def test_curves_that_cannot_be_drawn_are_refused(curves, x, finding):
+    """Too many curves, or lengths that differ, are named."""
+    with pytest.raises(ValueError, match=finding):
+        plots.plot_curves(curves, x=x)

@@ -43,9 +43,10 @@ def test_a_small_model_is_trained_once_and_kept(name, parts):
     model = ready_model(name, parts, epochs=1)
     assert set(model.trained_on.names) == set(parts.train.names)
     again = ready_model(name, parts, epochs=1)
-    assert again.card is not None
+    assert again.card == model.card
+    assert len(model.card.history["epochs"]) == 1
     a, b = predict(model, parts.test), predict(again, parts.test)
-    assert (a.predicted == b.predicted).mean() > 0.9  # kept in float16
+    assert (a.logits == b.logits).all()
     with pytest.raises(ValueError, match="train"):
         evaluate(predict(again, parts.train))
 
@@ -68,10 +69,3 @@ def test_unknown_names_are_named(parts):
     """There are ready models for two names."""
     with pytest.raises(ValueError, match="resnet50 and vit, not for 'alexnet'"):
         ready_model("alexnet", parts)
-
-
-def test_subset_is_balanced(tiles):
-    """A subset holds equally many tiles of each class, and a small set is kept whole."""
-    few = quickstart._subset(tiles, 20)
-    assert set(few.class_counts().values()) == {2}
-    assert quickstart._subset(tiles, 60) is tiles

@@ -96,6 +96,15 @@ def test_classes_are_counted_and_taken_by_name(some):
         class_index(10)
 
 
+def test_balanced_takes_the_first_of_each_class(tiles):
+    """A balanced part holds equally many tiles of each class; a small set is kept whole."""
+    few = tiles.balanced(20)
+    assert set(few.class_counts().values()) == {2}
+    assert few.of_class("River").names == tiles.of_class("River").names[:2]
+    assert tiles.balanced(60) is tiles
+    assert len(tiles.balanced(3)) == 10
+
+
 def test_float_is_a_255th(some):
     """Floats lie in [0, 1] and are the bytes over 255, exactly."""
     some.images[0] = 255

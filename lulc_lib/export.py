@@ -1,0 +1,284 @@
+"""Write one self-contained HTML gallery: tiles, maps and captions in a page that needs no network.
+
+Maps travel as int8 grids with their peaks and are enlarged in the page, so that a tile with its map
+takes about 10 kB. The page forbids itself everything but its own style and script (CSP), and shows
+tiles and captions where scripts do not run.
+"""
+
+import base64
+import hashlib
+import html
+import importlib.resources
+import json
+import re
+import string
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lulc_lib.explanations import Explanation
+from lulc_lib.images import data_uri, png_bytes
+from lulc_lib.metrics import Predictions
+from lulc_lib.plots import (
+    GROUND,
+    Column,
+    colour_table,
+    describe_grid,
+    describe_probability,
+    describe_range,
+    gallery_columns,
+    write_whole,
+)
+from lulc_lib.tiles import CLASS_COLORS, CLASSES, TileSet, as_images
+
+_EUROSAT_CREDIT = (
+    "EuroSAT: Helber et al. 2019, doi 10.1109/JSTARS.2019.2918242. Contains modified Copernicus "
+    "Sentinel data."
+)
+_VERDICTS = {
+    "": "right or wrong",
+    "right": "all models right",
+    "wrong": "at least one wrong",
+    "disagree": "models disagree",
+}
+
+
+def gallery_html(
+    tiles: Any,
+    explanations: Mapping[str, Explanation],
+    path: str | Path,
+    predictions: Mapping[str, Predictions] | None = None,
+    *,
+    title: str | None = None,
+    ground: float | None = GROUND,
+) -> Path:
+    """Write a gallery of tiles and their maps as one HTML file.
+
+    Args:
+        tiles: a TileSet, or images (N, 3, 64, 64) without labels.
+        explanations: name -> Explanation of these very tiles; for several methods of one model
+            keys such as "resnet50 · gradcam++".
+        path: the file to write, whole or not at all; missing folders are made.
+        predictions: model name -> Predictions that contain these tiles; None takes the logits
+            that the explanations carry.
+        title: heading of the page.
+        ground: metres along the side of a tile; None when unknown.
+
+    Returns:
+        The absolute path of the page.
+
+    Raises:
+        TypeError: if explanations is not a dict.
+        ValueError: if an explanation or a prediction does not belong to the tiles.
+        OSError: if the file cannot be written.
+    """
+    images = (as_images(tiles).numpy() * 255).round().astype(np.uint8)
+    columns = gallery_columns(tiles, explanations, predictions)
+    models = list(dict.fromkeys(column.model for column in columns))
+    title = title or f"What {_listed(models)} look{'s' if len(models) == 1 else ''} at"
+    style = _static("gallery.css") + "".join(
+        f".chip.{name} {{ background: {colour}; }}\n" for name, colour in CLASS_COLORS.items()
+    )
+    width = 165 * (1 + len(columns)) + 12 * len(columns) + 30  # below it, maps wrap
+    style += f"#cards {{ --card-width: {width}px; }}\n"
+    script = _static("gallery.js")
+    page = string.Template(_static("gallery.html")).substitute(
+        style=style,
+        style_hash=_hash(style),
+        script=script,
+        script_hash=_hash(script),
+        title=html.escape(title),
+        summary=html.escape(_summary(tiles, columns)),
+        filters=_filters(tiles, columns),
+        legend="\n".join(_legend(c, column, ground) for c, column in enumerate(columns)),
+        cards="\n".join(_card(i, image, tiles, columns, ground) for i, image in enumerate(images)),
+        credit=html.escape(_credit(tiles)),
+        data=_json({"columns": [_packed(column) for column in columns]}),
+    )
+    return write_whole(path, page.encode())
+
+
+def pack_grid(grid: np.ndarray) -> tuple[str, list[float]]:
+    """Store grids (N, h, w) as base64 of int8 with one peak per map.
+
+    A value is q * peak / 127, so the error is at most peak / 254. What is not finite becomes 0,
+    with a peak of 0.
+    """
+    finite = np.isfinite(grid).all(axis=(1, 2))
+    values = np.where(finite[:, None, None], grid, 0).astype(np.float64)
+    peaks = np.abs(values).max(axis=(1, 2))
+    scaled = values / np.where(peaks > 0, peaks, 1)[:, None, None] * 127
+    quantised = np.rint(scaled).astype(np.int8)
+    return base64.b64encode(quantised.tobytes()).decode("ascii"), peaks.tolist()
+
+
+def _packed(column: Column) -> dict[str, Any]:
+    """Return what the page needs to draw one explanation's maps."""
+    values, peaks = pack_grid(np.asarray(column.explanation.grid))
+    colours = colour_table(column.scale).tobytes()
+    return {
+        "name": column.name,
+        "rows": column.explanation.grid.shape[1],
+        "columns": column.explanation.grid.shape[2],
+        "signed": column.scale.signed,
+        "limit": column.scale.limit,
+        "peaks": peaks,
+        "values": values,
+        "colours": base64.b64encode(colours).decode("ascii"),
+    }
+
+
+def _summary(tiles: Any, columns: list[Column]) -> str:
+    count = f"{len(tiles):,} tile{'s' if len(tiles) != 1 else ''}"
+    if not isinstance(tiles, TileSet):
+        return f"{count} without labels"
+    right = ", ".join(
+        f"{column.model} {int((column.predicted == column.labels).sum())} right"
+        for column in {column.model: column for column in columns}.values()
+    )
+    return f"{count}: {tiles.source}, {tiles.part} · {right} of the {len(tiles):,} shown"
+
+
+def _credit(tiles: Any) -> str:
+    source = tiles.source if isinstance(tiles, TileSet) else ""
+    if "drawn" in source:
+        return "Drawn tiles: pictures made by a program, not satellite images."
+    return _EUROSAT_CREDIT if source.startswith("eurosat") else ""
+
+
+def _filters(tiles: Any, columns: list[Column]) -> str:
+    """Return the two lists by which labelled tiles are filtered."""
+    if not isinstance(tiles, TileSet):
+        return ""
+    counts = {name: count for name, count in tiles.class_counts().items() if count}
+    labels = {"": "all labels"} | {name: f"{name} ({count})" for name, count in counts.items()}
+    verdicts = dict(_VERDICTS)
+    if len({column.model for column in columns}) < 2:
+        verdicts = {"": "right or wrong", "right": "right", "wrong": "wrong"}
+    return _select("label", "Label", labels) + _select("verdict", "Predicted", verdicts)
+
+
+def _select(name: str, text: str, options: dict[str, str]) -> str:
+    choices = "".join(
+        f'<option value="{html.escape(value)}">{html.escape(shown)}</option>'
+        for value, shown in options.items()
+    )
+    return f'<label>{text} <select id="{name}" autocomplete="off">{choices}</select></label>\n'
+
+
+def _legend(c: int, column: Column, ground: float | None) -> str:
+    """Return what is to be known of one explanation: method, layer, grid and colour bar."""
+    scale, maps = column.scale, column.explanation
+    bar = np.broadcast_to(colour_table(scale)[None], (8, 256, 3))
+    low = -scale.limit if scale.signed else 0
+    ends = [f"{end:.2g}".replace("-", "−") for end in (low, scale.limit)]
+    middle = "<span>0</span>" if scale.signed else ""
+    layer = f" at <code>{html.escape(maps.layer)}</code>" if maps.layer else ""
+    notes = [describe_grid(maps.grid, ground)]
+    if scale.clipped:
+        notes.append("the strongest values lie beyond the scale")
+    name = html.escape(column.name)
+    return f"""<section class="scale">
+<h3><label><input type="checkbox" class="toggle" data-column="{c}" checked autocomplete="off">
+{name}</label></h3>
+<p>{html.escape(column.method)}{layer}<br>{html.escape("; ".join(notes))}</p>
+<div class="bar"><img src="{data_uri(png_bytes(bar))}"
+alt="Colour bar of {name}, from {ends[0]} to {ends[1]}" width="256" height="12"></div>
+<p class="ends"><span>{ends[0]}</span>{middle}<span>{ends[1]}</span></p>
+</section>"""
+
+
+def _card(
+    i: int, image: np.ndarray, tiles: Any, columns: list[Column], ground: float | None
+) -> str:
+    """Return one tile with its maps."""
+    labelled = isinstance(tiles, TileSet)
+    label = CLASSES[tiles.labels[i]] if labelled else ""
+    name = html.escape(Path(tiles.names[i]).name if labelled else f"picture {i + 1}")
+    heading = f'<span class="chip {label}"></span>{label} <small>label · {name}</small>'
+    alt = f"Tile {name}, label {label}" if labelled else f"Tile {name}"
+    verdict = "right" if all(column.correct(i) is not False for column in columns) else "wrong"
+    agree = len({int(column.predicted[i]) for column in columns}) == 1
+    shape = "pictures tall" if any(" · " in column.name for column in columns) else "pictures"
+    maps = "\n".join(_map(i, c, column, ground) for c, column in enumerate(columns))
+    return f"""<article class="card" data-label="{label}" data-verdict="{verdict}"
+data-agree="{"yes" if agree else "no"}">
+<h2>{heading if labelled else name}</h2>
+<div class="{shape}">
+<figure><p class="of">tile</p><img class="tile" src="{data_uri(png_bytes(image))}" alt="{alt}"
+width="192" height="192"><figcaption>{_size(ground)}</figcaption></figure>
+{maps}
+</div>
+</article>"""
+
+
+def _size(ground: float | None) -> str:
+    return "64x64 px" if ground is None else f"64x64 px<br>{ground:.0f} m across"
+
+
+def _two_lines(name: str) -> str:
+    """Put the method of a name such as "resnet50 · gradcam++" on a line of its own."""
+    return "<br>".join(html.escape(part) for part in name.split(" · ", 1))
+
+
+def _breakable(name: str) -> str:
+    """Let a long class name break between its words."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "<wbr>", name)
+
+
+def _map(i: int, c: int, column: Column, ground: float | None) -> str:
+    """Return one map: an empty canvas for the script, and the words, which need none."""
+    grid = column.explanation.grid[i]
+    target = CLASSES[int(column.explanation.target[i])]
+    sign, kind = {True: ("✓ ", "right"), False: ("✗ ", "wrong"), None: ("", "open")}[
+        column.correct(i)
+    ]
+    words = [
+        f'<strong class="{kind}">{sign}{_breakable(CLASSES[column.predicted[i]])}</strong> '
+        + html.escape(describe_probability(column.probability[i])).replace(" ", "&nbsp;"),
+        describe_range(grid),
+        describe_grid(grid, ground),
+    ]
+    if column.target(i):
+        words.insert(1, f'<span class="target">map for {target}</span>')
+    if column.seen is not None and column.seen[i]:
+        words.append("the model was trained on this tile")
+    alt = html.escape(f"Map by {column.name} for {target}: {_where(grid)}")
+    return f"""<figure class="map" data-column="{c}"><p class="of">{_two_lines(column.name)}</p>
+<div class="stack"><canvas class="over" data-tile="{i}" data-column="{c}" role="img"
+aria-label="{alt}" width="192" height="192"></canvas></div>
+<figcaption>{"<br>".join(words)}</figcaption></figure>"""
+
+
+def _where(grid: np.ndarray) -> str:
+    """Say in words what a map shows."""
+    rows, columns = grid.shape
+    if not np.isfinite(grid).all() or grid.max() == grid.min():
+        return describe_range(grid)
+    row, column = np.unravel_index(int(grid.argmax()), grid.shape)
+    return (
+        f"{describe_range(grid)}, highest in row {row + 1} of {rows}, "
+        f"column {column + 1} of {columns}"
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _static(name: str) -> str:
+    file = importlib.resources.files("lulc_lib") / "static" / name
+    return file.read_text(encoding="utf-8").replace("\r\n", "\n")
+
+
+def _hash(text: str) -> str:
+    """Return the hash by which a content security policy knows an inline block."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+
+def _json(value: Any) -> str:
+    """Return JSON that may stand inside a script element."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
