@@ -50,7 +50,7 @@ def fitting_checkpoint(name: str, tiles: TileSet) -> TileClassifier | None:
     if name not in available_checkpoints():
         return None
     model, card = load_checkpoint(name)
-    same_data = card.data["source"] == tiles.source and card.data["digest"] == tiles.digest
+    same_data = (card.data.get("source"), card.data.get("digest")) == (tiles.source, tiles.digest)
     return model if same_data else None
 
 

@@ -1,0 +1,40 @@
+"""Write the README of a folder of checkpoints: `lulc cards`."""
+
+import argparse
+from pathlib import Path
+
+from lulc_lib.cli import common
+
+DETAILS = """\
+Reads the JSON card beside each NAME.safetensors and writes README.md into the same folder."""
+EXAMPLES = """\
+examples:
+  lulc cards
+  lulc cards runs/vit
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "folder",
+        metavar="FOLDER",
+        nargs="?",
+        help="folder of checkpoints (default: checkpoints/ of the checkout)",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the page and say where."""
+    from lulc_lib.checkpoints import describe_cards
+    from lulc_lib.storage import atomic_write
+
+    own = Path(__file__).absolute().parents[2] / "checkpoints"
+    folder = Path(options.folder).expanduser().absolute() if options.folder else own
+    page = describe_cards(folder)
+    file = common.output_file(folder / "README.md", (".md",))
+    if file.exists() and not file.read_text(encoding="utf-8").startswith(page.splitlines()[0]):
+        raise ValueError(f"{file} is not a page of model cards and would be lost; move it away")
+    with atomic_write(file) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    common.say(f"wrote {file}")

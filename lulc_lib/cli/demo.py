@@ -1,0 +1,146 @@
+"""Show the whole way in one command: `lulc demo`."""
+
+import argparse
+import textwrap
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lulc_lib.cli import common, parsing
+from lulc_lib.cli.gallery import choose
+
+if TYPE_CHECKING:
+    from lulc_lib.metrics import Predictions
+    from lulc_lib.models import TileClassifier
+    from lulc_lib.splits import Split
+    from lulc_lib.tiles import TileSet
+
+DETAILS = """\
+Gets tiles ($LULC_EUROSAT, else data/, else a download, else drawn tiles) and two models, a ResNet
+and a Vision Transformer (the shipped checkpoints if they belong to these tiles, else small ones
+trained on the spot in at most three minutes), scores both on test tiles, and draws what they look
+at."""
+EXAMPLES = """\
+examples:
+  lulc demo
+  lulc demo --drawn                                    without data and network
+  lulc demo --drawn --tiles-per-class 10 --epochs 1    the shortest: does it run?
+"""
+MODELS = ("resnet50", "vit")
+TILES_A_CLASS = 2  # in the gallery
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parsing.add_tile_options(parser, drawn=150)
+    parser.add_argument(
+        "--epochs",
+        type=parsing.whole(1),
+        metavar="N",
+        help="epochs of models trained on the spot (default: enough to show something)",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FOLDER",
+        default="outputs/demo",
+        help="where gallery.png and gallery.html go (default: %(default)s)",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Get tiles, get models, score them, draw the gallery."""
+    folder = common.output_folder(options.out)
+    files = [common.output_file(folder / f"gallery{end}", (end,)) for end in (".png", ".html")]
+    common.say("1 of 4  tiles")
+    tiles = _tiles(options)
+
+    from lulc_lib.metrics import evaluate, predict
+    from lulc_lib.splits import split
+
+    parts = split(tiles, "seed42")
+    common.say("\n2 of 4  models")
+    models = dict(_model(name, tiles, parts, options.epochs) for name in MODELS)
+    common.say(f"\n3 of 4  scores on {len(parts.test):,} test tiles, never trained on")
+    predictions, rows = {}, []
+    for name, model in models.items():
+        predictions[name] = predict(model, parts.test, progress=True, cache=True)
+        report = evaluate(predictions[name])
+        figures = (report.macro_f1, report.macro_auprc, report.accuracy)
+        rows.append([name, *map(str, figures), f"{predictions[name].seconds:.1f}"])
+    common.say()
+    common.say(common.table(["model", "macro-F1", "AUPRC", "accuracy", "seconds"], rows))
+    common.say("in brackets: 95 % intervals; seconds: time to predict the test tiles")
+    common.say("\n4 of 4  Grad-CAM++: what the models look at")
+    _draw(models, predictions, parts.test, files)
+    if tiles.source != "eurosat":
+        common.say(f"\nThese were {tiles.source}: the figures above say nothing about EuroSAT.")
+    common.say("\nnext: make lab    opens the notebooks at 00_start_here.ipynb")
+
+
+def _tiles(options: argparse.Namespace) -> "TileSet":
+    """Return EuroSAT, or drawn tiles when there is none, and say which."""
+    from lulc_lib.eurosat import DataUnavailableError, load_eurosat
+    from lulc_lib.synthetic import synthetic
+
+    reason = "as asked by --drawn"
+    if not options.drawn:
+        try:
+            tiles = common.get_tiles(options) if options.data else load_eurosat()
+            common.say(f"{len(tiles):,} tiles of {tiles.source}")
+            return tiles
+        except DataUnavailableError as error:
+            reason = str(error)
+    rule = "*" * 78
+    text = (
+        "NO EUROSAT HERE: these are DRAWN TILES, pictures made by a program, not satellite images. "
+        f"They show the way, not the results. Why: {reason}"
+    )
+    common.say(f"{rule}\n{textwrap.fill(text, 78, break_long_words=False)}\n{rule}")
+    tiles = synthetic(options.tiles_per_class, common.DRAWN_SEED)
+    common.say(f"{len(tiles):,} drawn tiles")
+    return tiles
+
+
+def _model(
+    name: str, tiles: "TileSet", parts: "Split", epochs: int | None
+) -> tuple[str, "TileClassifier"]:
+    """Return a name to show and the model: shipped, or a small one trained on the spot."""
+    from lulc_lib.quickstart import SMALL, fitting_checkpoint, ready_model
+
+    model = fitting_checkpoint(name, tiles)
+    if model is not None:
+        common.say(f"shipped {model.card.summary()}")
+        return name, model
+    small = f"small {SMALL[name][0]}"
+    common.say(f"no shipped {name} belongs to these tiles: a {small} is trained instead")
+    began = time.perf_counter()
+    model = ready_model(name, parts, epochs=epochs, progress=True)
+    count = len(model.trained_on.names)
+    common.say(f"{small}: learned from {count:,} tiles, {time.perf_counter() - began:.0f} s")
+    return small, model
+
+
+def _draw(
+    models: dict[str, "TileClassifier"],
+    predictions: dict[str, "Predictions"],
+    test: "TileSet",
+    files: list[Path],
+) -> None:
+    """Explain some tiles of each class, right and wrong ones, and write both galleries."""
+    from lulc_lib.explanations import explain
+    from lulc_lib.export import gallery_html
+    from lulc_lib.plots import describe_grid, plot_gallery, save_figure
+    from lulc_lib.tiles import CLASSES
+
+    chosen = choose(list(predictions.values()), TILES_A_CLASS * len(CLASSES))
+    shown = test.select(chosen, part=test.part)
+    maps = {name: explain(model, shown, "gradcam++") for name, model in models.items()}
+    for name, explanation in maps.items():
+        common.say(f"{name}: {describe_grid(explanation.grid)}")
+    common.say(
+        f"{len(shown)} tiles, {TILES_A_CLASS} of each class, one of them a mistake where there is "
+        "one"
+    )
+    picture = save_figure(plot_gallery(shown, maps, predictions), files[0])
+    page = gallery_html(shown, maps, files[1], predictions)
+    common.say(f"\npicture  {picture}\npage     {page}")

@@ -1,0 +1,122 @@
+"""Draw what a model looks at in one picture: `lulc explain NAME image.jpg`."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lulc_lib.cli import common, parsing
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lulc_lib.explanations import Explanation
+
+DETAILS = """\
+Any picture will do; the models learned from EuroSAT tiles, 64 x 64 pixels of 10 m. A larger
+picture is cropped (its centre, at its own resolution) or resized (its largest centred square),
+and the ground size that follows is stated. Writes a PNG with the picture and the map beside it."""
+EXAMPLES = """\
+examples:
+  lulc explain resnet50 photo.jpg
+  lulc explain vit photo.jpg --fit resize --method layercam
+  lulc explain resnet50 River_12.jpg --target Highway --out maps/river.png
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("name", metavar="NAME", help="a checkpoint: its name or its path")
+    parser.add_argument("image", metavar="IMAGE", type=Path, help="a picture (JPEG, PNG, TIFF ...)")
+    parser.add_argument(
+        "--method",
+        default="gradcam++",
+        help="gradcam, gradcam++, hirescam, layercam or eigencam (default: gradcam++)",
+    )
+    parser.add_argument(
+        "--target",
+        metavar="CLASS",
+        help="class to explain, such as River (default: the predicted one)",
+    )
+    parser.add_argument(
+        "--layer",
+        default="auto",
+        help="a dotted module name, or the number of a stage, -1 the deepest (default: chosen "
+        "from the model)",
+    )
+    parser.add_argument(
+        "--fit",
+        choices=("crop", "resize"),
+        default="crop",
+        help="how a larger picture becomes 64 x 64 pixels (default: crop)",
+    )
+    parsing.add_precision_option(parser)
+    parser.add_argument(
+        "--out",
+        metavar="FILE.png",
+        help="where to write (default: outputs/IMAGE_NAME_METHOD.png)",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Fit the picture, explain it, draw it."""
+    from lulc_lib.explanations import explain
+    from lulc_lib.images import SENTINEL_METRES, SIDE, open_picture
+    from lulc_lib.plots import describe_grid, plot_gallery, save_figure
+
+    asked = Path("outputs", f"{options.image.stem}_{Path(options.name).name}_{options.method}.png")
+    out = common.output_file(options.out or asked, (".png",), spare=[options.image])
+    picture = open_picture(options.image, options.fit)
+    ((name, model),) = common.get_models([options.name]).items()
+    images = picture.image[None]
+    maps = explain(
+        model,
+        images,
+        options.method,
+        _number_or_word(options.target),
+        _number_or_word(options.layer),
+        precision=options.precision,
+    )
+    ground = SENTINEL_METRES * SIDE * picture.scale
+    common.say(f"{options.image.name}: {picture.fitted}")
+    common.say(f"{'shows':<9} {picture.ground}")
+    common.say(f"{name:<9} {_likeliest(maps.logits[0])}")
+    common.say(f"{'map':<9} {_about(maps)}; {describe_grid(maps.grid, ground)}")
+    for warning in maps.warnings:
+        common.say(f"{'warning':<9} {warning}: {_MEANINGS.get(warning, 'see lulc.Explanation')}")
+    figure = plot_gallery(images, {name: maps}, names=[options.image.name], ground=ground)
+    common.say(f"{'wrote':<9} {save_figure(figure, out, dpi=150)}")
+
+
+_MEANINGS = {
+    "ZeroMap": "zero everywhere, the method found nothing",
+    "FlatMap": "one value everywhere",
+    "NaNMap": "holds NaN or infinite values",
+    "ClassBlind": "this method does not look at the target class",
+}
+
+
+def _number_or_word(text: str | None) -> int | str | None:
+    is_number = text is not None and text.removeprefix("-").isdigit()
+    return int(text) if is_number else text
+
+
+def _likeliest(logits: "np.ndarray") -> str:
+    """Name the three likeliest classes with their probabilities."""
+    import torch
+
+    from lulc_lib.plots import describe_probability
+    from lulc_lib.tiles import CLASSES
+
+    probabilities = torch.from_numpy(logits).double().softmax(0)
+    values, indices = probabilities.topk(3)
+    pairs = zip(indices.tolist(), values.tolist(), strict=True)
+    return ", ".join(f"{CLASSES[i]} {describe_probability(value)}" for i, value in pairs)
+
+
+def _about(maps: "Explanation") -> str:
+    """Say which method explains which class where."""
+    from lulc_lib.tiles import CLASSES
+
+    target, predicted = int(maps.target[0]), int(maps.predicted[0])
+    which = f"{CLASSES[target]}, {'the predicted class' if target == predicted else 'as asked'}"
+    return f"{maps.method} for {which}" + (f", at {maps.layer}" if maps.layer else "")

@@ -1,0 +1,115 @@
+"""Parse what was typed: one-line errors with the nearest name, and options that commands share."""
+
+import argparse
+import difflib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Keep line breaks of descriptions and examples, and give options room."""
+
+    def __init__(self, prog: str, **options: Any):
+        super().__init__(prog, **{"max_help_position": 30, **options})
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, `lulc: error: ...`, with the nearest name as a hint."""
+
+    def __init__(self, *positional: Any, **options: Any):
+        options = {"formatter_class": Formatter, "allow_abbrev": False, **options}
+        super().__init__(*positional, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error and leave with exit code 2."""
+        found = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if found:
+            choices = re.findall(r"[\w+.-]+", found[2])
+            message = re.sub(r" \(choose from .*", "", message)
+            message += f"{nearest(found[1], choices)}; there is {', '.join(choices)}"
+        message = message.replace("argument COMMAND: invalid choice:", "there is no command")
+        self.exit(2, f"lulc: error: {message} (see `{self.prog} --help`)\n")
+
+    def refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """Print the error about words that nobody understood, and leave with exit code 2."""
+        word = unknown[0].partition("=")[0]
+        if word.startswith("-"):
+            hint = nearest(word, list(self._option_string_actions))
+            self.error(f"there is no option {word}{hint}")
+        self.error(f"do not know what to do with {word!r}")
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return '; did you mean X?' when a known name is close, else ''."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """Return a converter to whole numbers of at least `least`."""
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number of at least {least}, got {text!r}"
+            )
+        return value
+
+    return convert
+
+
+def add_tile_options(parser: argparse.ArgumentParser, drawn: int) -> None:
+    """Add --data, --drawn and --tiles-per-class (`drawn` by default)."""
+    group = parser.add_argument_group("which tiles")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
+        "--data",
+        metavar="PATH",
+        help="folder or zip of EuroSAT (default: $LULC_EUROSAT, else data/, else a download of "
+        "96 MB, once)",
+    )
+    either.add_argument(
+        "--drawn",
+        action="store_true",
+        help="drawn tiles instead of EuroSAT: they need no data, and show the way, not the results",
+    )
+    group.add_argument(
+        "--tiles-per-class",
+        type=whole(1),
+        default=drawn,
+        metavar="N",
+        help=f"how many drawn tiles of each class, when tiles are drawn (default: {drawn})",
+    )
+
+
+def add_part_options(parser: argparse.ArgumentParser) -> None:
+    """Add --split and --part."""
+    group = parser.add_argument_group("which part of them")
+    group.add_argument(
+        "--split",
+        metavar="NAME",
+        help="seed42, paper80, spatial or aitlas (default: the split the model was trained on, "
+        "else seed42)",
+    )
+    group.add_argument(
+        "--part",
+        choices=("test", "val", "train", "all"),
+        default="test",
+        help="part of the split, or all tiles (default: test)",
+    )
+
+
+def add_precision_option(parser: argparse.ArgumentParser) -> None:
+    """Add --precision."""
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="float32 gives the same figures everywhere; bfloat16 is faster where `lulc doctor` "
+        "says so, with logits within about 1 %% (default: float32)",
+    )
