@@ -5,7 +5,7 @@ runs outside a notebook closes it with `close`. `plot_gallery` returns a Figure 
 know: a notebook shows it as the last line of a cell, and nothing needs closing.
 """
 
-from lulc_lib.plots.files import figure_png, save_figure, write_whole
+from lulc_lib.plots.files import figure_jpeg, figure_png, save_figure, write_whole
 from lulc_lib.plots.gallery import Column, gallery_columns, plot_gallery
 from lulc_lib.plots.maps import (
     GROUND,
@@ -36,6 +36,7 @@ __all__ = [
     "describe_grid",
     "describe_probability",
     "describe_range",
+    "figure_jpeg",
     "figure_png",
     "gallery_columns",
     "map_scale",

@@ -1,5 +1,6 @@
 """Draw a gallery: tiles in rows, beside each the maps of several models or methods."""
 
+import base64
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 
 from lulc_lib.explanations import Explanation
 from lulc_lib.metrics import Predictions
-from lulc_lib.plots.files import figure_png
+from lulc_lib.plots.files import figure_jpeg, figure_png
 from lulc_lib.plots.maps import (
     GROUND,
     Scale,
@@ -39,7 +40,17 @@ _FOOTER = (
 
 
 class GalleryFigure(Figure):
-    """A Figure outside pyplot that a notebook can still show."""
+    """A Figure outside pyplot that a notebook can still show.
+
+    It is shown as JPEG, since notebooks with many tiles would grow beyond what a page can carry.
+    Through `_ipython_display_`, because matplotlib registers a PNG for every Figure.
+    """
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display  # only IPython calls this
+
+        picture = base64.b64encode(figure_jpeg(self)).decode("ascii")
+        display({"image/jpeg": picture, "text/plain": repr(self)}, raw=True)
 
     def _repr_png_(self) -> bytes:
         return figure_png(self)

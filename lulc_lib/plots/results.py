@@ -221,7 +221,7 @@ def _draw_dots(ax: Axes, reports: Mapping[str, Report], quantity: str) -> None:
                 markeredgecolor="white")  # fmt: skip
     ax.set_yticks(rows, next(iter(reports.values())).per_class.index)
     ax.set_ylim(len(rows) - 0.5, -0.5)
-    ax.xaxis.set_major_locator(MaxNLocator(6))
+    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     ax.xaxis.set_major_formatter(lambda x, _: f"{100 * x:.4g}%")
 
 
