@@ -614,8 +614,11 @@ def _overview_row(card: Card, folder: Path) -> list[str]:
 def _section(card: Card) -> str:
     metrics, data = card.metrics, card.data
     architecture = card.model.get("architecture") or f"{card.model.get('name')} (wrapped)"
+    architecture = architecture.partition(".")[0]  # the tag names weights, not a network
     lines = [f"## {card.name}", "", f"- **Model**: {architecture}"]
-    lines[-1] += f", {card.model.get('image_size', '?')} px inside"
+    first = card.model.get("pretrained")
+    lines[-1] += f", {card.model.get('image_size', '?')} px inside, first weights "
+    lines[-1] += f"from {first}" if first else "random"
     if data:
         lines.append(
             f"- **Trained on**: {data['count']:,} tiles of {data['source']}, {data['part']} "

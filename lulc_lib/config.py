@@ -37,7 +37,9 @@ class RunConfig:
     crop_scale: float = 1.0  # smallest area of a random resized crop, 1 = no crop
     precision: str = "float32"  # bfloat16: autocast, twice the speed where the processor has it
     channels_last: bool = False  # memory order that convolutions on CPU and GPU prefer
-    ema: float = 0.0  # decay of averaged weights, 0 = off: smoother validation, better test
+    ema: float = (
+        0.0  # decay of averaged weights, 0 = off: smoother; kept where they validate better
+    )
     clip_norm: float = 0.0  # largest gradient norm, 0 = off: keeps a ViT's early steps finite
     accumulate: int = 1  # parts a batch is worked through in: large batches in little memory
     sizes: tuple[tuple[int, int], ...] = ()  # (first epoch, size inside): cheap small epochs first
@@ -187,7 +189,8 @@ class History:
 
     Attributes:
         epochs: one dict per epoch: epoch, train_loss, train_macro_f1, val_loss, val_macro_f1,
-            val_accuracy, learning_rate, size, images_per_second, seconds.
+            val_accuracy, averaged (1 where the averaged weights were the better ones),
+            learning_rate, size, images_per_second, seconds.
         best_epoch: index of the epoch whose weights were kept, -1 if none.
         seconds: time spent training and validating, over all resumptions.
         hardware: the processor or accelerator, in words.

@@ -182,6 +182,8 @@ def create_model(
         "mean": [float(v) for v in mean or (cfg.mean if pretrained else EUROSAT_MEAN)],
         "std": [float(v) for v in std or (cfg.std if pretrained else EUROSAT_STD)],
     }
+    if pretrained:  # for the card: where the first weights came from
+        spec["pretrained"] = architecture if pretrained is True else Path(pretrained).name
     return _build(spec, size, pretrained)
 
 

@@ -82,7 +82,7 @@ def _run(
     average = copy.deepcopy(model).requires_grad_(False) if config.ema else None
     optimizer = make_optimizer(model, config)
     network, optimizer = accelerator.prepare(model, optimizer)
-    kept = model if average is None else average  # the weights that are validated and kept
+    candidates = [model] if average is None else [model, average]  # the better one is kept
     images, labels = train.images.to(device), train.labels.to(device)
     batch = min(config.batch_size, len(train))
     steps = len(train) // batch  # steps an epoch
@@ -140,7 +140,7 @@ def _run(
                     began = time.perf_counter()
                     state.save(state_file, model, optimizer, average, config, train)
             state.epoch_seconds += _since(began)
-            state.end_epoch(kept, val, config, rate, batch * steps, epoch)
+            state.end_epoch(candidates, val, config, rate, batch * steps, epoch)
             accelerator.log({k: v for k, v in state.epochs[-1].items() if v == v}, step=epoch)
             if state_file:
                 state.save(state_file, model, optimizer, average, config, train)
@@ -151,12 +151,15 @@ def _run(
         accelerator.unwrap_model(network, keep_fp32_wrapper=False)
         vars(model).pop("forward", None)  # accelerate puts its wrapper, then ours, on the instance
         model.zero_grad(set_to_none=True)
-    best = state.best if state.best is not None else kept.state_dict()
+    best = state.best if state.best is not None else candidates[-1].state_dict()
     model.load_state_dict(best)
     model.to(memory_format=torch.contiguous_format).eval()
     model.trained_on = train.provenance()
     model.card = None
     return History(tuple(state.epochs), state.best_epoch, state.seconds, hardware, interrupted)
+
+
+_NOT_VALIDATED = {"val_loss": math.nan, "val_macro_f1": math.nan, "val_accuracy": math.nan}
 
 
 @dataclass
@@ -198,7 +201,7 @@ class _State:
 
     def end_epoch(
         self,
-        kept: TileClassifier,
+        candidates: list[TileClassifier],
         val: TileSet | None,
         config: RunConfig,
         rate: float,
@@ -207,32 +210,36 @@ class _State:
     ) -> None:
         """Validate, write the epoch down, keep the weights if they are the best so far.
 
-        Where sizes change, only epochs at the last size can be the best.
+        With averaged weights, both they and the last ones are validated and the better ones count:
+        an average over a short run lags behind. Where sizes change, only epochs at the last size
+        can be the best.
         """
         self.check_finite()
-        row = {
+        began = time.perf_counter()
+        kept, figures, value = candidates[-1], _NOT_VALIDATED, float(epoch)
+        if val is not None:
+            tried = [validate(model, val, config.precision) for model in candidates]
+            values = [-t["val_loss"] if config.best_by == "loss" else t["val_macro_f1"]
+                      for t in tried]  # fmt: skip
+            best = int(np.argmax(values))
+            kept, figures, value = candidates[best], tried[best], values[best]
+        spent = self.epoch_seconds + _since(began)
+        self.seconds += spent
+        self.epochs.append({
             "epoch": epoch,
             "train_loss": self.loss,
             "train_macro_f1": self.macro_f1,
-            "val_loss": math.nan,
-            "val_macro_f1": math.nan,
-            "val_accuracy": math.nan,
+            **figures,
+            "averaged": float(kept is not candidates[0]),
             "learning_rate": rate,
             "size": kept.image_size,
             "images_per_second": seen / max(1e-9, self.epoch_seconds),
-        }
-        began = time.perf_counter()
-        value = float(epoch)
-        if val is not None:
-            row |= validate(kept, val, config.precision)
-            value = -row["val_loss"] if config.best_by == "loss" else row["val_macro_f1"]
-        row["seconds"] = self.epoch_seconds + _since(began)
+            "seconds": self.epoch_seconds + _since(began),
+        })  # fmt: skip
         final = not config.sizes or config.size_at(epoch) == config.sizes[-1][1]
         if final and value > self.best_value:
             self.best_value, self.best_epoch = value, epoch
             self.best = {k: v.detach().cpu().clone() for k, v in kept.state_dict().items()}
-        self.epochs.append(row)
-        self.seconds += row["seconds"]
         self.epoch_seconds, self.loss_sum = 0.0, 0.0
         self.confusion = torch.zeros_like(self.confusion)
 

@@ -181,7 +181,9 @@ def test_pretrained_weights_come_from_a_local_file(tmp_path, ending):
     assert torch.equal(model.network.conv1.weight, source.conv1.weight)
     assert model.network.fc.weight.shape == (10, 512)
     assert model.mean == (0.485, 0.456, 0.406)
+    assert model.spec["pretrained"] == file.name
     other = create_model("resnet18", image_size=64)
+    assert "pretrained" not in other.spec
     assert not torch.equal(other.network.conv1.weight, source.conv1.weight)
 
 

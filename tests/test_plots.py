@@ -453,10 +453,11 @@ def test_gallery_of_a_real_model(tiles: TileSet):
 
 
 def test_gallery_shows_itself_and_leaves_no_figure(tiles: TileSet):
-    """A gallery is PNG to a notebook and unknown to pyplot; an Axes is kept until closed."""
+    """A gallery draws itself, unknown to pyplot; an Axes is kept until closed."""
     some = tiles[:1]
     figure = plots.plot_gallery(some, {"m": made(some)})
     assert figure._repr_png_().startswith(b"\x89PNG")
+    assert plots.figure_jpeg(figure).startswith(b"\xff\xd8")
     assert plt.get_fignums() == []
     ax = plots.plot_tiles(some)
     assert len(plt.get_fignums()) == 1

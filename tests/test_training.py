@@ -133,6 +133,20 @@ def test_the_best_epoch_is_kept(parts):
     assert history.best["val_loss"] == min(losses)
 
 
+def test_an_average_is_kept_only_where_it_validates_better(parts):
+    """A slow average of a short run lags behind: then the last weights are kept, and it is said."""
+    kept = {}
+    for decay in (0.0, 0.999999):
+        model = tiny()
+        config = replace(PLAIN, epochs=6, learning_rate=3e-3, ema=decay)
+        history = fit(model, parts.train, parts.val, config, progress=False)
+        now = training.validate(model, parts.val, "float32")
+        assert now["val_loss"] == pytest.approx(history.best["val_loss"], abs=1e-6)
+        kept[decay] = history
+    assert {row["averaged"] for row in kept[0.0].epochs} == {0.0}
+    assert kept[0.999999].best["val_loss"] <= kept[0.0].best["val_loss"] + 1e-9
+
+
 def test_without_validation_the_last_epoch_is_kept(parts):
     """The published 80/20 split has no validation part: the last epoch stays."""
     history = fit(tiny(), parts.train, None, PLAIN, progress=False)
