@@ -17,6 +17,7 @@ ORDER = (
     "plots", "export", "widgets", "cli",
 )  # fmt: skip
 OWNERS = {
+    "IPython": "plots",
     "PIL": "images",
     "accelerate": "training",
     "huggingface_hub": "hub",

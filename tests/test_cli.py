@@ -86,7 +86,13 @@ def start(*words: str, **environment: str) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **environment},
+        preexec_fn=None if sys.platform == "win32" else _answer_ctrl_c,
     )
+
+
+def _answer_ctrl_c() -> None:
+    """Let the child hear Ctrl-C also where the tests run in the background of a shell."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def last_line(text: str) -> str:
