@@ -358,9 +358,9 @@ def augment(images: Tensor, config: RunConfig, rng: np.random.Generator, size: i
         float32 (B, 3, 64, 64), or (B, 3, size, size) after a random crop.
     """
     if config.augment == "flip":
-        images = _grouped(images, rng.integers(0, 2, len(images)) * 4)
+        images = _turned(images, rng.integers(0, 2, len(images)) * 4)
     elif config.augment == "d4":
-        images = _grouped(images, rng.integers(0, 8, len(images)))
+        images = _turned(images, rng.integers(0, 8, len(images)))
     if config.shift:
         images = _shifted(images, config.shift, rng)
     floats = images.to(torch.float32).div_(255)
@@ -381,26 +381,28 @@ def mix(
     share = max(share, 1 - share)  # the first image stays the main one
     partner = torch.from_numpy(rng.permutation(len(images))).to(images.device)
     targets = F.one_hot(labels, len(CLASSES)).float()
-    return torch.lerp(images[partner], images, share), torch.lerp(targets[partner], targets, share)
+    mixed = images[partner].lerp_(images, share)
+    return mixed, targets[partner].lerp_(targets, share)
 
 
-def _grouped(images: Tensor, which: np.ndarray) -> Tensor:
+def _turned(images: Tensor, which: np.ndarray) -> Tensor:
     """Turn each image by `which % 4` quarters and mirror it where `which >= 4`."""
-    out = torch.empty_like(images)
-    for k in np.unique(which):
-        index = torch.from_numpy(np.flatnonzero(which == k)).to(images.device)
-        turned = torch.rot90(images[index], int(k) % 4, (2, 3))
-        out[index] = turned.flip(3) if k >= 4 else turned
-    return out
+    size = images.shape[-1]
+    places = torch.arange(size * size).view(size, size)
+    turned = [torch.rot90(places, k) for k in range(4)]
+    ways = torch.stack(turned + [way.flip(1) for way in turned]).flatten(1)
+    source = ways.to(images.device)[torch.from_numpy(which).to(images.device)]
+    source = source[:, None].expand(-1, images.shape[1], -1)  # (B, 3, size * size)
+    return images.flatten(2).gather(2, source).view_as(images)
 
 
 def _shifted(images: Tensor, by: int, rng: np.random.Generator) -> Tensor:
     """Move each image by up to `by` pixels each way; the edges are reflected."""
     size = images.shape[-1]
-    reflected = np.pad(np.arange(size), by, mode="reflect")
-    index = torch.from_numpy(reflected).to(images.device)
-    padded = images[:, :, index][:, :, :, index]
-    windows = padded.unfold(2, size, 1).unfold(3, size, 1)  # (B, 3, 2 by + 1, 2 by + 1, 64, 64)
+    for dim in (2, 3):  # torch's own reflection knows no uint8
+        first, last = images.narrow(dim, 1, by), images.narrow(dim, size - 1 - by, by)
+        images = torch.cat([first.flip(dim), images, last.flip(dim)], dim)
+    windows = images.unfold(2, size, 1).unfold(3, size, 1)  # (B, 3, 2 by + 1, 2 by + 1, 64, 64)
     down, right = torch.from_numpy(rng.integers(0, 2 * by + 1, (2, len(images)))).to(images.device)
     return windows[torch.arange(len(images), device=images.device), :, down, right]
 
