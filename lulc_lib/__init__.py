@@ -24,10 +24,12 @@ _HOME = {
     "TileSet": "tiles",
     "anatomy": "models",
     "colour_baseline": "baselines",
+    "concepts": "concepts",
     "create_model": "models",
     "evaluate": "metrics",
     "explain": "explanations",
     "fit": "training",
+    "layers": "explanations",
     "load_checkpoint": "checkpoints",
     "load_eurosat": "eurosat",
     "load_tiles": "quickstart",
@@ -39,9 +41,9 @@ _HOME = {
     "synthetic": "synthetic",
 }
 _ROOMS = (
-    "baselines", "checkpoints", "cli", "config", "eurosat", "explanations", "export", "hub",
-    "images", "metrics", "models", "plots", "quickstart", "splits", "storage", "synthetic", "tiles",
-    "training", "widgets",
+    "baselines", "checkpoints", "cli", "concepts", "config", "eurosat", "explanations", "export",
+    "hub", "images", "metrics", "models", "plots", "quickstart", "splits", "storage", "synthetic",
+    "tiles", "training", "widgets",
 )  # fmt: skip
 __all__ = [*_HOME, "__version__"]  # noqa: PLE0604
 

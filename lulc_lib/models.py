@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,8 +216,9 @@ def _build(spec: dict[str, Any], size: int, pretrained: bool | str | Path) -> Ti
             raise ValueError(
                 f"timm cannot make {spec['architecture']} with {arguments}: {error}"
             ) from error
-    patch = max(getattr(getattr(network, "patch_embed", None), "patch_size", (1, 1)))
-    if size % patch:
+    patch = getattr(getattr(network, "patch_embed", None), "patch_size", 1)
+    patch = patch if isinstance(patch, int) else max(patch)
+    if spec["fixed_size"] and size % patch:
         raise ValueError(f"image_size must be a multiple of the patch size {patch}, got {size}")
     return TileClassifier(network, spec["name"], size, spec["mean"], spec["std"], spec)
 
@@ -335,6 +337,7 @@ class Anatomy:
         stages: dotted names of the layers that can be chosen, in order of depth.
         grids: (h, w) of each stage.
         head: dotted name of the last linear layer.
+        values: how many numbers the modules return for one tile: what a pass needs of memory.
     """
 
     family: str
@@ -344,6 +347,7 @@ class Anatomy:
     stages: tuple[str, ...]
     grids: tuple[tuple[int, int], ...]
     head: str
+    values: int
 
     @property
     def cell_metres(self) -> float:
@@ -372,7 +376,7 @@ def anatomy(model: TileClassifier) -> Anatomy:
 def to_grid(activation: Tensor, found: Anatomy) -> Tensor:
     """Return a layer's output as maps (N, C, h, w): tokens lose their prefix and are laid out."""
     if activation.ndim == 4:
-        return activation
+        return activation.movedim(channel_axis(activation.shape), 1)
     if activation.ndim != 3:
         raise ValueError(
             f"a layer with output {tuple(activation.shape)} has no grid; "
@@ -383,36 +387,48 @@ def to_grid(activation: Tensor, found: Anatomy) -> Tensor:
     return patches.transpose(1, 2).reshape(len(activation), -1, h, w)
 
 
+def channel_axis(shape: Sequence[int]) -> int:
+    """Return which axis of a layer's output counts channels: 1 of (N, C, h, w), else the last.
+
+    Swin transformers, and some others, keep their maps as (N, h, w, C). Cells form a square on
+    square tiles; where they do not, the channels are taken for the longer side.
+    """
+    if len(shape) != 4:
+        return len(shape) - 1
+    _, a, b, c = shape
+    return 1 if b == c or (a != b and a >= c) else 3
+
+
+def _cells(shape: Sequence[int]) -> tuple[int, int]:
+    """Return the (h, w) of a layer's four-dimensional output."""
+    sides = [size for i, size in enumerate(shape) if i not in (0, channel_axis(shape))]
+    return sides[0], sides[1]
+
+
 def _read_anatomy(model: TileClassifier) -> Anatomy:
     trace = _trace(model)
     kinds = {name: type(module) for name, module in model.named_modules()}
     head = next((n for n, _ in reversed(trace) if issubclass(kinds[n], nn.Linear)), None)
-    convolved = {s[-2:] for n, s in trace if issubclass(kinds[n], nn.Conv2d) and min(s[-2:]) > 1}
-    wide = [i for i, (_, shape) in enumerate(trace) if len(shape) == 4 and min(shape[-2:]) > 1]
-    maps = [i for i in wide if trace[i][1][-2:] in convolved]
-    if head is None or not maps:
+    wide = [i for i, (_, shape) in enumerate(trace) if len(shape) == 4 and min(_cells(shape)) > 1]
+    convolved = [i for i in wide if issubclass(kinds[trace[i][0]], nn.Conv2d)]
+    if head is None or not convolved:
         raise ValueError(f"{model.name} has no layer with a grid of at least 2x2 before its head")
-    last_convolution = max(i for i in maps if issubclass(kinds[trace[i][0]], nn.Conv2d))
-    norms = _block_norms(kinds, trace[last_convolution + 1 :])
+    values = sum(math.prod(shape) for _, shape in trace)
+    norms = _block_norms(kinds, trace[convolved[-1] + 1 :])
     if norms:
-        grid = trace[last_convolution][1][-2:]
+        grid = trace[convolved[-1]][1][-2:]
         prefix = dict(trace)[norms[-1]][1] - grid[0] * grid[1]
         if prefix < 0:
             raise ValueError(
                 f"{model.name} merges its tokens on the way ({grid[0]}x{grid[1]} at first, "
                 f"{prefix + grid[0] * grid[1]} tokens at last); it cannot be explained yet"
             )
-        return Anatomy("vit", norms[-1], grid, prefix, norms, (grid,) * len(norms), head)
-    if maps[-1] != wide[-1]:
-        raise ValueError(
-            f"{model.name} keeps its maps in an order that is not known here "
-            f"({trace[wide[-1]][0]} returns {trace[wide[-1]][1]}); it cannot be explained yet"
-        )
-    found = [trace[i] for i in maps if trace[i][0].startswith("network.")]
+        return Anatomy("vit", norms[-1], grid, prefix, norms, (grid,) * len(norms), head, values)
+    found = [trace[i] for i in wide if trace[i][0].startswith("network.")]
     outer = [(name, shape) for name, shape in found if name.count(".") <= 2] or found
-    stages = {shape[-2:]: name for name, shape in outer}  # the last one at each resolution
+    stages = {_cells(shape): name for name, shape in outer}  # the last one at each resolution
     names, grids = tuple(stages.values()), tuple(stages)
-    return Anatomy("cnn", names[-1], grids[-1], 0, names, grids, head)
+    return Anatomy("cnn", names[-1], grids[-1], 0, names, grids, head, values)
 
 
 def _trace(model: TileClassifier) -> list[tuple[str, tuple[int, ...]]]:
@@ -439,15 +455,16 @@ def _trace(model: TileClassifier) -> list[tuple[str, tuple[int, ...]]]:
 def _block_norms(
     kinds: dict[str, type], trace: list[tuple[str, tuple[int, ...]]]
 ) -> tuple[str, ...]:
-    """Return the first LayerNorm of each transformer block that reads tokens (N, T, D)."""
-    first: dict[str, str] = {}
+    """Return the first LayerNorm of each transformer block, if these read tokens (N, T, D)."""
+    first: dict[str, tuple[str, int]] = {}
     for name, shape in trace:
         block, _, _ = name.rpartition(".")
         container = kinds.get(block.rpartition(".")[0], nn.Module)
         in_row = issubclass(container, nn.Sequential | nn.ModuleList)
-        if len(shape) == 3 and in_row and issubclass(kinds[name], nn.LayerNorm):
-            first.setdefault(block, name)
-    return tuple(first.values())
+        if in_row and issubclass(kinds[name], nn.LayerNorm):
+            first.setdefault(block, (name, len(shape)))
+    tokens = [name for name, dimensions in first.values() if dimensions == 3]
+    return tuple(tokens) if len(tokens) == len(first) else ()
 
 
 @contextlib.contextmanager

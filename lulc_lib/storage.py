@@ -81,20 +81,52 @@ def cached_arrays(
         key: everything the arrays depend on, as JSON-able values.
         compute: makes the arrays when the cache has none.
     """
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    path = cache_dir() / kind / f"{digest}.npz"
+    arrays = load_arrays(kind, key)
+    if arrays is None:
+        arrays = compute()
+        store_arrays(kind, key, arrays)
+    return arrays
+
+
+def load_arrays(kind: str, key: dict[str, Any]) -> dict[str, np.ndarray] | None:
+    """Return the arrays kept under a key, None where there are none that can be read."""
     unreadable = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
     # The file is opened here because NumPy would leave it open when the zip is damaged.
     with (
         contextlib.suppress(*unreadable),
-        path.open("rb") as file,
+        _kept(kind, key).open("rb") as file,
         np.load(file, allow_pickle=False) as stored,
     ):
         return {name: stored[name] for name in stored.files}
-    arrays = compute()
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
+    return None
+
+
+def store_arrays(kind: str, key: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Keep arrays on disk under a key."""
+    with atomic_write(_kept(kind, key)) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
-    return arrays
+
+
+def _kept(kind: str, key: dict[str, Any]) -> Path:
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return cache_dir() / kind / f"{digest}.npz"
+
+
+def free_memory() -> int | None:
+    """Return the bytes of memory that can still be had, within a container's limit.
+
+    None where the system does not say (it is read from Linux's /proc).
+    """
+    known = Path("/proc/meminfo")
+    if not known.is_file():
+        return None
+    lines = dict(line.split(":", 1) for line in known.read_text().splitlines())
+    free = int(lines["MemAvailable"].split()[0]) * 1024
+    group = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):
+        limit = int((group / "memory.max").read_text())
+        free = min(free, limit - int((group / "memory.current").read_text()))
+    return free
 
 
 def _umask() -> int:

@@ -544,3 +544,85 @@ def test_curves_that_cannot_be_drawn_are_refused(curves, x, finding):
     """Too many curves, or lengths that differ, are named."""
     with pytest.raises(ValueError, match=finding):
         plots.plot_curves(curves, x=x)
+
+
+# --- comparison ----------------------------------------------------------------------------------
+
+
+def test_agreement_shows_each_correlation():
+    """Numbers stand once, on one scale from -1 to 1; 0 stays blank, what is unknown is a dash."""
+    matrix = np.array([[1, -0.24, np.nan], [-0.24, 1, -0.04], [np.nan, -0.04, 0.97]])
+    ax = plots.plot_agreement(matrix, ["a", "b", "random"], split=2, title="Agreement")
+    drawn = ax.images[0]
+    assert (drawn.norm.vmin, drawn.norm.vmax, drawn.get_cmap().name) == (-1, 1, "RdBu_r")
+    cells = {text.get_position(): text.get_text() for text in ax.texts}
+    assert cells == {(0, 0): "1", (0, 1): "−.2", (1, 1): "1", (0, 2): "–", (2, 2): ".97"}
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b", "random"]
+    assert [line.get_ydata()[0] for line in ax.lines] == [1.5, 0]
+    assert {"Agreement", "correlation"} <= set(words(ax).splitlines())
+
+
+@pytest.mark.parametrize(
+    ("matrix", "names", "finding"),
+    [
+        (np.eye(2), ["a"], r"1 names do not fit a matrix of shape \(2, 2\)"),
+        (np.zeros((0, 0)), [], "0 names"),
+        (np.array([[1, 0.5], [0.4, 1]]), ["a", "b"], "not symmetric"),
+        (2 * np.eye(2), ["a", "b"], r"lie in \[-1, 1\], got 2"),
+    ],
+)
+def test_agreement_that_cannot_be_is_refused(matrix, names, finding):
+    """A matrix that fits no names, or holds no correlations, is an error in words."""
+    with pytest.raises(ValueError, match=finding):
+        plots.plot_agreement(matrix, names)
+
+
+def test_maps_stand_below_their_pictures(tiles: TileSet):
+    """A row of pictures, then a row for each set of grids, on one scale each; grids are resized."""
+    some = tiles[:3]
+    fine, coarse = made(some, 8, signed=True), made(some, 4)
+    figure = plots.plot_maps(some, {"fine": fine.grid, "coarse": coarse.grid}, ["x", "y", "z"])
+    pictures = [ax for ax in figure.axes if len(ax.images) == 1 and not ax.get_label()]
+    assert (len(pictures), len(maps(figure))) == (3, 6)
+    for row, explanation in enumerate((fine, coarse)):
+        drawn = maps(figure)[3 * row : 3 * row + 3]
+        for i, ax in enumerate(drawn):
+            np.testing.assert_array_equal(ax.images[1].get_array(), explanation.heatmap[i])
+            assert ax.get_position().x0 == pytest.approx(pictures[i].get_position().x0)
+            assert ax.get_position().y1 < pictures[i].get_position().y0
+        assert len({ax.images[1].norm.vmax for ax in drawn}) == 1
+    assert maps(figure)[0].images[1].get_cmap().name == "RdBu_r"
+    bars = [ax for ax in figure.axes if ax.get_label() == "colour bar"]
+    assert [bar.get_ylim()[1] for bar in bars] == [m.images[1].norm.vmax for m in maps(figure)[::3]]
+    text = words(figure)
+    for part in ("fine", "8x8 grid\n1 cell = 80 m", "x\n", "z\n"):
+        assert part in text, part
+    assert plots.describe_range(coarse.grid) in text
+    assert plt.get_fignums() == []
+
+
+def test_pixel_maps_are_not_outlined(tiles: TileSet):
+    """A map that changes from pixel to pixel would vanish under its own outlines."""
+    rough = np.random.default_rng(0).normal(size=(1, 64, 64))
+    figure = plots.plot_maps(tiles[:1], {"pixels": rough, "cells": rough[:, ::16, ::16]})
+    pixels, cells = maps(figure)
+    assert not pixels.collections
+    assert cells.collections
+
+
+def test_maps_without_ground_name_no_metres(tiles: TileSet):
+    """Pictures of unknown scale have cells of unknown size; captions may be left out."""
+    text = words(plots.plot_maps(tiles.images[:2], {"a": np.zeros((2, 4, 4))}, ground=None))
+    assert "4x4 grid" in text
+    assert " m\n" not in text
+
+
+def test_maps_that_fit_no_pictures_are_refused(tiles: TileSet):
+    """No grids, or another number of grids or captions than pictures, are errors in words."""
+    some, grid = tiles[:2], np.zeros((2, 4, 4))
+    with pytest.raises(ValueError, match="no grids"):
+        plots.plot_maps(some, {})
+    with pytest.raises(ValueError, match=r"'a' must have shape \(2, h, w\).*got \(3, 4, 4\)"):
+        plots.plot_maps(some, {"a": np.zeros((3, 4, 4))})
+    with pytest.raises(ValueError, match="1 captions do not fit 2 pictures"):
+        plots.plot_maps(some, {"a": grid}, ["x"])

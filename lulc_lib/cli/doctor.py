@@ -219,6 +219,8 @@ def checkpoints() -> Iterator[Finding]:
 
 def space() -> Iterator[Finding]:
     """Look at free memory and disk."""
+    from lulc_lib.storage import free_memory
+
     memory = free_memory()
     if memory is None:
         yield Finding("note", "free memory is not known on this system; 4 GiB are enough")
@@ -239,20 +241,6 @@ def space() -> Iterator[Finding]:
         yield Finding("BAD", f"no cache, which prevents loading EuroSAT: {_first_line(error)}")
         return
     yield _disk("cache", folder)
-
-
-def free_memory() -> int | None:
-    """Return the bytes of memory that can still be had, within a container's limit."""
-    known = Path("/proc/meminfo")
-    if not known.is_file():
-        return None
-    lines = dict(line.split(":", 1) for line in known.read_text().splitlines())
-    free = int(lines["MemAvailable"].split()[0]) * 1024
-    group = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError):
-        limit = int((group / "memory.max").read_text())
-        free = min(free, limit - int((group / "memory.current").read_text()))
-    return free
 
 
 def _disk(purpose: str, folder: Path) -> Finding:

@@ -20,6 +20,7 @@ examples:
   lulc explain resnet50 photo.jpg
   lulc explain vit photo.jpg --fit resize --method layercam
   lulc explain resnet50 River_12.jpg --target Highway --out maps/river.png
+  lulc explain resnet50 River_12.jpg --method finercam --contrast Highway
 """
 
 
@@ -30,12 +31,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         default="gradcam++",
-        help="gradcam, gradcam++, hirescam, layercam or eigencam (default: gradcam++)",
+        help="a name in lulc.methods(), such as layercam or finercam, for a ViT also relevance "
+        "(default: gradcam++)",
     )
     parser.add_argument(
         "--target",
         metavar="CLASS",
         help="class to explain, such as River (default: the predicted one)",
+    )
+    parser.add_argument(
+        "--contrast",
+        metavar="CLASS",
+        help="why the target, not this class? For finercam (default: the three nearest)",
     )
     parser.add_argument(
         "--layer",
@@ -74,6 +81,7 @@ def run(options: argparse.Namespace) -> None:
         options.method,
         _number_or_word(options.target),
         _number_or_word(options.layer),
+        _number_or_word(options.contrast),
         precision=options.precision,
     )
     ground = SENTINEL_METRES * SIDE * picture.scale
@@ -92,6 +100,7 @@ _MEANINGS = {
     "FlatMap": "one value everywhere",
     "NaNMap": "holds NaN or infinite values",
     "ClassBlind": "this method does not look at the target class",
+    "LowConfidence": "the model gives this class a probability below one half",
 }
 
 

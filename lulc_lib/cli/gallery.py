@@ -76,12 +76,10 @@ def run(options: argparse.Namespace) -> None:
     shown = part.select(chosen, part=part.part)
     explanations = {}
     for name, model in models.items():
-        for method in methods:
-            common.say(f"{name}: {method} on {len(shown)} tiles")
-            key = name if len(methods) == 1 else f"{name} · {method}"
-            explanations[key] = explain(
-                model, shown, method, precision=options.precision, cache=True
-            )
+        common.say(f"{name}: {', '.join(methods)} on {len(shown)} tiles")
+        maps = explain(model, shown, methods, precision=options.precision, cache=True)
+        for method, own in maps.items():
+            explanations[name if len(methods) == 1 else f"{name} · {method}"] = own
     page = gallery_html(shown, explanations, out, predictions)
     common.say(f"wrote {page}")
     common.say("open it in any browser")

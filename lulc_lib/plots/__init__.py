@@ -1,10 +1,11 @@
 """Draw results: `plot_*(result, ax=None)` draws one result on one Axes and returns it.
 
 Where `ax` is None the Axes is made through pyplot, so that a notebook shows it by itself; code that
-runs outside a notebook closes it with `close`. `plot_gallery` returns a Figure that pyplot does not
-know: a notebook shows it as the last line of a cell, and nothing needs closing.
+runs outside a notebook closes it with `close`. `plot_gallery` and `plot_maps` return a Figure that
+pyplot does not know: a notebook shows it as the last line of a cell, and nothing needs closing.
 """
 
+from lulc_lib.plots.compare import plot_agreement, plot_maps
 from lulc_lib.plots.files import figure_jpeg, figure_png, save_figure, write_whole
 from lulc_lib.plots.gallery import Column, gallery_columns, plot_gallery
 from lulc_lib.plots.maps import (
@@ -41,6 +42,7 @@ __all__ = [
     "gallery_columns",
     "map_scale",
     "panels",
+    "plot_agreement",
     "plot_class_balance",
     "plot_colour_statistics",
     "plot_confusion",
@@ -48,6 +50,7 @@ __all__ = [
     "plot_gallery",
     "plot_heatmap",
     "plot_history",
+    "plot_maps",
     "plot_mask",
     "plot_per_class",
     "plot_reliability",

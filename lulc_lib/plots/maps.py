@@ -104,6 +104,7 @@ def plot_heatmap(
     limit: float | None = None,
     grid: tuple[int, int] | None = None,
     opacity: float = 0.6,
+    outline: bool = True,
 ) -> Axes:
     """Draw a heat map over its tile in grey, so that every colour comes from the map.
 
@@ -118,6 +119,8 @@ def plot_heatmap(
         limit: value at the end of the scale, when there is no `scale`.
         grid: (h, w) of the layer's own grid, drawn as ticks around the frame.
         opacity: 0 shows the tile alone, 1 the map alone.
+        outline: outline half of the scale; on maps that change from pixel to pixel, lines would
+            cover everything.
     """
     heatmap = np.ma.masked_invalid(heatmap)
     if heatmap.shape != (TILE_SIZE, TILE_SIZE):
@@ -135,7 +138,7 @@ def plot_heatmap(
                       interpolation="bilinear")  # fmt: skip
     for sign, style in ((1, "solid"), (-1, (0, (2.2, 1.6)))):
         reached = (sign * heatmap).max() > scale.limit / 2 > (sign * heatmap).min()
-        if bool(reached) and opacity > 0 and (sign > 0 or scale.signed):
+        if outline and bool(reached) and opacity > 0 and (sign > 0 or scale.signed):
             ax.contour(sign * heatmap, [scale.limit / 2], colors="black", linewidths=0.9,
                        linestyles=[style], alpha=0.85)  # fmt: skip
     if alone:

@@ -36,7 +36,7 @@ def plot_tiles(
         raise ValueError(f"columns must be at least 1, got {columns}")
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
-    texts = [_short(CLASSES[i]) for i in tiles.labels] if captions is None else captions
+    texts = [short_name(CLASSES[i]) for i in tiles.labels] if captions is None else captions
     across = TILE_SIZE + 6  # tile and gap, in tile pixels
     down = TILE_SIZE + 12 + 8 * max(text.count("\n") + 1 for text in texts)
     sheet = np.full((rows * down - 4, columns * across - 6, 3), 255, dtype=np.uint8)
@@ -136,7 +136,7 @@ def _rgb(label: str) -> np.ndarray:
     return np.round(np.array(matplotlib.colors.to_rgb(CLASS_COLORS[label])) * 255).astype(np.uint8)
 
 
-def _short(label: str) -> str:
+def short_name(label: str) -> str:
     """Break a long class name into two lines."""
     return label if len(label) < 16 else re.sub(r"(?<=[a-z])(?=[A-Z])", "\n", label)
 

@@ -12,13 +12,17 @@ from lulc_lib.tiles import CLASSES, TileSet
 
 ALL = "all"
 ANSWERS = (ALL, "right", "wrong")
-CAM_METHODS = ("gradcam++", "gradcam", "hirescam", "layercam", "eigencam")
+CAM_METHODS = (
+    "gradcam++", "gradcam", "hirescam", "elementwise", "xgradcam", "layercam", "finercam",
+    "eigencam", "eigengradcam",
+)  # fmt: skip
 
 _WARNINGS = {
     "ZeroMap": "the map is zero everywhere: {method} found nothing that speaks for {target}",
     "FlatMap": "the map has one value everywhere and points nowhere",
     "NaNMap": "the map holds values that are not numbers and cannot be drawn",
     "ClassBlind": "{method} does not look at the class: its map is the same for every answer",
+    "LowConfidence": "the model itself gives {target} a probability below one half",
 }
 
 

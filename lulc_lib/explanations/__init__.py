@@ -1,0 +1,9 @@
+"""Explain what a model looks at: one call, any method, a signed map on the tile."""
+
+from lulc_lib.explanations.attention import attention_rollout
+from lulc_lib.explanations.cam import principal_map
+from lulc_lib.explanations.engine import explain, layers
+from lulc_lib.explanations.result import Explanation
+from lulc_lib.explanations.table import methods
+
+__all__ = ["Explanation", "attention_rollout", "explain", "layers", "methods", "principal_map"]

@@ -1,0 +1,369 @@
+"""`explain`: check what is asked, run the tiles in batches, share the passes."""
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lulc_lib.config import PRECISIONS
+from lulc_lib.explanations.attention import look
+from lulc_lib.explanations.batch import Batch
+from lulc_lib.explanations.pixels import not_piecewise_linear
+from lulc_lib.explanations.result import Explanation, finished
+from lulc_lib.explanations.table import METHODS, Method, method_named, nearest
+from lulc_lib.metrics import weights_digest
+from lulc_lib.models import TileClassifier, anatomy, evaluating
+from lulc_lib.storage import digest_arrays, free_memory, load_arrays, store_arrays
+from lulc_lib.tiles import CLASSES, TILE_SIZE, TileSet, as_images, class_index
+
+# Pixels inside the model at once: more is not faster, since large memory is made anew each time.
+_BATCH_PIXELS = {"cnn": 8 * 224**2, "vit": 16 * 224**2}
+_MEMORY_SHARE = 0.25  # of the free memory
+
+
+@dataclass(frozen=True, eq=False)
+class _Request:
+    """What is asked of a model, checked."""
+
+    model: TileClassifier
+    tiles: Tensor
+    targets: np.ndarray | None  # int64 (N,), None for the predicted classes
+    layer: str | None
+    contrast: int | None
+    precision: str
+    batch_size: int
+
+
+@overload
+def explain(
+    model: TileClassifier, images: Any, method: str = ..., *args: Any, **kwargs: Any
+) -> Explanation: ...
+@overload
+def explain(
+    model: TileClassifier, images: Any, method: Sequence[str], *args: Any, **kwargs: Any
+) -> dict[str, Explanation]: ...
+def explain(
+    model: TileClassifier,
+    images: Any,
+    method: str | Sequence[str] = "gradcam++",
+    target: Any = None,
+    layer: str | int = "auto",
+    contrast: Any = None,
+    precision: str = "float32",
+    *,
+    batch_size: int | None = None,
+    cache: bool = False,
+) -> Explanation | dict[str, Explanation]:
+    """Explain a model's decision on each tile by a map of what spoke for the target class.
+
+    The layer and the grid of its cells are found from the model. Maps keep their sign and their
+    size: nothing is clipped or scaled beyond what the method's own definition says. The model
+    comes back as it was, also after an error.
+
+    Args:
+        model: made by `create_model` or `load_checkpoint`.
+        images: a TileSet, or images (N, 3, 64, 64), float32 in [0, 1] or uint8.
+        method: a name in `methods()`, or several, which then share one pass.
+        target: class to explain: None for the predicted one, an index or a name for all tiles, or
+            one per tile.
+        layer: for CAM methods: "auto", a dotted name in `model.named_modules()`, or the index of
+            a row of `layers(model)` (-1 is the deepest).
+        contrast: class to tell the target from, for finercam; None compares with the three
+            nearest in logit.
+        precision: "float32", or "bfloat16" for autocast.
+        batch_size: tiles at a time; default: so many that they fit in free memory.
+        cache: keep the maps on disk under the digests of weights, tiles and settings. A wrapped
+            module is always run: its code has no digest.
+
+    Returns:
+        Maps, targets and logits as NumPy arrays; for several methods a dict, name -> Explanation.
+
+    Raises:
+        TypeError: if model, images, target or layer have a wrong type.
+        ValueError: if method, layer, class or precision are unknown, images or targets do not
+            fit, a method takes no contrast or no layer, cannot explain this network, or the layer
+            has no grid or does not reach the logits.
+    """
+    chosen = _chosen(method)
+    request = _checked(model, images, chosen, target, layer, contrast, precision, batch_size)
+    keys: dict[str, dict[str, Any]] = {}
+    found: dict[str, Mapping[str, np.ndarray]] = {}
+    if cache and model.spec is not None:
+        keys = _cache_keys(request, chosen)
+        stored = {name: load_arrays("explanations", key) for name, key in keys.items()}
+        found = {name: arrays for name, arrays in stored.items() if arrays is not None}
+    missing = [m for m in chosen if m.name not in found]
+    if missing:
+        fresh = _run(request, missing)
+        for name in keys.keys() & fresh.keys():
+            store_arrays("explanations", keys[name], fresh[name])
+        found = {**found, **fresh}
+    results = {
+        m.name: finished(
+            m.name, request.layer if m.layered else None, m.class_blind, **found[m.name]
+        )
+        for m in chosen
+    }
+    return results[method] if isinstance(method, str) else results
+
+
+def layers(model: TileClassifier) -> pd.DataFrame:
+    """List the layers that CAM methods can look at.
+
+    Returns:
+        DataFrame, from shallow to deep: layer (dotted name), grid ("7x7"), cell_metres (ground size
+        of a cell), auto (whether `layer="auto"` takes it). Its row numbers serve as `layer=`, too.
+        Other layers with a grid can be chosen by name.
+
+    Raises:
+        TypeError: if it is no model of ours.
+        ValueError: if no layer has a grid of at least 2x2.
+    """
+    _check_model(model)
+    found = anatomy(model)
+    rows = [
+        (name, f"{h}x{w}", 640 / h, name == found.layer)
+        for name, (h, w) in zip(found.stages, found.grids, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["layer", "grid", "cell_metres", "auto"])
+
+
+# --- checks --------------------------------------------------------------------------------------
+
+
+def _chosen(method: Any) -> list[Method]:
+    if isinstance(method, str) or not isinstance(method, Sequence):
+        return [method_named(method)]
+    if not method:
+        raise ValueError("method is an empty list; name at least one of methods()")
+    return [method_named(name) for name in dict.fromkeys(method)]
+
+
+def _checked(
+    model: Any,
+    images: Any,
+    chosen: list[Method],
+    target: Any,
+    layer: Any,
+    contrast: Any,
+    precision: str,
+    batch_size: int | None,
+) -> _Request:
+    _check_model(model)
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+    lazily = isinstance(images, TileSet) and len(images) > 0  # uint8 until its batch comes up
+    tiles = images.images if lazily else as_images(images)
+    targets = _targets(target, len(tiles))
+    against = _contrast(contrast, chosen, targets)
+    where = _layer_name(model, layer, chosen)
+    with torch.inference_mode(False), evaluating(model):
+        for method in chosen:
+            _check_able(model, method)
+    size = batch_size or _fitting_batch(model, chosen)
+    return _Request(model, tiles, targets, where, against, precision, size)
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, TileClassifier):
+        raise TypeError(
+            "explain takes a model made by create_model or load_checkpoint, got "
+            f"{type(model).__name__}; wrap a module with create_model(module, image_size=...)"
+        )
+
+
+def _check_able(model: TileClassifier, method: Method) -> None:
+    """Refuse, before any work, what a method cannot explain."""
+    if method.family == "attention" and anatomy(model).family != "vit":
+        raise ValueError(
+            f"{method.name} needs one attention over all tokens in each block, which {model.name} "
+            "does not have; use a CAM method"
+        )
+    if method.family == "attention":  # one black tile shows whether its attention can be seen
+        look(Batch(model, torch.zeros(1, 3, TILE_SIZE, TILE_SIZE), None, None))
+    if method.name == "fullgrad":
+        odd = not_piecewise_linear(model)
+        if odd:
+            raise ValueError(
+                "fullgrad is defined for networks of convolutions, batch norms and ReLU alone; "
+                f"{model.name} has {', '.join(odd)}"
+            )
+
+
+def _targets(target: Any, count: int) -> np.ndarray | None:
+    """Return the wanted classes as int64 (count,), None for the predicted ones."""
+    if target is None:
+        return None
+    values = np.asarray(target.cpu() if isinstance(target, Tensor) else target)
+    if values.dtype.kind not in "iuU":
+        raise TypeError(
+            "target must be None, a class index, a class name or one of these per tile, "
+            f"got {target!r:.80}"
+        )
+    if values.ndim and values.shape != (count,):
+        raise ValueError(
+            f"target must be one class, or one for each of the {count} tiles, "
+            f"got shape {values.shape}"
+        )
+    indices = [class_index(value) for value in values.reshape(-1).tolist()]
+    return np.broadcast_to(np.array(indices, dtype=np.int64), count).copy()
+
+
+def _contrast(contrast: Any, chosen: list[Method], targets: np.ndarray | None) -> int | None:
+    if contrast is None:
+        return None
+    if not any(method.takes_contrast for method in chosen):
+        able = [m.name for m in METHODS.values() if m.takes_contrast]
+        raise ValueError(
+            f"{chosen[0].name} takes no contrast, got {contrast!r}; leave it out or use "
+            + " or ".join(able)
+        )
+    against = class_index(contrast)
+    if targets is not None and (targets == against).any():
+        raise ValueError(
+            f"contrast and target are both {CLASSES[against]} for tile "
+            f"{int(np.flatnonzero(targets == against)[0])}; choose another class"
+        )
+    return against
+
+
+def _layer_name(model: TileClassifier, layer: Any, chosen: list[Method]) -> str | None:
+    if not any(method.layered for method in chosen):
+        if layer != "auto":
+            raise ValueError(
+                f"{chosen[0].name} looks at no single layer; leave layer={layer!r} out"
+            )
+        return None
+    if layer == "auto":
+        return anatomy(model).layer
+    if isinstance(layer, int) and not isinstance(layer, bool):
+        stages = anatomy(model).stages
+        if not -len(stages) <= layer < len(stages):
+            raise ValueError(
+                f"layer must lie in {-len(stages)}..{len(stages) - 1}, got {layer}; "
+                f"the stages are {', '.join(stages)}"
+            )
+        return stages[layer]
+    if not isinstance(layer, str):
+        raise TypeError(f"layer must be 'auto', a dotted name or an index, got {layer!r}")
+    names = [name for name, _ in model.named_modules() if name]
+    if layer not in names:
+        raise ValueError(
+            f"{model.name} has no layer {layer!r}{nearest(layer, names)}; names are those of "
+            "model.named_modules(), and 'auto' chooses one"
+        )
+    return layer
+
+
+def _fitting_batch(model: TileClassifier, chosen: list[Method]) -> int:
+    """Return how many tiles to run at once: as many as pay, and no more than memory holds."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+    try:
+        family, values = anatomy(model).family, anatomy(model).values
+    except ValueError:  # no layer with a grid, which methods on pixels do not need
+        if any(method.layered for method in chosen):
+            raise
+        family, values = "cnn", sum(p.numel() for p in model.parameters())
+    pays = max(1, min(256, _BATCH_PIXELS[family] // model.image_size**2))
+    if free is None:
+        return pays
+    whole = any(not m.layered for m in chosen)  # a graph of the whole network is kept
+    tile = 4 * values * (3 if whole else 1)  # bytes
+    return max(1, min(pays, int(free * _MEMORY_SHARE / tile)))
+
+
+# --- the run -------------------------------------------------------------------------------------
+
+
+def _run(request: _Request, chosen: list[Method]) -> dict[str, dict[str, np.ndarray]]:
+    """Run the batches; return grids, targets and logits for each method."""
+    grids: dict[str, list[np.ndarray]] = {method.name: [] for method in chosen}
+    targets, logits = [], []
+    with (
+        torch.inference_mode(False),  # a caller's inference mode would forbid gradients
+        evaluating(request.model),
+        _weights_cast_once(request),
+    ):
+        for start in range(0, len(request.tiles), request.batch_size):
+            batch = _batch(request, chosen, start)
+            for method in chosen:
+                grids[method.name].append(np.asarray(method.maps(batch)))
+            targets.append(batch.target.cpu().numpy())
+            logits.append(batch.logits.cpu().numpy())
+    target, logit = np.concatenate(targets), np.concatenate(logits)
+    return {
+        name: {"grid": np.concatenate(parts), "target": target, "logits": logit}
+        for name, parts in grids.items()
+    }
+
+
+@contextlib.contextmanager
+def _weights_cast_once(request: _Request) -> Iterator[None]:
+    """Keep autocast's reduced weights from pass to pass, and cast nothing between the passes.
+
+    They live until the outermost autocast ends; without this, each pass would cast them anew.
+    """
+    device = next((p.device for p in request.model.parameters()), torch.device("cpu")).type
+    reduced = request.precision == "bfloat16"
+    with (
+        torch.autocast(device, torch.bfloat16, enabled=reduced),
+        torch.autocast(device, torch.bfloat16, enabled=False),
+    ):
+        yield
+
+
+def _batch(request: _Request, chosen: list[Method], start: int) -> Batch:
+    stop = start + request.batch_size
+    tiles, wanted = request.tiles[start:stop], request.targets
+    return Batch(
+        request.model,
+        as_images(tiles) if tiles.dtype == torch.uint8 else tiles.detach().clone(),
+        None if wanted is None else wanted[start:stop],
+        request.layer if any(method.layered for method in chosen) else None,
+        reduced=request.precision == "bfloat16",
+        records=any(method.slopes for method in chosen),
+        chunk=request.batch_size,
+        contrast=request.contrast,
+        first=start,
+    )
+
+
+@functools.cache
+def _code_digest() -> str:
+    """Return a digest of our own definitions, so that kept maps never outlive a change of them."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+
+
+def _cache_keys(request: _Request, chosen: list[Method]) -> dict[str, dict[str, Any]]:
+    targets = request.targets
+    shared = {
+        "spec": request.model.spec,
+        "weights": weights_digest(request.model),
+        "images": digest_arrays(request.tiles.cpu().numpy()),
+        "targets": None if targets is None else targets.tolist(),
+        "precision": request.precision,
+        "code": _code_digest(),
+        "libraries": [importlib.metadata.version(name) for name in ("grad-cam", "captum")],
+    }
+    return {
+        m.name: {
+            **shared,
+            "method": m.name,
+            "layer": request.layer if m.layered else None,
+            "contrast": request.contrast if m.takes_contrast else None,
+        }
+        for m in chosen
+    }

@@ -1,0 +1,96 @@
+"""What an explanation is: maps, and the warnings that a reader must know."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from lulc_lib.tiles import METRES_PER_PIXEL, TILE_SIZE
+
+CONFIDENT = 0.5  # below this probability of the target, LowConfidence
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Maps of what spoke for a class, one per tile, signed and unscaled.
+
+    Attributes:
+        heatmap: float32 (N, 64, 64), `grid` resized bilinearly (align_corners=False). The unit is
+            the method's own: compare maps of one method, not of two.
+        grid: float32 (N, h, w), as the layer gave it; (N, 64, 64) for methods that work on pixels.
+        target: int64 (N,), the class each map explains.
+        logits: float32 (N, 10).
+        method: name of the method, as in `methods()`.
+        layer: dotted name of the layer in `model.named_modules()`, None where there is none.
+        warnings: name of a warning -> numbers of the maps it is about. "ZeroMap": zero everywhere,
+            the method found nothing; "FlatMap": one value everywhere; "NaNMap": holds NaN or
+            infinite values; "ClassBlind": the method does not look at the target;
+            "LowConfidence": the model gives the target a probability below one half, so the map
+            explains what the model does not believe.
+    """
+
+    heatmap: np.ndarray
+    grid: np.ndarray
+    target: np.ndarray
+    logits: np.ndarray
+    method: str
+    layer: str | None
+    warnings: Mapping[str, tuple[int, ...]]
+
+    def __len__(self) -> int:
+        return len(self.grid)
+
+    def __repr__(self) -> str:
+        h, w = self.grid.shape[1:]
+        warned = "".join(f", {name} in {len(maps)}" for name, maps in self.warnings.items())
+        where = f" at {self.layer}" if self.layer else ""
+        return f"Explanation({len(self)} maps by {self.method}{where}, grid {h}x{w}{warned})"
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """Class with the largest logit, int64 (N,)."""
+        return self.logits.argmax(axis=1)
+
+    @property
+    def cell_metres(self) -> float:
+        """Ground size of one cell of the grid, in metres."""
+        return TILE_SIZE * METRES_PER_PIXEL / self.grid.shape[1]
+
+
+def finished(
+    method: str,
+    layer: str | None,
+    class_blind: bool,
+    grid: np.ndarray,
+    target: np.ndarray,
+    logits: np.ndarray,
+) -> Explanation:
+    """Bring the grids to the tile and name what is wrong with them."""
+    grid = np.asarray(grid, dtype=np.float32)
+    size = (TILE_SIZE, TILE_SIZE)
+    resized = F.interpolate(torch.from_numpy(grid)[:, None], size, mode="bilinear")
+    warnings = _warnings(grid, target, logits, class_blind)
+    return Explanation(resized[:, 0].numpy(), grid, target, logits, method, layer, warnings)
+
+
+def _warnings(
+    grid: np.ndarray, target: np.ndarray, logits: np.ndarray, class_blind: bool
+) -> dict[str, tuple[int, ...]]:
+    cells = grid.reshape(len(grid), -1)
+    broken = ~np.isfinite(cells).all(axis=1)
+    cells = np.where(broken[:, None], 0, cells)
+    size = np.abs(cells).max(axis=1)
+    flat = np.ptp(cells, axis=1) <= 1e-6 * size
+    with np.errstate(invalid="ignore"):
+        shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    believed = shifted[np.arange(len(grid)), target] / shifted.sum(axis=1)
+    marks = {
+        "ZeroMap": (size == 0) & ~broken,
+        "FlatMap": flat & (size > 0),
+        "NaNMap": broken,
+        "ClassBlind": np.full(len(grid), class_blind),
+        "LowConfidence": believed < CONFIDENT,
+    }
+    return {name: tuple(np.flatnonzero(m).tolist()) for name, m in marks.items() if m.any()}
