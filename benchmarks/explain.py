@@ -40,7 +40,7 @@ WANTED = {
     "one_cam": 0.85,
     "eight_cams": 0.6,
     "tile_by_tile float32 resnet50": 4.0,
-    "tile_by_tile float32 vit_base": 3.3,  # a plain forward pass itself is only about 3.9 times
+    "tile_by_tile float32 vit_base": 3.3,  # a plain forward pass itself is only about 3.8 times
     "tile_by_tile bfloat16": 6.0,
     "ablation resnet50": 10.0,
     "ablation vit_base": 6.0,
