@@ -1,6 +1,6 @@
 """Measure what explanations cost, as ratios taken in one run, pytorch-grad-cam beside them.
 
-    python benchmarks/explain.py            # ten minutes on two cores
+    python benchmarks/explain.py            # six minutes on two cores
     python benchmarks/explain.py --quick    # tiny sizes: does it run at all, nothing written
 
 All ways see the same tiles and take turns; the fastest round of each counts, since other work on
