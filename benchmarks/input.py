@@ -31,12 +31,13 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
+from lulc_lib.augmentation import augment, draw_turns, mix
 from lulc_lib.config import RunConfig
 from lulc_lib.eurosat import DataUnavailableError, load_eurosat
 from lulc_lib.models import create_model
 from lulc_lib.synthetic import synthetic
 from lulc_lib.tiles import TileSet
-from lulc_lib.training import augment, make_optimizer, mix
+from lulc_lib.training import make_optimizer
 
 RESULTS = Path(__file__).parent / "results" / "input.json"
 WANTED = {"training": 0.97, "loading": 20.0}
@@ -72,7 +73,8 @@ class Feed:
         start = self.step * batch % (len(self.order) - batch + 1)
         chosen = torch.from_numpy(self.order[start : start + batch])
         self.step += 1
-        images = augment(self.tiles.images[chosen], self.config, rng, self.size)
+        turns = draw_turns(batch, self.config, rng)
+        images = augment(self.tiles.images[chosen], turns, self.config, rng, self.size)
         return mix(images, self.tiles.labels[chosen], self.config, rng)
 
 

@@ -5,6 +5,8 @@ neither torch nor matplotlib.
 """
 
 import importlib
+import multiprocessing
+import os
 import sys
 import types
 from typing import Any
@@ -41,11 +43,27 @@ _HOME = {
     "synthetic": "synthetic",
 }
 _ROOMS = (
-    "baselines", "checkpoints", "cli", "concepts", "config", "eurosat", "explanations", "export",
-    "hub", "images", "metrics", "models", "plots", "quickstart", "splits", "storage", "synthetic",
-    "tiles", "training", "widgets",
+    "augmentation", "baselines", "checkpoints", "cli", "concepts", "config", "eurosat",
+    "explanations", "export", "hub", "images", "metrics", "models", "plots", "quickstart",
+    "splits", "storage", "synthetic", "tiles", "training", "widgets",
 )  # fmt: skip
 __all__ = [*_HOME, "__version__"]  # noqa: PLE0604
+
+
+def _use_one_thread() -> None:
+    """Ask torch, where it is loaded, for one thread.
+
+    The threads that a parent has made do not survive a fork, and OpenMP would wait for them for
+    ever: so do the processes that accelerate's `notebook_launcher` forks off a notebook's kernel.
+    """
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_use_one_thread)
+if multiprocessing.parent_process() is not None:  # forked before we were imported
+    _use_one_thread()
 
 
 def __getattr__(name: str) -> Any:

@@ -57,6 +57,7 @@ class Card:
         data: source, digest, part and count of the training tiles, empty if not known.
         training_names: names of the training tiles, sorted, one a line, zlib, base64.
         metrics: `Report.to_dict()`, with intervals, empty if not evaluated.
+        metrics_tta: the same for predictions averaged over flips and turns, empty if not made.
         history: `History.to_dict()`, empty if not known.
         versions: of this library, Python and the packages that made the weights.
         seconds: time spent training.
@@ -75,6 +76,7 @@ class Card:
     data: dict[str, Any] = field(default_factory=dict)
     training_names: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
+    metrics_tta: dict[str, Any] = field(default_factory=dict)
     history: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
@@ -160,6 +162,7 @@ def save_checkpoint(
     history: History | None = None,
     notes: str = "",
     precision: str = "float16",
+    report_tta: Report | None = None,
 ) -> Path:
     """Write NAME.safetensors and NAME.json; return the path of the weights.
 
@@ -175,6 +178,7 @@ def save_checkpoint(
         notes: free text, such as known limits.
         precision: of the parameters: "float16" halves the file, "float32" keeps every bit.
             Buffers, such as BatchNorm's statistics, keep their own dtype.
+        report_tta: figures of `predict(..., tta=True)`, told apart from those of a single view.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -185,10 +189,15 @@ def save_checkpoint(
         (model, TileClassifier, "model must be a TileClassifier (see create_model)"),
         (config, RunConfig | None, "config must be a RunConfig or None"),
         (report, Report | None, "report must be a Report (see evaluate) or None"),
+        (report_tta, Report | None, "report_tta must be a Report (see evaluate) or None"),
         (history, History | None, "history must be a History (see fit) or None"),
     ):
         if not isinstance(value, kind):
             raise TypeError(f"{what}, got {type(value).__name__}")
+    for name, value, expected in (("report", report, False), ("report_tta", report_tta, True)):
+        if value is not None and value.tta != expected:
+            views = "eight averaged views" if value.tta else "a single view"
+            raise CheckpointError(f"{name} holds figures of {views}; swap report and report_tta")
     if precision not in _PRECISIONS:
         raise CheckpointError(f"precision must be float16 or float32, got {precision!r}")
     weights, card_path = _pair(path)
@@ -209,6 +218,7 @@ def save_checkpoint(
         precision=precision,
         config=asdict(config) if config else {},
         metrics=report.to_dict() if report else {},
+        metrics_tta=report_tta.to_dict() if report_tta else {},
         history=history.to_dict() if history else {},
         versions=_versions(),
         seconds=history.seconds if history else 0.0,
@@ -626,6 +636,9 @@ def _section(card: Card) -> str:
         )
     if metrics:
         lines.append(f"- **Tested on**: {_tested_on(metrics)}")
+    if card.metrics_tta:
+        figures = [f"{t} {_interval_text(card.metrics_tta.get(k))}" for k, t in _TITLES.items()]
+        lines.append(f"- **Averaged over eight flips and turns**: {', '.join(figures)}")
     if card.config:
         lines.append(f"- **Recipe**: {_recipe(card.config)}")
     if card.seconds or card.hardware:

@@ -31,10 +31,14 @@ class RunConfig:
     schedule: str = "cosine"  # how the rate moves after warm-up: constant, cosine, onecycle
     warmup_epochs: float = 0.5  # linear rise from 0: AdamW's first moments are noise
     label_smoothing: float = 0.05  # softens one-hot targets: EuroSAT has wrong labels
-    mixup: float = 0.0  # Beta(a, a) of mixed pairs, 0 = off: more views from few tiles
+    mixup: float = 0.0  # Beta(a, a) of blended pairs, 0 = off: more views from few tiles
+    cutmix: float = 0.0  # Beta(a, a) of patches put in from another tile, 0 = off
+    teacher: str = ""  # checkpoint whose probabilities are learned too: small models learn better
+    distill: float = 0.0  # their weight in the targets, the labels have the rest
     augment: str = "d4"  # d4: the 8 flips and quarter turns, true for a view from above
     shift: int = 0  # up to so many pixels each way, edges reflected: position carries no label
     crop_scale: float = 1.0  # smallest area of a random resized crop, 1 = no crop
+    erase: float = 0.0  # chance that a rectangle is blanked, 0 = off: no single spot decides
     precision: str = "float32"  # bfloat16: autocast, twice the speed where the processor has it
     channels_last: bool = False  # memory order that convolutions on CPU and GPU prefer
     ema: float = (
@@ -69,6 +73,11 @@ class RunConfig:
                 raise ValueError(
                     f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
                 )
+        if bool(self.teacher) != bool(self.distill):
+            raise ValueError(
+                "teacher and distill go together: a checkpoint, and its weight in the targets; "
+                f"got teacher={self.teacher!r}, distill={self.distill!r}"
+            )
         if not self.model:
             raise ValueError("model must be a name, got ''")
         if self.sizes and self.sizes[-1][0] >= self.epochs:
@@ -80,6 +89,10 @@ class RunConfig:
         """Return the size inside the model at an epoch, None when the model's own is kept."""
         sizes = [size for first, size in self.sizes if first <= epoch]
         return sizes[-1] if sizes else None
+
+    def is_last_size(self, epoch: int) -> bool:
+        """Return whether an epoch works at the last of `sizes`: only such epochs can be kept."""
+        return not self.sizes or self.size_at(epoch) == self.sizes[-1][1]
 
     def to_json(self) -> str:
         """Return the settings as JSON text."""
@@ -142,6 +155,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "warmup_epochs": (0, 100_000),
     "label_smoothing": (0, 0.99),
     "mixup": (0, 100),
+    "cutmix": (0, 100),
+    "distill": (0, 1),
+    "erase": (0, 1),
     "shift": (0, 32),
     "crop_scale": (0.01, 1),
     "ema": (0, 0.999999),

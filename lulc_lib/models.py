@@ -12,6 +12,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lulc_lib.hub import first_contact, hub_address, is_cached
 from lulc_lib.tiles import CLASSES, METRES_PER_PIXEL, TILE_SIZE
@@ -23,6 +24,9 @@ EUROSAT_STD = (0.20266, 0.13690, 0.11555)
 # Short names: (timm name, size inside or None for timm's own, arguments for timm).
 ALIASES: dict[str, tuple[str, int | None, dict[str, Any]]] = {
     "resnet50": ("resnet50.tv_in1k", None, {}),
+    # The last stage keeps its resolution and is dilated instead ("DC5", Carion et al. 2020, arXiv
+    # 2005.12872): 8x8 cells at 128 px, where the plain network has 4x4.
+    "resnet50_dc5": ("resnet50", 128, {"output_stride": 16}),
     "vit_base": ("vit_base_patch16_224.orig_in21k", None, {}),
     # Compact, trained here from scratch: 8x8 tokens of 8x8 px, averaged at the end, since plain
     # ViTs learn faster so (Beyer, Zhai and Kolesnikov 2022, arXiv 2205.01580).
@@ -465,6 +469,47 @@ def _block_norms(
             first.setdefault(block, (name, len(shape)))
     tokens = [name for name, dimensions in first.values() if dimensions == 3]
     return tuple(tokens) if len(tokens) == len(first) else ()
+
+
+class PlainAttention(TorchFunctionMode):
+    """Within this context, attention that will be differentiated on a CPU in bfloat16 is unfused.
+
+    There the backward pass of PyTorch's fused attention takes two to five times as long as that of
+    the two products and the softmax written out (`benchmarks/training.py`). Everywhere else, and
+    without gradients, the fused one is the faster and stays.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Write attention out where that pays; pass everything else on."""
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention and self._pays(*args, **kwargs):
+            return self._attend(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    @staticmethod
+    def _pays(query: Tensor, *_: Any, is_causal: bool = False, **others: Any) -> bool:
+        slow = query.device.type == "cpu" and query.dtype == torch.bfloat16
+        known = not is_causal and not others.get("enable_gqa")
+        return slow and known and query.requires_grad and torch.is_grad_enabled()
+
+    @staticmethod
+    def _attend(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        scale: float | None = None,
+        **_: Any,
+    ) -> Tensor:
+        match = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.mT
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            match = match.masked_fill(~attn_mask, -torch.inf)
+        elif attn_mask is not None:
+            match = match + attn_mask
+        return F.dropout(match.softmax(dim=-1).to(value.dtype), dropout_p) @ value
 
 
 @contextlib.contextmanager

@@ -71,6 +71,11 @@ def digest_arrays(*arrays: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+def digest_files(*files: Path) -> str:
+    """Return one SHA-256 over files: of our own sources, what is kept never outlives a change."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
 def cached_arrays(
     kind: str, key: dict[str, Any], compute: Callable[[], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:

@@ -1,7 +1,10 @@
 """Train a classifier: one loop, readable from top to bottom, that can be killed and resumed."""
 
+import contextlib
 import copy
+import itertools
 import math
+import os
 import platform
 import time
 from dataclasses import dataclass, field
@@ -13,12 +16,15 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast, gather_object, get_int_from_env
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from lulc_lib.augmentation import WAYS, augment, draw_turns, mix, turned
+from lulc_lib.checkpoints import load_checkpoint
 from lulc_lib.config import History, RunConfig
-from lulc_lib.metrics import predict
-from lulc_lib.models import TileClassifier
+from lulc_lib.metrics import Predictions, predict
+from lulc_lib.models import PlainAttention, TileClassifier
 from lulc_lib.storage import atomic_write
 from lulc_lib.tiles import CLASSES, TileSet
 
@@ -39,6 +45,9 @@ def fit(
     the same machine gives the same history, and a run that was killed and resumed ends with the
     weights of an unbroken one. Ctrl-C ends the run early and keeps the best weights so far.
 
+    Started by `accelerate launch` or `notebook_launcher`, the processes share each batch: all vary
+    the whole of it alike, and each works through its part (docs/scaling.md).
+
     Args:
         model: the classifier; its weights are changed.
         train: tiles to learn from; those left over after the last full batch wait for the next
@@ -54,16 +63,20 @@ def fit(
 
     Raises:
         ValueError: if there are no tiles, the state belongs to another run, `resume` lacks a
-            `run_dir`, or the loss is not finite.
+            `run_dir`, the teacher saw tiles that it must not know, fewer processes have met than
+            were launched, or the loss is not finite.
     """
     _check(train, val, config, run_dir, resume)
     accelerator = _accelerator(config, run_dir)
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), PlainAttention():
             return _run(model, train, val, config, accelerator, run_dir, resume, progress)
     finally:
-        accelerator.end_training()
-        AcceleratorState._reset_state()  # else the next run must use the same precision
+        for tracker in accelerator.trackers:
+            tracker.finish()
+        # The next run may ask for another precision; processes that have met stay together, since
+        # they cannot meet twice in one launch.
+        AcceleratorState._reset_state(reset_partial_state=accelerator.num_processes == 1)
 
 
 def _run(
@@ -83,16 +96,21 @@ def _run(
     optimizer = make_optimizer(model, config)
     network, optimizer = accelerator.prepare(model, optimizer)
     candidates = [model] if average is None else [model, average]  # the better one is kept
+    if average is not None:
+        average.load_state_dict(model.state_dict())  # which are the first process's by now
     images, labels = train.images.to(device), train.labels.to(device)
+    taught = _ask_teacher(train, val, config, device)
     batch = min(config.batch_size, len(train))
     steps = len(train) // batch  # steps an epoch
-    state = _State()
+    parts = _parts(batch, config, accelerator)
+    state = _State(sums=_no_sums(device))
     state_file = None if run_dir is None else Path(run_dir).absolute() / "state.pt"
     if resume and state_file.is_file():
         state.load(state_file, model, optimizer, average, config, train)
     hardware = describe_hardware(device)
     bar = tqdm(
-        total=config.epochs * steps, initial=state.step, disable=not progress, unit="step"
+        total=config.epochs * steps, initial=state.step, unit="step",
+        disable=not (progress and accelerator.is_local_main_process),
     )  # fmt: skip
     interrupted = False
     try:
@@ -103,23 +121,33 @@ def _run(
             order = np.random.default_rng((config.seed, 0, epoch)).permutation(len(train))
             network.train()
             while position < steps:
-                torch.manual_seed(config.seed + state.step)  # dropout, stochastic depth
+                torch.manual_seed(  # dropout, stochastic depth
+                    config.seed + state.step + 1_000_003 * accelerator.process_index
+                )
                 rng = np.random.default_rng((config.seed, 1, state.step))
                 rate = learning_rate_at(state.step, steps, config)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 chosen = torch.from_numpy(order[position * batch : (position + 1) * batch])
                 chosen = chosen.to(device)
-                x = augment(images[chosen], config, rng, model.image_size)  # (B, 3, S, S)
-                x, y = mix(x, labels[chosen], config, rng)
+                turns = draw_turns(batch, config, rng)
+                x = augment(images[chosen], turns, config, rng, model.image_size)  # (B, 3, S, S)
+                y = labels[chosen]
+                if taught is not None:
+                    y = F.one_hot(y, len(CLASSES)).float()
+                    y = y.lerp(taught[chosen, torch.from_numpy(turns).to(device)], config.distill)
+                x, y = mix(x, y, config, rng)
                 x = x.contiguous(memory_format=layout)
-                for part_x, part_y in zip(
-                    x.chunk(config.accumulate), y.chunk(config.accumulate), strict=True
-                ):
-                    logits = network(part_x)  # (B / accumulate, 10)
-                    loss = F.cross_entropy(logits, part_y, label_smoothing=config.label_smoothing)
-                    accelerator.backward(loss * (len(part_x) / len(x)))
-                    state.count(loss, logits, part_y)
+                for part in parts:
+                    alone = accelerator.no_sync(network) if part is not parts[-1] else _NOTHING
+                    with alone:
+                        logits = network(x[part])  # (B / parts of all processes, 10)
+                        loss = F.cross_entropy(
+                            logits, y[part], label_smoothing=config.label_smoothing
+                        )
+                        share = len(logits) / batch * accelerator.num_processes  # DDP averages
+                        accelerator.backward(loss * share)
+                    state.count(loss, logits, y[part])
                 if config.clip_norm:
                     accelerator.clip_grad_norm_(network.parameters(), config.clip_norm)
                 optimizer.step()
@@ -129,6 +157,7 @@ def _run(
                 state.step, position = state.step + 1, position + 1
                 bar.update()
                 if position % 10 == 0 or position == steps:
+                    state.gather(accelerator)
                     state.check_finite()
                     speed = batch * position / max(1e-9, state.epoch_seconds + _since(began))
                     bar.set_postfix_str(
@@ -136,14 +165,16 @@ def _run(
                         f"F1 {state.macro_f1:.3f}, {speed:.0f} images/s"
                     )
                 if state_file and state.step % config.save_every == 0 and position < steps:
+                    state.gather(accelerator)
                     state.epoch_seconds += _since(began)
                     began = time.perf_counter()
-                    state.save(state_file, model, optimizer, average, config, train)
+                    state.save(state_file, model, optimizer, average, config, train, accelerator)
             state.epoch_seconds += _since(began)
-            state.end_epoch(candidates, val, config, rate, batch * steps, epoch)
+            tried = candidates if config.is_last_size(epoch) else [model]
+            state.end_epoch(tried, val, config, rate, batch * steps, epoch, accelerator)
             accelerator.log({k: v for k, v in state.epochs[-1].items() if v == v}, step=epoch)
             if state_file:
-                state.save(state_file, model, optimizer, average, config, train)
+                state.save(state_file, model, optimizer, average, config, train, accelerator)
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -159,6 +190,7 @@ def _run(
     return History(tuple(state.epochs), state.best_epoch, state.seconds, hardware, interrupted)
 
 
+_NOTHING = contextlib.nullcontext()
 _NOT_VALIDATED = {"val_loss": math.nan, "val_macro_f1": math.nan, "val_accuracy": math.nan}
 
 
@@ -173,24 +205,31 @@ class _State:
     epoch_seconds: float = 0.0
     epochs: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] | None = None
-    loss_sum: float | Tensor = 0.0
-    confusion: Tensor = field(
-        default_factory=lambda: torch.zeros(len(CLASSES), len(CLASSES), dtype=torch.int64)
-    )
+    sums: Tensor = field(default_factory=lambda: _no_sums("cpu"))  # loss, then confusion's rows
+    own: Tensor | None = None  # of this process alone, since the last gathering
 
     def count(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
-        labels = (targets.argmax(1) if targets.ndim == 2 else targets).cpu()
-        self.loss_sum = self.loss_sum + loss.detach().float().cpu() * len(labels)
-        pairs = labels * len(CLASSES) + logits.detach().argmax(1).cpu()
-        self.confusion += torch.bincount(pairs, minlength=len(CLASSES) ** 2).view_as(self.confusion)
+        """Add a part of a batch, without waiting for the device."""
+        labels = targets.argmax(1) if targets.ndim == 2 else targets
+        if self.own is None:
+            self.own = torch.zeros_like(self.sums)
+        pairs = 1 + labels * len(CLASSES) + logits.detach().argmax(1)
+        self.own[0] += loss.detach() * len(labels)
+        self.own.scatter_add_(0, pairs, torch.ones_like(pairs, dtype=self.own.dtype))
+
+    def gather(self, accelerator: Accelerator) -> None:
+        """Add what all processes counted."""
+        if self.own is not None:
+            self.sums += accelerator.reduce(self.own, "sum")
+            self.own = None
 
     @property
     def loss(self) -> float:
-        return float(self.loss_sum) / max(1, int(self.confusion.sum()))
+        return float(self.sums[0]) / max(1.0, float(self.sums[1:].sum()))
 
     @property
     def macro_f1(self) -> float:
-        return macro_f1(self.confusion)
+        return macro_f1(self.sums[1:].view(len(CLASSES), len(CLASSES)).cpu())
 
     def check_finite(self) -> None:
         if not math.isfinite(self.loss):
@@ -207,18 +246,19 @@ class _State:
         rate: float,
         seen: int,
         epoch: int,
+        accelerator: Accelerator,
     ) -> None:
         """Validate, write the epoch down, keep the weights if they are the best so far.
 
         With averaged weights, both they and the last ones are validated and the better ones count:
         an average over a short run lags behind. Where sizes change, only epochs at the last size
-        can be the best.
+        can be the best, and the average waits for them.
         """
         self.check_finite()
         began = time.perf_counter()
         kept, figures, value = candidates[-1], _NOT_VALIDATED, float(epoch)
         if val is not None:
-            tried = [validate(model, val, config.precision) for model in candidates]
+            tried = [validate(model, val, config.precision, accelerator) for model in candidates]
             values = [-t["val_loss"] if config.best_by == "loss" else t["val_macro_f1"]
                       for t in tried]  # fmt: skip
             best = int(np.argmax(values))
@@ -236,12 +276,10 @@ class _State:
             "images_per_second": seen / max(1e-9, self.epoch_seconds),
             "seconds": self.epoch_seconds + _since(began),
         })  # fmt: skip
-        final = not config.sizes or config.size_at(epoch) == config.sizes[-1][1]
-        if final and value > self.best_value:
+        if config.is_last_size(epoch) and value > self.best_value:
             self.best_value, self.best_epoch = value, epoch
             self.best = {k: v.detach().cpu().clone() for k, v in kept.state_dict().items()}
-        self.epoch_seconds, self.loss_sum = 0.0, 0.0
-        self.confusion = torch.zeros_like(self.confusion)
+        self.epoch_seconds, self.sums = 0.0, torch.zeros_like(self.sums)
 
     def save(
         self,
@@ -251,15 +289,17 @@ class _State:
         average: nn.Module | None,
         config: RunConfig,
         train: TileSet,
+        accelerator: Accelerator,
     ) -> None:
-        """Write everything to one file, whole or not at all."""
-        counters = {k: v for k, v in vars(self).items() if k not in ("best", "confusion")}
-        counters["loss_sum"] = float(self.loss_sum)
+        """Write everything to one file, whole or not at all; the first process does it for all."""
+        if not accelerator.is_main_process:
+            return
+        counters = {k: v for k, v in vars(self).items() if k not in ("best", "sums", "own")}
         contents = {
             "config": config.to_json(),
             "tiles": f"{train.digest} {train.part} {len(train)}",
             "counters": counters,
-            "confusion": self.confusion,
+            "sums": self.sums,
             "best": self.best,
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -304,7 +344,7 @@ class _State:
         if average is not None:
             average.load_state_dict(contents["average"])
         vars(self).update(contents["counters"])
-        self.confusion, self.best = contents["confusion"], contents["best"]
+        self.sums, self.best = contents["sums"].to(self.sums.device), contents["best"]
 
 
 # --- the parts of a step, each of its own ---------------------------------------------------------
@@ -345,85 +385,53 @@ def learning_rate_at(step: int, steps: int, config: RunConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * passed))
 
 
-def augment(images: Tensor, config: RunConfig, rng: np.random.Generator, size: int) -> Tensor:
-    """Return a batch as float32 in [0, 1], varied as the settings say.
+def _parts(batch: int, config: RunConfig, accelerator: Accelerator) -> list[slice]:
+    """Return this process's parts of each batch, near-equal, as many as `accumulate` says."""
+    count = config.accumulate * accelerator.num_processes
+    if count > batch:
+        raise ValueError(
+            f"a batch of {batch} tiles cannot be divided into {config.accumulate} parts for each "
+            f"of {accelerator.num_processes} processes; raise batch_size or lower accumulate"
+        )
+    edges = np.linspace(0, batch, count + 1).round().astype(int)
+    slices = [slice(int(a), int(b)) for a, b in itertools.pairwise(edges)]
+    first = config.accumulate * accelerator.process_index
+    return slices[first : first + config.accumulate]
 
-    Args:
-        images: uint8 (B, 3, 64, 64).
-        config: the settings.
-        rng: source of all draws.
-        size: size inside the model, to which random crops are brought at once.
 
-    Returns:
-        float32 (B, 3, 64, 64), or (B, 3, size, size) after a random crop.
+def _ask_teacher(
+    train: TileSet, val: TileSet | None, config: RunConfig, device: torch.device
+) -> Tensor | None:
+    """Return a teacher's probabilities for each turn of each tile, float32 (N, turns, 10).
+
+    The teacher sees the tiles turned as the student does, but not shifted, cropped or mixed: its
+    answers are computed once and kept in the cache folder.
     """
-    if config.augment == "flip":
-        images = _turned(images, rng.integers(0, 2, len(images)) * 4)
-    elif config.augment == "d4":
-        images = _turned(images, rng.integers(0, 8, len(images)))
-    if config.shift:
-        images = _shifted(images, config.shift, rng)
-    floats = images.to(torch.float32).div_(255)
-    return _cropped(floats, config.crop_scale, size, rng) if config.crop_scale < 1 else floats
-
-
-def mix(
-    images: Tensor, labels: Tensor, config: RunConfig, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """Blend each image with another one of the batch (mixup, Zhang et al. 2018).
-
-    Returns:
-        images like those given, and labels (B,) as they were, or float32 (B, 10) when mixed.
-    """
-    if not config.mixup:
-        return images, labels
-    share = float(rng.beta(config.mixup, config.mixup))
-    share = max(share, 1 - share)  # the first image stays the main one
-    partner = torch.from_numpy(rng.permutation(len(images))).to(images.device)
-    targets = F.one_hot(labels, len(CLASSES)).float()
-    mixed = images[partner].lerp_(images, share)
-    return mixed, targets[partner].lerp_(targets, share)
-
-
-def _turned(images: Tensor, which: np.ndarray) -> Tensor:
-    """Turn each image by `which % 4` quarters and mirror it where `which >= 4`."""
-    size = images.shape[-1]
-    places = torch.arange(size * size).view(size, size)
-    turned = [torch.rot90(places, k) for k in range(4)]
-    ways = torch.stack(turned + [way.flip(1) for way in turned]).flatten(1)
-    source = ways.to(images.device)[torch.from_numpy(which).to(images.device)]
-    source = source[:, None].expand(-1, images.shape[1], -1)  # (B, 3, size * size)
-    return images.flatten(2).gather(2, source).view_as(images)
-
-
-def _shifted(images: Tensor, by: int, rng: np.random.Generator) -> Tensor:
-    """Move each image by up to `by` pixels each way; the edges are reflected."""
-    size = images.shape[-1]
-    for dim in (2, 3):  # torch's own reflection knows no uint8
-        first, last = images.narrow(dim, 1, by), images.narrow(dim, size - 1 - by, by)
-        images = torch.cat([first.flip(dim), images, last.flip(dim)], dim)
-    windows = images.unfold(2, size, 1).unfold(3, size, 1)  # (B, 3, 2 by + 1, 2 by + 1, 64, 64)
-    down, right = torch.from_numpy(rng.integers(0, 2 * by + 1, (2, len(images)))).to(images.device)
-    return windows[torch.arange(len(images), device=images.device), :, down, right]
-
-
-def _cropped(images: Tensor, smallest: float, size: int, rng: np.random.Generator) -> Tensor:
-    """Crop a random part of each image and bring it to `size`, as torchvision does.
-
-    Areas are uniform in [smallest, 1], sides' ratios log-uniform in [3/4, 4/3].
-    """
-    count = len(images)
-    area = rng.uniform(smallest, 1, count)
-    ratio = np.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3), count))
-    width = np.minimum(1, np.sqrt(area * ratio))
-    height = np.minimum(1, np.sqrt(area / ratio))
-    theta = np.zeros((count, 2, 3), dtype=np.float32)
-    theta[:, 0, 0], theta[:, 1, 1] = width, height
-    theta[:, 0, 2] = rng.uniform(-1, 1, count) * (1 - width)
-    theta[:, 1, 2] = rng.uniform(-1, 1, count) * (1 - height)
-    where = torch.from_numpy(theta).to(images.device)
-    grid = F.affine_grid(where, [count, 3, size, size], align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    if not config.teacher:
+        return None
+    teacher, _ = load_checkpoint(config.teacher)
+    known = teacher.trained_on
+    if known is None:
+        raise ValueError(
+            f"the checkpoint {config.teacher} does not say what it was trained on, so that it "
+            "might know the test tiles; take a teacher trained with lulc.fit"
+        )
+    drawn = "drawn" in known.source or "drawn" in train.source
+    same = known.digest == train.digest or not drawn  # drawn tiles of another seed share names
+    strangers = set(known.names) - set(train.names) if same else set()
+    if strangers:
+        raise ValueError(
+            f"the teacher {config.teacher} was trained on {len(strangers):,} tiles that are not "
+            f"among these training tiles, such as {min(strangers)!r}: the student would learn of "
+            "tiles it is tested on; take a teacher of the same split"
+        )
+    teacher.to(device)
+    answers = []
+    for way in WAYS[config.augment]:
+        images = turned(train.images, np.full(len(train), way))
+        seen = predict(teacher, images, precision=config.precision, cache=True)
+        answers.append(torch.from_numpy(seen.probabilities).float())
+    return torch.stack(answers, dim=1).to(device)
 
 
 def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
@@ -439,9 +447,28 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
                 kept.copy_(now)
 
 
-def validate(model: TileClassifier, tiles: TileSet, precision: str) -> dict[str, float]:
-    """Return val_loss (mean cross-entropy), val_macro_f1 and val_accuracy of a model on tiles."""
-    predictions = predict(model, tiles, precision=precision)
+def validate(
+    model: TileClassifier, tiles: TileSet, precision: str, accelerator: Accelerator | None = None
+) -> dict[str, float]:
+    """Return val_loss (mean cross-entropy), val_macro_f1 and val_accuracy of a model on tiles.
+
+    Several processes share the tiles; all use the first one's buffers, which BatchNorm fills in
+    each process from its own part of the batches.
+    """
+    if accelerator is None or accelerator.num_processes == 1:
+        predictions = predict(model, tiles, precision=precision)
+    else:
+        for buffer in model.buffers():
+            broadcast(buffer)
+        share = np.arange(
+            accelerator.process_index, max(len(tiles), accelerator.num_processes),
+            accelerator.num_processes,
+        ) % len(tiles)  # fmt: skip
+        answers = gather_object([(share, predict(model, tiles[share], precision=precision))])
+        logits = np.zeros((len(tiles), len(CLASSES)), dtype=np.float32)
+        for chosen, part in answers:
+            logits[chosen] = part.logits
+        predictions = Predictions(logits, tiles.labels.numpy(), tiles.names)
     pairs = predictions.labels * len(CLASSES) + predictions.predicted
     confusion = torch.bincount(torch.from_numpy(pairs), minlength=len(CLASSES) ** 2)
     return {
@@ -469,6 +496,11 @@ def describe_hardware(device: torch.device) -> str:
         lines = info.read_text().splitlines()
         name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), name)
     return f"{name}, {torch.get_num_threads()} threads"
+
+
+def _no_sums(device: torch.device | str) -> Tensor:
+    exact = torch.float32 if torch.device(device).type == "mps" else torch.float64
+    return torch.zeros(1 + len(CLASSES) ** 2, dtype=exact, device=device)
 
 
 def _set_size(models: tuple[TileClassifier | None, ...], size: int | None) -> None:
@@ -506,6 +538,10 @@ def _check(
         raise ValueError("resume=True needs run_dir, the folder of the run to go on with")
 
 
+# Where launchers say how many processes they started: MPI's ways, then torchrun's and accelerate's.
+_WORLD_SIZES = ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "WORLD_SIZE"]
+
+
 def _accelerator(config: RunConfig, run_dir: str | Path | None) -> Accelerator:
     mixed = "bf16" if config.precision == "bfloat16" else "no"
     tracker = None if config.tracker == "none" else config.tracker
@@ -513,11 +549,23 @@ def _accelerator(config: RunConfig, run_dir: str | Path | None) -> Accelerator:
     if tracker and project is None:
         raise ValueError(f"tracker={tracker!r} needs run_dir, the folder its files go to")
     AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=mixed, log_with=tracker, project_dir=project)
-    if accelerator.num_processes > 1:
+    launched = get_int_from_env(_WORLD_SIZES, 1)
+    unmet = "MASTER_ADDR" in os.environ and "ACCELERATE_USE_CPU" in os.environ and launched == 1
+    if unmet and not any(name in os.environ for name in _WORLD_SIZES):
         raise ValueError(
-            f"fit runs in one process, but {accelerator.num_processes} were launched; "
-            "start it without a launcher"
+            "accelerate launch was asked for several processes and started one: without GPUs it "
+            "needs --multi_gpu (and no --cpu) to start them; docs/scaling.md has the lines"
+        )
+    accelerator = Accelerator(
+        cpu=launched > 1 and not torch.cuda.is_available(),  # else they train side by side, unmet
+        mixed_precision=mixed,
+        log_with=tracker,
+        project_dir=project,
+    )
+    if accelerator.num_processes != launched:
+        raise ValueError(
+            f"{launched} processes were launched, but {accelerator.num_processes} met; "
+            "docs/scaling.md has the lines that start several"
         )
     if tracker:
         settings = {k: v if isinstance(v, int | float | str) else str(v)

@@ -13,7 +13,7 @@ PACKAGE = REPO / "lulc_lib"
 
 ORDER = (
     "config", "storage", "hub", "images", "tiles", "eurosat", "splits", "synthetic", "models",
-    "metrics", "baselines", "checkpoints", "training", "quickstart", "explanations",
+    "augmentation", "metrics", "baselines", "checkpoints", "training", "quickstart", "explanations",
     "concepts", "plots", "export", "widgets", "cli",
 )  # fmt: skip
 OWNERS = {

@@ -29,6 +29,7 @@ from lulc_lib.config import History, RunConfig
 from lulc_lib.metrics import Predictions, evaluate, predict
 from lulc_lib.models import create_model
 from lulc_lib.storage import sha256_file
+from lulc_lib.synthetic import synthetic
 from lulc_lib.tiles import CLASSES, TileSet, TrainedOn
 
 OWN_FOLDER = checkpoints._OWN_FOLDER  # before the tests replace it
@@ -622,3 +623,19 @@ def test_describe_cards_of_nothing(tmp_path):
     assert "no checkpoints here yet" in describe_cards(tmp_path)
     with pytest.raises(FileNotFoundError, match="no folder of checkpoints"):
         describe_cards(tmp_path / "nowhere")
+
+
+def test_figures_of_eight_views_are_told_apart(tmp_path):
+    """The card keeps both reports, the page names both, and they cannot be swapped."""
+    torch.manual_seed(0)
+    model = create_model("vit", depth=1, embed_dim=24, num_heads=2)
+    tiles = synthetic(2, seed=3)
+    one = evaluate(predict(model, tiles), resamples=5)
+    eight = evaluate(predict(model, tiles, tta=True), resamples=5)
+    save_checkpoint(model, None, tmp_path / "both", one, report_tta=eight)
+    _, card = load_checkpoint(tmp_path / "both")
+    assert card.metrics["macro_f1"]["value"] == one.macro_f1
+    assert card.metrics_tta["macro_f1"]["value"] == eight.macro_f1
+    assert "Averaged over eight flips and turns" in describe_cards(tmp_path)
+    with pytest.raises(CheckpointError, match="swap report and report_tta"):
+        save_checkpoint(model, None, tmp_path / "swapped", eight)

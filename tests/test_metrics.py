@@ -17,6 +17,7 @@ from lulc_lib import metrics
 from lulc_lib.metrics import Interval, Predictions, evaluate, predict, weights_digest
 from lulc_lib.models import create_model
 from lulc_lib.storage import cache_dir
+from lulc_lib.synthetic import synthetic
 from lulc_lib.tiles import CLASSES, TileSet, TrainedOn
 
 
@@ -575,3 +576,22 @@ def test_evaluating_needs_no_oracle_and_warns_of_nothing():
         warnings.simplefilter("error")
         evaluate(predictions(3, decimals=0))
         evaluate(predictions(1))
+
+
+def test_tta_averages_the_probabilities_of_eight_views():
+    """By hand over the eight flips and turns; and it says that it did."""
+    torch.manual_seed(0)
+    model = create_model("vit", depth=1, embed_dim=24, num_heads=2)
+    tiles = synthetic(2, seed=3)
+    images = tiles.float()
+    views = [torch.rot90(v, k, (2, 3)) for v in (images, images.flip(3)) for k in range(4)]
+    expected = sum(predict(model, view.clone()).probabilities for view in views) / 8
+    got = predict(model, tiles, tta=True)
+    assert np.allclose(got.probabilities, expected, atol=1e-6)
+    assert got.tta
+    assert evaluate(got, resamples=5).tta
+    assert not evaluate(predict(model, tiles), resamples=5).tta
+    turned_twice = predict(model, images.flip(2).clone(), tta=True)
+    assert np.allclose(turned_twice.logits, got.logits, atol=1e-5)  # any view gives the same
+    with pytest.raises(ValueError, match="leave out features or tta"):
+        predict(model, tiles, features=True, tta=True)

@@ -1,5 +1,7 @@
 """Models take tiles as they are, and know their own anatomy."""
 
+import contextlib
+
 import pytest
 import timm
 import torch
@@ -10,6 +12,7 @@ from torch import nn
 from lulc_lib.models import (
     EUROSAT_MEAN,
     EUROSAT_STD,
+    PlainAttention,
     TileClassifier,
     anatomy,
     create_model,
@@ -281,3 +284,45 @@ def test_repr_is_short():
     model = create_model(Toy(), image_size=64)
     assert isinstance(model, TileClassifier)
     assert repr(model) == "TileClassifier(toy, 64 px inside, 0.0 M parameters)"
+
+
+@pytest.mark.parametrize("name", ["timm", "torchvision"])
+def test_plain_attention_is_the_fused_one(name):
+    """Values and gradients agree with PyTorch's own, in float32 to rounding, in bfloat16 nearly."""
+    torch.manual_seed(0)
+    if name == "timm":
+        model = create_model("vit", depth=2, embed_dim=24, num_heads=2)
+    else:
+        network = torchvision.models.VisionTransformer(64, 16, 2, 2, 32, 64, num_classes=10)
+        torch.nn.init.normal_(network.heads.head.weight, std=0.1)
+        model = create_model(network, image_size=64)
+    images = torch.rand(3, 3, 64, 64)
+
+    def run(precision, plain):
+        model.zero_grad()
+        mode = PlainAttention() if plain else contextlib.nullcontext()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"), mode:
+            logits = model(images).float()
+        logits.square().sum().backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    assert torch.equal(run("float32", True), run("float32", False))
+    fused, plain, exact = run("bfloat16", False), run("bfloat16", True), run("float32", False)
+    assert not torch.equal(fused, plain)  # it was another path
+    for one in (fused, plain):
+        assert torch.nn.functional.cosine_similarity(one, exact, dim=0) > 0.98
+
+
+def test_plain_attention_knows_masks():
+    """Masks, additive and boolean, and a scale of one's own count as in PyTorch's function."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 5, 8, dtype=torch.bfloat16, requires_grad=True) for _ in "qkv")
+    keep = torch.rand(5, 5) > 0.3
+    keep[:, 0] = True
+    attend = torch.nn.functional.scaled_dot_product_attention
+    for mask in (keep, torch.randn(5, 5, dtype=torch.bfloat16)):
+        with PlainAttention():
+            plain = attend(q, k, v, attn_mask=mask, scale=0.3)
+        expected = attend(q.float(), k.float(), v.float(), attn_mask=mask.to(
+            mask.dtype if mask.dtype == torch.bool else torch.float32), scale=0.3)  # fmt: skip
+        assert torch.allclose(plain.float(), expected, atol=0.03)

@@ -15,11 +15,14 @@ import torch.nn.functional as F
 from sklearn.metrics import f1_score
 
 from lulc_lib import training
+from lulc_lib.augmentation import turned
+from lulc_lib.checkpoints import save_checkpoint
 from lulc_lib.config import RunConfig
+from lulc_lib.metrics import predict
 from lulc_lib.models import create_model
 from lulc_lib.splits import split
 from lulc_lib.synthetic import synthetic
-from lulc_lib.training import augment, fit, learning_rate_at, make_optimizer, mix
+from lulc_lib.training import fit, learning_rate_at, make_optimizer
 
 TINY = {"depth": 1, "embed_dim": 24, "num_heads": 2}
 PLAIN = RunConfig(
@@ -307,73 +310,6 @@ def test_progress_bar_tells_loss_f1_speed_and_time(parts, capsys):
         assert words in shown
 
 
-def test_d4_gives_the_eight_symmetries(parts):
-    """All eight flips and turns occur, each image is one of them, and labels need no change."""
-    images = parts.train.images[:1].repeat(64, 1, 1, 1)
-    config = replace(PLAIN, augment="d4")
-    out = augment(images, config, np.random.default_rng(0), 64)
-    tile = images[:1].float() / 255
-    turns = [torch.rot90(t, k, (2, 3)) for t in (tile, tile.flip(3)) for k in range(4)]
-    seen = {next(i for i, t in enumerate(turns) if torch.equal(t[0], x)) for x in out}
-    assert seen == set(range(8))
-
-
-def test_flip_mirrors_left_and_right_alone(parts):
-    """Horizontal flips, nothing else."""
-    images = parts.train.images[:1].repeat(32, 1, 1, 1)
-    out = augment(images, replace(PLAIN, augment="flip"), np.random.default_rng(0), 64)
-    tile = images[0].float() / 255
-    kinds = {torch.equal(x, tile) + 2 * torch.equal(x, tile.flip(2)) for x in out}
-    assert kinds == {1, 2}
-
-
-def test_shift_moves_the_tile_and_reflects_its_edge():
-    """A shift by (dy, dx) is the tile's own window; the border shows the mirrored tile."""
-    tile = torch.arange(64 * 64).remainder(251).to(torch.uint8).view(1, 1, 64, 64)
-    images = tile.repeat(200, 3, 1, 1)
-    out = augment(images, replace(PLAIN, shift=2), np.random.default_rng(0), 64) * 255
-    padded = np.pad(tile[0, 0].numpy(), 2, mode="reflect")
-    windows = [padded[dy : dy + 64, dx : dx + 64] for dy in range(5) for dx in range(5)]
-    found = {
-        next(i for i, w in enumerate(windows) if np.array_equal(w, x[0].round().numpy()))
-        for x in out
-    }
-    assert len(found) == 25
-
-
-def test_crop_of_the_whole_tile_is_the_tile():
-    """The limit: a crop of all of the tile at its own size changes nothing."""
-    images = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
-
-    class Whole:
-        def uniform(self, low, high, n):
-            return np.full(n, high if low == 0.5 else 0.0)
-
-    out = training._cropped(images.float() / 255, 0.5, 64, Whole())
-    assert torch.allclose(out, images.float() / 255, atol=1e-5)
-
-
-def test_crops_come_at_the_size_inside():
-    """The earlier project's random resized crop arrives at 224 px, in range."""
-    images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
-    out = augment(images, replace(PLAIN, crop_scale=0.08), np.random.default_rng(0), 224)
-    assert out.shape == (4, 3, 224, 224)
-    assert 0 <= float(out.min()) <= float(out.max()) <= 1
-
-
-def test_mixup_blends_images_and_targets_alike():
-    """Image and target have the same share of the same partner; without mixup nothing changes."""
-    labels = torch.arange(10)
-    images = F.one_hot(labels, 10).float().view(10, 1, 1, 10).expand(10, 3, 10, 10)
-    x, y = mix(images, labels, replace(PLAIN, mixup=0.5), np.random.default_rng(3))
-    assert torch.allclose(x[:, 0, 0], y)
-    assert torch.allclose(y.sum(1), torch.ones(10))
-    assert torch.equal(y.argmax(1), labels)
-    same_x, same_y = mix(images, labels, PLAIN, np.random.default_rng(3))
-    assert same_x is images
-    assert same_y is labels
-
-
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [("constant", [0.5, 1, 1, 1]), ("cosine", [0.5, 1, 0.75, 0.25])],
@@ -437,3 +373,51 @@ def test_hardware_is_named():
     started = time.perf_counter()
     assert len(training.describe_hardware(torch.device("cpu"))) > 5
     assert time.perf_counter() - started < 1
+
+
+def test_a_teacher_is_learned_from(parts, tmp_path):
+    """With no weight on labels, the targets are the teacher's probabilities of the same turn."""
+    torch.manual_seed(5)
+    teacher = create_model("vit", **TINY)
+    fit(teacher, parts.train, None, replace(PLAIN, epochs=1), progress=False)
+    save_checkpoint(teacher, PLAIN, tmp_path / "teacher", precision="float32")
+    config = replace(PLAIN, augment="d4", teacher=str(tmp_path / "teacher"), distill=1.0, epochs=1)
+    answers = training._ask_teacher(parts.train, parts.val, config, torch.device("cpu"))
+    assert answers.shape == (36, 8, 10)
+    for way in (0, 3, 6):
+        images = turned(parts.train.float(), np.full(36, way))
+        expected = predict(teacher, images).probabilities
+        assert np.allclose(answers[:, way], expected, atol=1e-5)
+    alike, other = tiny(), tiny()
+    alike.load_state_dict(teacher.state_dict())
+    for model in (alike, other):
+        model.trained_on = None
+    kept = {
+        name: fit(model, parts.train, None, config, progress=False).epochs[0]["train_loss"]
+        for name, model in (("alike", alike), ("other", other))
+    }
+    entropy = -(answers * answers.log()).sum(-1).mean().item()
+    assert kept["alike"] == pytest.approx(entropy, rel=0.02)
+    assert kept["other"] > kept["alike"]
+
+
+def test_a_teacher_that_knows_other_tiles_is_refused(parts, tmp_path):
+    """A teacher trained on validation tiles would pass them on."""
+    for name, tiles, message in (
+        ("val", parts.val, "12 tiles that are not among these training tiles"),
+        (None, None, "does not say what it was trained on"),
+    ):
+        teacher = tiny()
+        if tiles is not None:
+            fit(teacher, tiles, None, replace(PLAIN, epochs=1), progress=False)
+        save_checkpoint(teacher, None, tmp_path / f"{name}")
+        config = replace(PLAIN, teacher=str(tmp_path / f"{name}"), distill=0.5)
+        with pytest.raises(ValueError, match=message):
+            fit(tiny(), parts.train, parts.val, config, progress=False)
+
+
+def test_teacher_and_its_weight_go_together():
+    """One without the other would be ignored without a word."""
+    for change in ({"teacher": "resnet50"}, {"distill": 0.5}):
+        with pytest.raises(ValueError, match="teacher and distill go together"):
+            replace(PLAIN, **change)

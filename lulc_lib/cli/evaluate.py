@@ -27,6 +27,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="score also on tiles that the model was trained on, which flatters it",
     )
+    parser.add_argument(
+        "--tta",
+        action="store_true",
+        help="average over the tile's eight flips and turns: another figure, at eight times the "
+        "cost",
+    )
     parsing.add_precision_option(parser)
 
 
@@ -40,11 +46,14 @@ def run(options: argparse.Namespace) -> None:
     common.say(model.card.summary())
     if remark := common.foreign(model, part):
         common.say(remark)
-    predictions = predict(model, part, precision=options.precision, progress=True, cache=True)
+    predictions = predict(
+        model, part, precision=options.precision, progress=True, cache=True, tta=options.tta
+    )
     report = evaluate(predictions, allow_training_tiles=options.allow_training_tiles)
     common.say(
         f"\n{name} on {len(part):,} tiles: {part.source}, {part.part}; "
-        f"{options.precision}, {predictions.seconds:.1f} s"
+        f"{options.precision}{', averaged over eight views' if options.tta else ''}, "
+        f"{predictions.seconds:.1f} s"
     )
     if report.training_tiles:
         common.say(f"WARNING: it was trained on {report.training_tiles:,} of them")

@@ -91,11 +91,13 @@ def run(options: argparse.Namespace) -> int:
     asked = read_request(options)
     config = RunConfig.from_dict(asked["config"])
     folder = _run_folder(options, config)
+    leads = int(os.environ.get("RANK", 0)) == 0  # of several processes, one speaks and writes
+    say = common.say if leads else (lambda text: None)
     if options.resume:
         typed = _given(options) | ({"config": asked["config"]} if options.preset else {})
         asked = _resumed(folder, asked, typed)
         config = RunConfig.from_dict(asked["config"])
-    else:
+    elif leads:
         _refuse_taken(folder)
     _check_tracker(config, folder)
 
@@ -110,15 +112,18 @@ def run(options: argparse.Namespace) -> int:
     torch.manual_seed(config.seed)
     model = create_model(config.model, asked["pretrained"], asked["image_size"])
     parts = _parts(asked)
-    with atomic_write(folder / _RECORD) as temporary:
-        temporary.write_text(json.dumps(asked, indent=2), encoding="utf-8")
-    common.say(f"{model!r} on {len(parts.train):,} tiles: {parts.train.source}, {parts.train.part}")
-    common.say(f"run folder {folder}")
+    if leads:
+        with atomic_write(folder / _RECORD) as temporary:
+            temporary.write_text(json.dumps(asked, indent=2), encoding="utf-8")
+    say(f"{model!r} on {len(parts.train):,} tiles: {parts.train.source}, {parts.train.part}")
+    say(f"run folder {folder}")
     history = fit(model, parts.train, parts.val, config, run_dir=folder, resume=options.resume)
     if history.interrupted:
-        common.say("stopped; go on with the same command and --resume, or")
-        common.say(f"  lulc train --resume --out {folder}")
+        say("stopped; go on with the same command and --resume, or")
+        say(f"  lulc train --resume --out {folder}")
         return 130
+    if not leads:
+        return 0
     _tell(history.best, len(history.epochs))
     predictions = predict(model, parts.test, progress=True)
     report = evaluate(predictions)

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
 import importlib.metadata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,8 @@ from lulc_lib.explanations.pixels import not_piecewise_linear
 from lulc_lib.explanations.result import Explanation, finished
 from lulc_lib.explanations.table import METHODS, Method, method_named, nearest
 from lulc_lib.metrics import weights_digest
-from lulc_lib.models import TileClassifier, anatomy, evaluating
-from lulc_lib.storage import digest_arrays, free_memory, load_arrays, store_arrays
+from lulc_lib.models import PlainAttention, TileClassifier, anatomy, evaluating
+from lulc_lib.storage import digest_arrays, digest_files, free_memory, load_arrays, store_arrays
 from lulc_lib.tiles import CLASSES, TILE_SIZE, TileSet, as_images, class_index
 
 # Pixels inside the model at once: more is not faster, since large memory is made anew each time.
@@ -295,6 +294,7 @@ def _run(request: _Request, chosen: list[Method]) -> dict[str, dict[str, np.ndar
         torch.inference_mode(False),  # a caller's inference mode would forbid gradients
         evaluating(request.model),
         _weights_cast_once(request),
+        PlainAttention(),
     ):
         for start in range(0, len(request.tiles), request.batch_size):
             batch = _batch(request, chosen, start)
@@ -343,8 +343,7 @@ def _batch(request: _Request, chosen: list[Method], start: int) -> Batch:
 @functools.cache
 def _code_digest() -> str:
     """Return a digest of our own definitions, so that kept maps never outlive a change of them."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    return digest_files(*sorted(Path(__file__).parent.glob("*.py")))
 
 
 def _cache_keys(request: _Request, chosen: list[Method]) -> dict[str, dict[str, Any]]:
