@@ -122,7 +122,7 @@ def compare_loading(tiles: TileSet, count: int, rounds: int) -> dict[str, object
     batch = min(128, len(tiles))
     feed = Feed(tiles, RunConfig(batch_size=batch, augment="flip"), 64)
     with tempfile.TemporaryDirectory(prefix="lulc-bench-") as folder:
-        _write_jpegs(tiles, Path(folder))
+        write_jpegs(tiles, Path(folder))
         loaders = {
             "earlier": _usual_loader(Path(folder), transforms.RandomResizedCrop(224)),
             "usual_64": _usual_loader(Path(folder), transforms.Resize((64, 64))),
@@ -168,7 +168,8 @@ def _usual_loader(folder: Path, resize: torch.nn.Module) -> torch.utils.data.Dat
     return torch.utils.data.DataLoader(data, batch_size=16, shuffle=True, num_workers=2)
 
 
-def _write_jpegs(tiles: TileSet, folder: Path) -> None:
+def write_jpegs(tiles: TileSet, folder: Path) -> None:
+    """Write each tile as a JPEG file into the folder of its class."""
     for name, image in zip(tiles.names, tiles.images.numpy(), strict=True):
         buffer = io.BytesIO()
         Image.fromarray(image.transpose(1, 2, 0)).save(buffer, format="JPEG", quality=90)

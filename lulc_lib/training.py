@@ -99,7 +99,7 @@ def _run(
     if average is not None:
         average.load_state_dict(model.state_dict())  # which are the first process's by now
     images, labels = train.images.to(device), train.labels.to(device)
-    taught = _ask_teacher(train, val, config, device)
+    taught = _ask_teacher(train, config, device)
     batch = min(config.batch_size, len(train))
     steps = len(train) // batch  # steps an epoch
     parts = _parts(batch, config, accelerator)
@@ -399,9 +399,7 @@ def _parts(batch: int, config: RunConfig, accelerator: Accelerator) -> list[slic
     return slices[first : first + config.accumulate]
 
 
-def _ask_teacher(
-    train: TileSet, val: TileSet | None, config: RunConfig, device: torch.device
-) -> Tensor | None:
+def _ask_teacher(train: TileSet, config: RunConfig, device: torch.device) -> Tensor | None:
     """Return a teacher's probabilities for each turn of each tile, float32 (N, turns, 10).
 
     The teacher sees the tiles turned as the student does, but not shifted, cropped or mixed: its
@@ -416,9 +414,12 @@ def _ask_teacher(
             f"the checkpoint {config.teacher} does not say what it was trained on, so that it "
             "might know the test tiles; take a teacher trained with lulc.fit"
         )
+    part = train.part.removesuffix(" (subset)")  # of a split's train part, any tile may be known
+    known_part = known.part.removesuffix(" (subset)")
+    fellow = known.digest == train.digest and known_part == part and part.endswith("/train")
     drawn = "drawn" in known.source or "drawn" in train.source
-    same = known.digest == train.digest or not drawn  # drawn tiles of another seed share names
-    strangers = set(known.names) - set(train.names) if same else set()
+    apart = drawn and known.digest != train.digest  # drawn tiles of another seed share names
+    strangers = set() if fellow or apart else set(known.names) - set(train.names)
     if strangers:
         raise ValueError(
             f"the teacher {config.teacher} was trained on {len(strangers):,} tiles that are not "

@@ -286,16 +286,10 @@ def test_repr_is_short():
     assert repr(model) == "TileClassifier(toy, 64 px inside, 0.0 M parameters)"
 
 
-@pytest.mark.parametrize("name", ["timm", "torchvision"])
-def test_plain_attention_is_the_fused_one(name):
-    """Values and gradients agree with PyTorch's own, in float32 to rounding, in bfloat16 nearly."""
+def test_plain_attention_is_the_fused_one():
+    """Gradients agree with PyTorch's own: exactly in float32, which it leaves, else nearly."""
     torch.manual_seed(0)
-    if name == "timm":
-        model = create_model("vit", depth=2, embed_dim=24, num_heads=2)
-    else:
-        network = torchvision.models.VisionTransformer(64, 16, 2, 2, 32, 64, num_classes=10)
-        torch.nn.init.normal_(network.heads.head.weight, std=0.1)
-        model = create_model(network, image_size=64)
+    model = create_model("vit", depth=2, embed_dim=24, num_heads=2)
     images = torch.rand(3, 3, 64, 64)
 
     def run(precision, plain):

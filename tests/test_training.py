@@ -382,7 +382,7 @@ def test_a_teacher_is_learned_from(parts, tmp_path):
     fit(teacher, parts.train, None, replace(PLAIN, epochs=1), progress=False)
     save_checkpoint(teacher, PLAIN, tmp_path / "teacher", precision="float32")
     config = replace(PLAIN, augment="d4", teacher=str(tmp_path / "teacher"), distill=1.0, epochs=1)
-    answers = training._ask_teacher(parts.train, parts.val, config, torch.device("cpu"))
+    answers = training._ask_teacher(parts.train, config, torch.device("cpu"))
     assert answers.shape == (36, 8, 10)
     for way in (0, 3, 6):
         images = turned(parts.train.float(), np.full(36, way))
@@ -414,6 +414,16 @@ def test_a_teacher_that_knows_other_tiles_is_refused(parts, tmp_path):
         config = replace(PLAIN, teacher=str(tmp_path / f"{name}"), distill=0.5)
         with pytest.raises(ValueError, match=message):
             fit(tiny(), parts.train, parts.val, config, progress=False)
+
+
+def test_a_teacher_of_the_same_part_may_know_more_of_it(parts, tmp_path):
+    """A student may learn from some of the training tiles; validation and test stay unknown."""
+    teacher = tiny()
+    fit(teacher, parts.train, None, replace(PLAIN, epochs=1), progress=False)
+    save_checkpoint(teacher, None, tmp_path / "teacher")
+    config = replace(PLAIN, teacher=str(tmp_path / "teacher"), distill=0.5, epochs=1)
+    history = fit(tiny(), parts.train[:20], parts.val, config, progress=False)
+    assert history.best_epoch == 0
 
 
 def test_teacher_and_its_weight_go_together():

@@ -1,0 +1,156 @@
+"""Try ideas for training, one at a time, and keep every result, failures included.
+
+    python benchmarks/experiments.py                    # what there is, and what was measured
+    python benchmarks/experiments.py mixup cutmix       # train these; killed, they go on
+    python benchmarks/experiments.py --table            # write the table of docs/experiments.md
+
+Each idea changes one thing of a short base training and is scored on the validation tiles of
+`seed42`; test tiles are never read. Results lie in results/experiments.json.
+"""
+
+import argparse
+import json
+import platform
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lulc_lib.config import RunConfig
+from lulc_lib.eurosat import load_eurosat
+from lulc_lib.models import create_model
+from lulc_lib.splits import split
+from lulc_lib.storage import atomic_write
+from lulc_lib.training import fit
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "experiments.json"
+PAGE = HERE.parent / "docs" / "experiments.md"
+RUNS = HERE.parent / "outputs" / "experiments"
+MARKS = ("<!-- table: written by benchmarks/experiments.py --table -->", "<!-- end of table -->")
+TILES = 5400  # a third of the training tiles: an experiment takes minutes on two cores
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An idea: what it changes of the base settings, and of the network."""
+
+    idea: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
+
+
+BASE = {
+    "model": "vit", "epochs": 15, "learning_rate": 1e-3, "schedule": "cosine", "warmup_epochs": 1,
+    "augment": "d4", "shift": 4, "label_smoothing": 0.05, "precision": "bfloat16", "clip_norm": 1.0,
+    "best_by": "macro_f1",
+}  # fmt: skip
+IDEAS = {
+    "base": Experiment("compact ViT, D4, shift, label smoothing 0.05, cosine"),
+    "base-again": Experiment("the same with another seed: what chance alone does", {"seed": 43}),
+    "flip": Experiment("left-right flips instead of D4", {"augment": "flip"}),
+    "no-shift": Experiment("no shifts", {"shift": 0}),
+    "no-smoothing": Experiment("no label smoothing", {"label_smoothing": 0.0}),
+    "mixup": Experiment("mixup 0.2", {"mixup": 0.2}),
+    "mixup-strong": Experiment("mixup 0.8", {"mixup": 0.8}),
+    "cutmix": Experiment("cutmix 1.0", {"cutmix": 1.0}),
+    "erase": Experiment("random erasing, chance 0.25", {"erase": 0.25}),
+    "ema": Experiment("averaged weights, decay 0.99", {"ema": 0.99}),
+    "onecycle": Experiment("one cycle instead of cosine", {"schedule": "onecycle"}),
+    "long": Experiment("twice as many epochs", {"epochs": 30}),
+    "drop-path": Experiment("stochastic depth 0.1", {}, {"drop_path_rate": 0.1}),
+    "small-patches": Experiment("patches of 4 px: 16x16 tokens", {}, {"patch_size": 4}),
+    "deep": Experiment("12 blocks instead of 6", {}, {"depth": 12}),
+    "class-token": Experiment(
+        "a class token instead of the tokens' mean",
+        {},
+        {"class_token": True, "global_pool": "token"},
+    ),
+    "teacher": Experiment(
+        "the shipped ResNet50's probabilities as half of the target",
+        {"teacher": "resnet50", "distill": 0.5},
+    ),
+}  # fmt: skip
+
+
+def config_of(name: str) -> RunConfig:
+    """Return the settings of an experiment."""
+    return RunConfig(**{**BASE, **IDEAS[name].changes})
+
+
+def train(name: str) -> dict[str, Any]:
+    """Train one experiment on a third of the training tiles; return its row."""
+    config = config_of(name)
+    parts = split(load_eurosat(download=False), "seed42")
+    torch.manual_seed(config.seed)
+    model = create_model(config.model, **IDEAS[name].network)
+    history = fit(
+        model, parts.train[:TILES], parts.val, config, run_dir=RUNS / name, resume=True
+    )  # fmt: skip
+    if history.interrupted:
+        raise KeyboardInterrupt
+    best = history.best
+    return {
+        "val_macro_f1": round(best["val_macro_f1"], 4),
+        "val_loss": round(best["val_loss"], 4),
+        "minutes": round(history.seconds / 60, 1),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "torch": torch.__version__,
+        "machine": f"{platform.machine()}, {history.hardware}",
+    }
+
+
+def measured() -> dict[str, dict[str, Any]]:
+    """Return the rows so far, by name."""
+    return json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """Return the rows as Markdown, each beside the base's."""
+    lines = [
+        "| name | idea | validation macro-F1 | beside base | minutes |",
+        "|---|---|---|---|---|",
+    ]
+    for name in (name for name in IDEAS if name in rows):
+        row, base = rows[name], rows.get("base")
+        beside = "" if base is None else f"{row['val_macro_f1'] - base['val_macro_f1']:+.4f}"
+        lines.append(
+            f"| {name} | {IDEAS[name].idea} | {row['val_macro_f1']:.4f} | {beside} | "
+            f"{row['minutes']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def write_page() -> None:
+    """Put the table into docs/experiments.md."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, _, rest = text.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    whole = f"{before}{MARKS[0]}\n\n{table(measured())}\n\n{MARKS[1]}{after}"
+    with atomic_write(PAGE) as temporary:
+        temporary.write_text(whole, encoding="utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(IDEAS)}")
+    parser.add_argument("--table", action="store_true", help="write the table of the page")
+    options = parser.parse_args()
+    unknown = [name for name in options.names if name not in IDEAS]
+    if unknown:
+        parser.error(f"no experiment is called {unknown[0]!r}; there are {', '.join(IDEAS)}")
+    for name in options.names:
+        row = train(name)
+        with atomic_write(RESULTS) as temporary:
+            temporary.write_text(json.dumps({**measured(), name: row}, indent=2) + "\n")
+        print(f"{name}: {row}", flush=True)
+    if options.table:
+        write_page()
+    print(table(measured()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
