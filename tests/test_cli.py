@@ -188,6 +188,7 @@ def test_no_command_shows_the_help(lulc):
         (["explain", "vit", "photo.jpg", "--fit", "squash"], "there is crop, resize"),
         (["gallery", "vit", "vit"], "vit is named twice"),
         (["gallery", "vit", "--method", "gradcam+"], r"unknown method 'gradcam\+'; did you mean"),
+        (["gallery", "resnet50", "--method", "relevance"], "relevance needs one attention over"),
         (["gallery", "vit", "--out", "page.png"], r"page.png must end in \.html or \.htm"),
         (["cards", "nowhere"], "there is no folder of checkpoints .*nowhere"),
         (["demo", "--out", "photo.jpg"], "photo.jpg is a file, so .* cannot be a folder"),
@@ -305,7 +306,8 @@ def test_settings_reach_every_field():
     other = {
         "model": "vit", "epochs": 30, "batch_size": 8, "learning_rate": 0.5, "weight_decay": 2.0,
         "decay_everything": True, "schedule": "onecycle", "warmup_epochs": 1.5,
-        "label_smoothing": 0.2, "mixup": 0.3, "augment": "flip", "shift": 4, "crop_scale": 0.5,
+        "label_smoothing": 0.2, "mixup": 0.3, "cutmix": 1.0, "erase": 0.25, "teacher": "resnet50",
+        "distill": 0.5, "augment": "flip", "shift": 4, "crop_scale": 0.5,
         "precision": "bfloat16", "channels_last": True, "ema": 0.9, "clip_norm": 1.0,
         "accumulate": 2, "sizes": ((0, 64), (8, 96)), "best_by": "macro_f1", "seed": 7,
         "save_every": 5, "tracker": "wandb",

@@ -54,14 +54,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Predict the part, choose tiles, explain them, write the page."""
-    from lulc_lib.explanations import explain
+    from lulc_lib.explanations import check_methods, explain
     from lulc_lib.export import gallery_html
     from lulc_lib.metrics import predict
 
     out = common.output_file(options.out, (".html", ".htm"))
     methods = list(dict.fromkeys(options.method or ["gradcam++"]))
-    _check_methods(methods)
     models = common.get_models(options.names)
+    for model in models.values():
+        check_methods(model, methods)
     tiles = common.get_tiles(options)
     part = common.get_part(tiles, options.part, options.split, list(models.values()))
     predictions = {}
@@ -130,13 +131,3 @@ def _alternate(first: list[int], second: list[int]) -> list[int]:
     """Take turns: one of the first, one of the second, and then what is left."""
     pairs = [i for pair in zip(first, second, strict=False) for i in pair]
     return pairs + first[len(second) :] + second[len(first) :]
-
-
-def _check_methods(names: Sequence[str]) -> None:
-    from lulc_lib.explanations import methods
-
-    known = methods()["name"].tolist()
-    for name in names:
-        if name not in known:
-            hint = parsing.nearest(name, known)
-            raise ValueError(f"unknown method {name!r}{hint}; there is {', '.join(known)}")

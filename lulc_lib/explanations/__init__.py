@@ -2,8 +2,16 @@
 
 from lulc_lib.explanations.attention import attention_rollout
 from lulc_lib.explanations.cam import principal_map
-from lulc_lib.explanations.engine import explain, layers
+from lulc_lib.explanations.engine import check_methods, explain, layers
 from lulc_lib.explanations.result import Explanation
 from lulc_lib.explanations.table import methods
 
-__all__ = ["Explanation", "attention_rollout", "explain", "layers", "methods", "principal_map"]
+__all__ = [
+    "Explanation",
+    "attention_rollout",
+    "check_methods",
+    "explain",
+    "layers",
+    "methods",
+    "principal_map",
+]

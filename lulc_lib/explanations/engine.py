@@ -167,9 +167,7 @@ def _checked(
     targets = _targets(target, len(tiles))
     against = _contrast(contrast, chosen, targets)
     where = _layer_name(model, layer, chosen)
-    with torch.inference_mode(False), evaluating(model):
-        for method in chosen:
-            _check_able(model, method)
+    check_methods(model, [method.name for method in chosen])
     size = batch_size or _fitting_batch(model, chosen)
     return _Request(model, tiles, targets, where, against, precision, size)
 
@@ -180,6 +178,17 @@ def _check_model(model: Any) -> None:
             "explain takes a model made by create_model or load_checkpoint, got "
             f"{type(model).__name__}; wrap a module with create_model(module, image_size=...)"
         )
+
+
+def check_methods(model: TileClassifier, names: Sequence[str]) -> None:
+    """Refuse, before any work, methods that are unknown or cannot explain a model.
+
+    Raises:
+        ValueError: if there is one; the message names it and says why.
+    """
+    with torch.inference_mode(False), evaluating(model):
+        for name in names:
+            _check_able(model, method_named(name))
 
 
 def _check_able(model: TileClassifier, method: Method) -> None:
