@@ -474,10 +474,10 @@ def _block_norms(
 class PlainAttention(TorchFunctionMode):
     """Within this context, attention that will be differentiated on a CPU in bfloat16 is unfused.
 
-    There the backward pass of PyTorch's fused attention takes two to five times as long as that of
-    the two products and the softmax written out (`benchmarks/training.py`). Everywhere else, and
-    without gradients, the fused one is the faster and stays; so it does inside PyTorch's own
-    `nn.MultiheadAttention`, which no mode can look into.
+    There the backward pass of PyTorch's fused attention takes one and a half to five times as long
+    as that of the two products and the softmax written out (`benchmarks/training.py` measures a
+    whole step). Everywhere else, and without gradients, the fused one is the faster and stays; so
+    it does inside PyTorch's own `nn.MultiheadAttention`, which no mode can look into.
     """
 
     def __torch_function__(
