@@ -109,6 +109,8 @@ def measured() -> dict[str, dict[str, Any]]:
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """Return the rows as Markdown, each beside the base's."""
+    if not rows:
+        return "No experiment has been run yet."
     lines = [
         "| name | idea | validation macro-F1 | beside base | minutes |",
         "|---|---|---|---|---|",

@@ -5,7 +5,6 @@ neither torch nor matplotlib.
 """
 
 import importlib
-import multiprocessing
 import os
 import sys
 import types
@@ -62,7 +61,8 @@ def _use_one_thread() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_use_one_thread)
-if multiprocessing.parent_process() is not None:  # forked before we were imported
+_processes = sys.modules.get("multiprocessing.process")  # loaded in whatever it forked
+if _processes is not None and _processes.parent_process() is not None:  # before our import
     _use_one_thread()
 
 
