@@ -9,20 +9,24 @@ Each idea changes one thing of a short base training and is scored on the valida
 """
 
 import argparse
+import dataclasses
 import json
 import platform
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from masked_autoencoder import pretrain
 
 from lulc_lib.config import RunConfig
 from lulc_lib.eurosat import load_eurosat
-from lulc_lib.models import create_model
+from lulc_lib.models import TileClassifier, create_model
 from lulc_lib.splits import split
 from lulc_lib.storage import atomic_write
+from lulc_lib.tiles import TileSet
 from lulc_lib.training import fit
 
 HERE = Path(__file__).parent
@@ -35,11 +39,14 @@ TILES = 5400  # a third of the training tiles: an experiment takes minutes on tw
 
 @dataclass(frozen=True)
 class Experiment:
-    """An idea: what it changes of the base settings, and of the network."""
+    """An idea: what it changes of the base settings, and of the network, and what it is held to."""
 
     idea: str
     changes: dict[str, Any] = field(default_factory=dict)
     network: dict[str, Any] = field(default_factory=dict)
+    pretrain: int = 0  # epochs of masked autoencoding before
+    unlabelled: int = TILES  # on so many of the training tiles, without their labels
+    beside: str = "base"  # the row that its figure is held to
 
 
 BASE = {
@@ -68,6 +75,27 @@ IDEAS = {
         {},
         {"class_token": True, "global_pool": "token"},
     ),
+    "conv-stem": Experiment(
+        "patches from three convolutions", {}, {"conv_stem": [48, 96]}
+    ),
+    "masked": Experiment("masked autoencoding before, 60 epochs, the same tiles", pretrain=60),
+    "masked-all": Experiment(
+        "masked autoencoding before, 20 epochs, all 16,200 training tiles",
+        pretrain=20, unlabelled=16_200,
+    ),
+    "cnn": Experiment(
+        "ResNet18 at 128 px inside", {"model": "resnet18", "channels_last": True},
+        {"image_size": 128}, beside="cnn",
+    ),
+    "cnn-progressive": Experiment(
+        "ResNet18, 10 epochs at 64 px, 5 at 128 px",
+        {"model": "resnet18", "channels_last": True, "sizes": ((0, 64), (10, 128))},
+        {"image_size": 128}, beside="cnn",
+    ),
+    "cnn-small": Experiment(
+        "ResNet18 at 64 px inside throughout", {"model": "resnet18", "channels_last": True},
+        {"image_size": 64}, beside="cnn",
+    ),
     "teacher": Experiment(
         "the shipped ResNet50's probabilities as half of the target",
         {"teacher": "resnet50", "distill": 0.5},
@@ -86,6 +114,7 @@ def train(name: str) -> dict[str, Any]:
     parts = split(load_eurosat(download=False), "seed42")
     torch.manual_seed(config.seed)
     model = create_model(config.model, **IDEAS[name].network)
+    minutes = pretrained(name, model, parts.train) if IDEAS[name].pretrain else 0.0
     history = fit(
         model, parts.train[:TILES], parts.val, config, run_dir=RUNS / name, resume=True
     )  # fmt: skip
@@ -95,11 +124,27 @@ def train(name: str) -> dict[str, Any]:
     return {
         "val_macro_f1": round(best["val_macro_f1"], 4),
         "val_loss": round(best["val_loss"], 4),
-        "minutes": round(history.seconds / 60, 1),
+        "minutes": round(minutes + history.seconds / 60, 1),
         "parameters": sum(p.numel() for p in model.parameters()),
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {history.hardware}",
     }
+
+
+def pretrained(name: str, model: TileClassifier, train: TileSet) -> float:
+    """Pretrain a model without labels, or take what an earlier run left; return the minutes."""
+    file = RUNS / name / "pretrained.pt"
+    if not file.is_file():
+        began = time.perf_counter()
+        config = dataclasses.replace(config_of("base"), epochs=IDEAS[name].pretrain)
+        loss = pretrain(model, train.images[: IDEAS[name].unlabelled], config)
+        print(f"{name}: the hidden patches' error is {loss:.3f}", flush=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(file) as temporary:
+            torch.save((model.state_dict(), (time.perf_counter() - began) / 60), temporary)
+    state, minutes = torch.load(file, weights_only=True)
+    model.load_state_dict(state)
+    return minutes
 
 
 def measured() -> dict[str, dict[str, Any]]:
@@ -112,11 +157,11 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     if not rows:
         return "No experiment has been run yet."
     lines = [
-        "| name | idea | validation macro-F1 | beside base | minutes |",
+        "| name | idea | validation macro-F1 | difference | minutes |",
         "|---|---|---|---|---|",
     ]
     for name in (name for name in IDEAS if name in rows):
-        row, base = rows[name], rows.get("base")
+        row, base = rows[name], rows.get(IDEAS[name].beside)
         beside = "" if base is None else f"{row['val_macro_f1'] - base['val_macro_f1']:+.4f}"
         lines.append(
             f"| {name} | {IDEAS[name].idea} | {row['val_macro_f1']:.4f} | {beside} | "

@@ -1,9 +1,15 @@
 """What the benchmarks' pages say is what their scripts measured."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from lulc_lib.config import RunConfig
+from lulc_lib.models import create_model
+from lulc_lib.synthetic import synthetic
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -15,7 +21,7 @@ def experiments(monkeypatch):
     import experiments
 
     yield experiments
-    del sys.modules["experiments"]
+    del sys.modules["experiments"], sys.modules["masked_autoencoder"]
 
 
 def test_the_table_of_experiments_is_the_measured_one(experiments):
@@ -31,7 +37,7 @@ def test_each_experiment_changes_the_base(experiments):
     """All settings are valid, and each idea changes something."""
     base = experiments.config_of("base")
     for name, idea in experiments.IDEAS.items():
-        changed = experiments.config_of(name) != base or idea.network
+        changed = experiments.config_of(name) != base or idea.network or idea.pretrain
         assert changed or name == "base", name
 
 
@@ -50,3 +56,23 @@ def test_a_page_is_written_between_its_marks(experiments, tmp_path, monkeypatch)
     assert "old" not in text
     assert "| 0.8000 | +0.0000 | 2.0 |" in text
     assert "| mixup | mixup 0.2 | 0.8200 | +0.0200 | 3.0 |" in text
+
+
+def test_masked_autoencoding_learns_and_leaves_a_classifier(experiments):
+    """The hidden patches' error falls, the ViT's weights move, and its head stays as it was."""
+    from masked_autoencoder import MaskedAutoencoder, pretrain
+
+    tiles = synthetic(n_per_class=8, seed=0)
+    torch.manual_seed(0)
+    model = create_model("vit", depth=1, embed_dim=48)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    config = RunConfig(model="vit", epochs=1, batch_size=40, learning_rate=1e-3, seed=1)
+    first = pretrain(create_model("vit", depth=1, embed_dim=48), tiles.images, config)
+    last = pretrain(model, tiles.images, dataclasses.replace(config, epochs=20))
+    assert last < 0.95 * first
+    assert torch.equal(model.network.head.weight, before["network.head.weight"])
+    moved = model.network.blocks[0].attn.qkv.weight - before["network.blocks.0.attn.qkv.weight"]
+    assert moved.abs().max() > 1e-4
+    assert model(tiles.images[:2] / 255).shape == (2, 10)
+    with pytest.raises(ValueError, match="not a ViT of patch tokens alone"):
+        MaskedAutoencoder(create_model("resnet18"))

@@ -1,6 +1,7 @@
 """Models take tiles as they are, and know their own anatomy."""
 
 import contextlib
+import json
 
 import pytest
 import timm
@@ -196,6 +197,23 @@ def test_spec_builds_the_same_architecture():
     assert create_model(Toy(), image_size=64).spec is None
 
 
+def test_patches_may_come_from_convolutions():
+    """The grid is that of as many halvings; each tile is by itself; the spec builds it again."""
+    torch.manual_seed(0)
+    model = create_model("vit", conv_stem=(8, 16), depth=2).eval()
+    found = anatomy(model)
+    assert (found.family, found.grid, found.prefix_tokens) == ("vit", (8, 8), 0)
+    assert found.layer == "network.blocks.1.norm1"
+    assert anatomy(create_model("vit", conv_stem=(16,), depth=1)).grid == (16, 16)
+    images = torch.rand(3, 3, 64, 64)
+    with evaluating(model):
+        alone = torch.cat([model(images[i : i + 1]) for i in range(3)])
+        together = model.train()(images)  # no batch statistics: training changes nothing
+    torch.testing.assert_close(alone, together)
+    again = from_spec(json.loads(json.dumps(model.spec)))
+    again.load_state_dict(model.state_dict())
+
+
 @pytest.mark.parametrize("ending", ["safetensors", "pth"])
 def test_pretrained_weights_come_from_a_local_file(tmp_path, ending):
     """Weights of a local file are in the model, but for the new head, with their own statistics."""
@@ -243,6 +261,9 @@ def test_without_network_the_error_says_what_to_bring(monkeypatch):
         (lambda p: create_model("resnet18", std=(0.5, 0.0, 0.5)), ValueError, "std must be"),
         (lambda p: create_model("vit", image_size=63), ValueError, "multiple of the patch"),
         (lambda p: create_model("resnet18", depth=3), ValueError, "timm cannot make"),
+        (lambda p: create_model("vit", conv_stem=48), ValueError, "conv_stem takes channels"),
+        (lambda p: create_model("vit", conv_stem=["a"]), ValueError, r"conv_stem=\['a'\]"),
+        (lambda p: create_model("resnet18", conv_stem=(8,)), ValueError, "embed_dim=None"),
         (lambda p: create_model("resnet18", pretrained=p / "no.bin"), FileNotFoundError, "no.bin"),
         (lambda p: create_model("resnet18", pretrained=_junk(p)), ValueError, "does not hold"),
         (lambda p: create_model(Toy(), pretrained=True), ValueError, "leave out pretrained"),
