@@ -14,7 +14,7 @@ PACKAGE = REPO / "lulc_lib"
 ORDER = (
     "config", "storage", "hub", "images", "tiles", "eurosat", "splits", "synthetic", "models",
     "augmentation", "metrics", "baselines", "checkpoints", "training", "quickstart", "explanations",
-    "concepts", "plots", "export", "widgets", "cli",
+    "faithfulness", "concepts", "plots", "export", "widgets", "cli",
 )  # fmt: skip
 OWNERS = {
     "IPython": "plots",
