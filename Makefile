@@ -11,7 +11,7 @@ absolute = $(if $(filter /%,$(firstword $($1))),$($1),$(CURDIR)/$($1))
 $(foreach name,LULC_EUROSAT LULC_CHECKPOINTS LULC_CACHE,\
   $(if $($(name)),$(eval override export $(name) := $(call absolute,$(name)))))
 
-.PHONY: help demo lab test lint notebooks bench
+.PHONY: help demo lab app test lint notebooks bench
 help:  ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 
@@ -20,6 +20,11 @@ demo: $(READY)  ## classify tiles and draw what two models look at, into outputs
 
 lab: $(READY)  ## open JupyterLab at the first notebook
 	$(RUN)/jupyter lab notebooks/00_start_here.ipynb
+
+app: $(READY)  ## serve notebook 06 as a page for a class, on localhost (PORT=8866)
+	$(RUN)/voila notebooks/06_explore_interactively.ipynb --no-browser --port=$(or $(PORT),8866) \
+	  --VoilaConfiguration.http_keep_alive_timeout=60 --Voila.ip=127.0.0.1 \
+	  --TagRemovePreprocessor.remove_cell_tags=exercise,solution
 
 test: lint  ## lint, unit tests, and all notebooks under nbval
 	$(RUN)/python -m pytest

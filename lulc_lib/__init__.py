@@ -16,7 +16,7 @@ _HOME = {
     "CLASSES": "tiles",
     "CLASS_COLORS": "tiles",
     "Explanation": "explanations",
-    "Gallery": "widgets",
+    "Explorer": "widgets",
     "History": "config",
     "Predictions": "metrics",
     "Report": "metrics",

@@ -78,13 +78,13 @@ def gallery_html(
     columns = gallery_columns(tiles, explanations, predictions)
     models = list(dict.fromkeys(column.model for column in columns))
     title = title or f"What {_listed(models)} look{'s' if len(models) == 1 else ''} at"
-    style = _static("gallery.css") + "".join(
+    style = static_text("gallery.css") + "".join(
         f".chip.{name} {{ background: {colour}; }}\n" for name, colour in CLASS_COLORS.items()
     )
     width = 165 * (1 + len(columns)) + 12 * len(columns) + 30  # below it, maps wrap
     style += f"#cards {{ --card-width: {width}px; }}\n"
-    script = _static("gallery.js")
-    page = string.Template(_static("gallery.html")).substitute(
+    script = static_text("shared.js") + static_text("gallery.js")
+    page = string.Template(static_text("gallery.html")).substitute(
         style=style,
         style_hash=_hash(style),
         script=script,
@@ -268,7 +268,8 @@ def _listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _static(name: str) -> str:
+def static_text(name: str) -> str:
+    """Return a file of `lulc_lib/static/`: what the page and the widgets show themselves with."""
     file = importlib.resources.files("lulc_lib") / "static" / name
     return file.read_text(encoding="utf-8").replace("\r\n", "\n")
 

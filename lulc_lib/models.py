@@ -4,6 +4,8 @@ import contextlib
 import difflib
 import functools
 import math
+import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -542,14 +544,25 @@ class PlainAttention(TorchFunctionMode):
         return F.dropout(match.softmax(dim=-1).to(value.dtype), dropout_p) @ value
 
 
+_LOCKS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
+_LOCKS_LOCK = threading.Lock()
+
+
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run a block in eval mode without gradients; each module gets its own mode back."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    """Run a block in eval mode without gradients; each module gets its own mode back.
+
+    Threads take turns: modes and hooks belong to the model, and a panel may ask it in the
+    background.
+    """
+    with _LOCKS_LOCK:
+        lock = _LOCKS.setdefault(model, threading.RLock())
+    with lock:
+        modes = {module: module.training for module in model.modules()}
+        model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode

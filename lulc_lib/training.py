@@ -180,7 +180,10 @@ def _run(
     finally:
         bar.close()
         accelerator.unwrap_model(network, keep_fp32_wrapper=False)
-        vars(model).pop("forward", None)  # accelerate puts its wrapper, then ours, on the instance
+        # accelerate puts its wrapper, then ours, on the instance, and would leave a model that it
+        # knows as it is: a second `fit` of it would train in float32.
+        for left in ("forward", "_original_forward", "_is_accelerate_prepared"):
+            vars(model).pop(left, None)
         model.zero_grad(set_to_none=True)
     best = state.best if state.best is not None else candidates[-1].state_dict()
     model.load_state_dict(best)

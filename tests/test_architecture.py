@@ -20,6 +20,7 @@ OWNERS = {
     "IPython": "plots",
     "PIL": "images",
     "accelerate": "training",
+    "anywidget": "widgets",
     "captum": "explanations",
     "huggingface_hub": "hub",
     "ipywidgets": "widgets",
@@ -29,6 +30,7 @@ OWNERS = {
     "safetensors": "checkpoints",
     "sklearn": "baselines and concepts",
     "timm": "models",
+    "traitlets": "widgets",
 }
 EVERYONE = {"numpy", "pandas", "torch", "tqdm"}
 OUTSIDE = ("__init__", "__main__")  # they stand outside the order

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import threading
+import time
 
 import pytest
 import timm
@@ -298,6 +300,27 @@ def test_evaluating_gives_each_module_its_mode_back():
         fail()
     assert model.training
     assert not model.network.conv.training
+
+
+def test_threads_take_turns():
+    """What one thread does with a model is done before another begins; one may nest."""
+    model, order = Toy(), []
+    inside = threading.Event()
+
+    def other():
+        inside.wait(10)
+        with evaluating(model):
+            order.append("other")
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with evaluating(model), evaluating(model):
+        inside.set()
+        time.sleep(0.2)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "other"]
+    assert model.training
 
 
 def test_repr_is_short():

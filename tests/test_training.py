@@ -431,3 +431,17 @@ def test_teacher_and_its_weight_go_together():
     for change in ({"teacher": "resnet50"}, {"distill": 0.5}):
         with pytest.raises(ValueError, match="teacher and distill go together"):
             replace(PLAIN, **change)
+
+
+def test_a_second_training_of_the_same_model_is_like_the_first():
+    """The asked precision holds, and nothing of accelerate stays on the model between them."""
+    tiles = synthetic(n_per_class=2, seed=0)
+    model, seen = create_model("resnet18", image_size=64), []
+    own = set(vars(model))
+    model.network.layer1.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+    for _ in range(2):
+        config = RunConfig(model="resnet18", epochs=1, batch_size=20, precision="bfloat16")
+        fit(model, tiles, None, config, progress=False)
+        assert set(seen) == {torch.bfloat16}
+        assert set(vars(model)) == own
+        seen.clear()

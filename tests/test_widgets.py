@@ -1,8 +1,11 @@
-"""The gallery without a browser: what it chooses, what it says, and that it never breaks."""
+"""The explorer without a browser: what it shows follows its state, and nothing breaks it."""
 
+import base64
 import importlib.util
+import json
 import re
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,33 +17,14 @@ import torch
 from torch import nn
 
 import lulc_lib.widgets
-from lulc_lib.explanations import explain
-from lulc_lib.explanations import methods as known_methods
+from lulc_lib.images import png_bytes
 from lulc_lib.metrics import Predictions, predict
 from lulc_lib.models import TileClassifier, create_model
-from lulc_lib.plots import gallery_columns
 from lulc_lib.synthetic import synthetic
 from lulc_lib.tiles import CLASSES, TileSet
-from lulc_lib.widgets import (
-    CAM_METHODS,
-    Gallery,
-    View,
-    choose_tiles,
-    describe_choice,
-    describe_tile,
-    describe_warnings,
-    position,
-    settle,
-    step,
-)
-from lulc_lib.widgets import gallery as panel
-
-LABELS = np.array([8, 8, 1, 8, 1])  # River, River, Forest, River, Forest
-RIGHT_WRONG = ("right", "wrong")
-CORRECT = {
-    "a": np.array([True, False, True, True, False]),
-    "b": np.array([True, True, False, False, False]),
-}
+from lulc_lib.widgets import Explorer, State
+from lulc_lib.widgets import explorer as room
+from lulc_lib.widgets.looking import method_facts
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +32,8 @@ def models() -> dict[str, TileClassifier]:
     """Two small untrained networks, one of each family."""
     torch.manual_seed(0)
     return {
-        "resnet50": create_model("resnet18", image_size=64),
-        "vit": create_model("vit", depth=1, embed_dim=48, num_heads=3),
+        "resnet50": create_model("resnet18", image_size=64).eval(),
+        "vit": create_model("vit", depth=2, embed_dim=48, num_heads=3).eval(),
     }
 
 
@@ -61,10 +45,15 @@ def few() -> TileSet:
     return tiles[np.stack([river, forest], axis=1).ravel()]
 
 
-@pytest.fixture(scope="module")
-def opened(models, few) -> Gallery:
-    """A gallery of one model, for tests that leave it as it is."""
-    return Gallery({"vit": models["vit"]}, few)
+def answers(tiles: TileSet, wrong: tuple[int, ...]) -> Predictions:
+    """Predictions with a logit of 3 for the label, or for the next class where they are wrong."""
+    said = tiles.labels.numpy().copy()
+    said[list(wrong)] = (said[list(wrong)] + 1) % 10
+    logits = 3 * np.eye(10, dtype=np.float32)[said]
+    features = np.random.default_rng(0).normal(size=(len(tiles), 8)).astype(np.float16)
+    return Predictions(
+        logits, tiles.labels.numpy(), tiles.names, features, tiles.source, tiles.digest
+    )
 
 
 @pytest.fixture
@@ -73,366 +62,399 @@ def given(few) -> dict[str, Predictions]:
     return {name: answers(few, wrong) for name, wrong in (("resnet50", (1, 4)), ("vit", (4, 5)))}
 
 
-def answers(tiles: TileSet, wrong: tuple[int, ...]) -> Predictions:
-    """Predictions with a logit of 3 for the label, or for the next class where they are wrong."""
-    said = tiles.labels.numpy().copy()
-    said[list(wrong)] = (said[list(wrong)] + 1) % 10
-    logits = 3 * np.eye(10, dtype=np.float32)[said]
-    return Predictions(logits, tiles.labels.numpy(), tiles.names, digest=tiles.digest)
+@pytest.fixture
+def shown(models, few, given) -> Explorer:
+    """An explorer with predictions at hand."""
+    return Explorer(models, few, given)
 
 
-def said(widget: ipywidgets.HTML) -> str:
+def text(part: ipywidgets.HTML) -> str:
     """The words of an HTML widget without its tags."""
-    return re.sub(r"<[^>]*>", "", widget.value)
+    return re.sub(r"<[^>]+>", "", part.value)
 
 
-def png(shown: Gallery) -> bytes:
-    """The picture of a gallery."""
-    return bytes(shown._picture.value)
+def thumbnails(shown: Explorer) -> list[str]:
+    """The names of the tiles on the page of thumbnails."""
+    return [item["name"] for item in shown._thumbnails.shown["items"]]
 
 
-# --- pure functions ------------------------------------------------------------------------------
+def maps(shown: Explorer) -> list[list[str]]:
+    """The methods of the maps shown, by model."""
+    return [[m["method"] for m in answer["maps"]] for answer in shown._look.shown["answers"]]
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, [0, 1, 2, 3, 4]),
-        ({"label": "River"}, [0, 1, 3]),
-        ({"label": "SeaLake"}, []),
-        ({"answer": "right", "model": "a"}, [0, 2, 3]),
-        ({"answer": "wrong", "model": "b"}, [2, 3, 4]),
-        ({"answer": "right"}, [0]),
-        ({"answer": "wrong"}, [1, 2, 3, 4]),
-        ({"answer": "wrong", "label": "Forest", "model": "a"}, [4]),
-    ],
-)
-def test_choose_tiles(changes, expected):
-    """Label and answer choose as worked out by hand; all models are right, or some is wrong."""
-    chosen = choose_tiles(View(**changes), LABELS, CORRECT)
-    assert chosen.tolist() == expected
+# --- find -----------------------------------------------------------------------------------------
 
 
-def test_right_and_wrong_share_out_the_tiles():
-    """For one model and for all, each tile is either right or wrong, never both or neither."""
-    for model in ("a", "b", "all"):
-        halves = [choose_tiles(View(answer=a, model=model), LABELS, CORRECT) for a in RIGHT_WRONG]
-        assert sorted(np.concatenate(halves)) == list(range(len(LABELS)))
+def test_it_opens_on_the_first_tile(shown, few):
+    """The first tile, each model's answer and one map; thumbnails of all; a short fixed repr."""
+    assert repr(shown) == "Explorer(resnet50, vit: 12 tiles)"
+    assert shown.state.tile == few.names[0]
+    assert maps(shown) == [["gradcam++"], ["gradcam++"]]
+    assert [a["verdict"] for a in shown._look.shown["answers"]] == ["right", "right"]
+    assert thumbnails(shown) == list(few.names)
+    assert shown._thumbnails.shown["words"] == "1–12 of 12"
+    assert text(shown._problems) == ""
+    rgb = np.frombuffer(base64.b64decode(shown._look.shown["tile"]), dtype=np.uint8)
+    assert (rgb.reshape(64, 64, 3) == few.images[0].permute(1, 2, 0).numpy()).all()
 
 
-def test_settle_keeps_the_tile_where_it_can():
-    """A tile stays while the choice holds it, else the first is taken, and None where none is."""
-    chosen = np.array([1, 3, 7])
-    assert settle(View(tile=3), chosen).tile == 3
-    assert settle(View(tile=2), chosen).tile == 1
-    assert settle(View(tile=None), chosen).tile == 1
-    assert settle(View(tile=3), np.array([], dtype=int)).tile is None
+def test_hand_and_code_reach_the_same_view(shown, models, few, given):
+    """Controls change the state, show() changes the controls, and both show the same."""
+    by_hand = Explorer(models, few, given)
+    for name, value in (("label", "Forest"), ("answer", "wrong"), ("target", "label")):
+        by_hand._controls[name].value = value
+    shown.show(label="Forest", answer="wrong", target="label")
+    assert by_hand.state == shown.state
+    assert shown._controls["label"].value == "Forest"
+    assert thumbnails(shown) == thumbnails(by_hand) == [few.names[1], few.names[5]]
+    assert shown.state.tile == few.names[1]  # the first tile shown does not fit any more
 
 
-def test_step_goes_round():
-    """Steps follow the choice, pass its ends on the other side, and back undoes forth."""
-    chosen = np.array([1, 3, 7])
-    view = View(tile=3)
-    assert [step(view, chosen, by).tile for by in (1, 2, -1, -2, 3)] == [7, 1, 1, 7, 3]
-    assert step(step(view, chosen, 5), chosen, -5) == view
-    assert step(view, np.array([], dtype=int), 1).tile is None
+def test_stepping_goes_round(shown, few):
+    """Next and previous follow what is found, past its ends; the tile is marked and announced."""
+    shown.show(answer="wrong")
+    names = [few.names[i] for i in (1, 4, 5)]
+    seen = [shown.state.tile]
+    for _ in range(3):
+        shown.step()
+        seen.append(shown.state.tile)
+    assert seen == [*names, names[0]]
+    shown.step(-1)
+    assert shown.state.tile == names[-1]
+    assert shown._thumbnails.shown["chosen"] == names[-1]
+    assert "label" in shown._look.shown["words"]
 
 
-def test_position_counts_from_one():
-    """The first tile is 1 of n; nothing is 0 of 0."""
-    assert position(View(tile=3), np.array([1, 3, 7])) == (2, 3)
-    assert position(View(tile=None), np.array([], dtype=int)) == (0, 0)
+def test_a_cell_of_the_confusion_matrix_shows_its_tiles(shown, few):
+    """A cell filters by label and prediction of one model; the cell again takes that back."""
+    counts = np.array(shown._matrix.shown["counts"])
+    assert counts.sum() == 12
+    forest, other = CLASSES.index("Forest"), (CLASSES.index("Forest") + 1) % 10
+    assert counts[forest, other] == 1
+    shown._on_matrix({"kind": "cell", "row": forest, "column": other})
+    assert thumbnails(shown) == [few.names[1]]
+    assert (shown.state.label, shown.state.judge) == ("Forest", "resnet50")
+    shown._on_matrix({"kind": "clear"})
+    assert len(thumbnails(shown)) == 12
 
 
-def test_describe_choice():
-    """The words say which tiles are shown, and for several models which of the two meanings."""
-    assert describe_choice(View()) == "all labels"
-    assert describe_choice(View(label="River", answer="wrong", model="vit")) == (
-        "label River, vit is wrong"
+def test_the_lasso_filters_and_a_point_opens_its_tile(shown, few):
+    """The embedding map comes when its tab opens; indices are those of the tiles."""
+    assert shown._scatter.cloud["places"] == ""
+    shown._tabs.selected_index = 2
+    shown.wait()
+    places = np.frombuffer(base64.b64decode(shown._scatter.cloud["places"]), dtype=np.float32)
+    assert places.shape == (24,)
+    assert "PCA" in shown._scatter.shown["words"]
+    shown._on_scatter({"kind": "point", "index": 7})
+    assert shown.state.tile == few.names[7]
+    shown._on_scatter({"kind": "lasso", "indices": [2, 9]})
+    assert thumbnails(shown) == [few.names[2], few.names[9]]
+    kept = np.frombuffer(base64.b64decode(shown._scatter.shown["kept"]), dtype=np.uint8)
+    assert np.flatnonzero(kept).tolist() == [2, 9]
+    shown._clear()
+    assert len(thumbnails(shown)) == 12
+
+
+def test_pages_turn(models, few, given, monkeypatch):
+    """Pages hold so many tiles; the last one fewer; beyond it there is none."""
+    monkeypatch.setattr(room, "PER_PAGE", 5)
+    shown = Explorer(models, few, given)
+    shown._on_thumbnails({"kind": "page", "by": 1})
+    shown._on_thumbnails({"kind": "page", "by": 5})
+    assert thumbnails(shown) == list(few.names[10:])
+    assert shown._thumbnails.shown["words"] == "11–12 of 12"
+    assert not shown._thumbnails.shown["after"]
+    shown._on_thumbnails({"kind": "pick", "name": few.names[11]})
+    assert shown.state.tile == few.names[11]
+    assert shown.state.page == 2  # the page stays while its tile is chosen
+    shown.show(label="Forest")
+    assert shown.state.page == 0
+
+
+def test_an_empty_choice_is_said(shown):
+    """Where no tile fits, words say so, and the panel goes on afterwards."""
+    shown.show(label="River", answer="wrong", judge="vit", predicted="Forest")
+    assert "No tile fits" in text(shown._problems)
+    assert thumbnails(shown) == []
+    shown._clear()
+    assert text(shown._problems) == ""
+
+
+# --- look -----------------------------------------------------------------------------------------
+
+
+def test_slow_methods_come_later(shown):
+    """A slow map is announced at once and drawn when it is there; the newest request wins."""
+    shown.show(methods=("gradcam", "occlusion"))
+    first = shown._look.shown["answers"][0]["maps"]
+    shown.wait()
+    later = shown._look.shown["answers"][0]["maps"]
+    assert "waiting" in first[1]
+    assert "values" in first[0]
+    assert "values" in later[1]
+    shown.show(methods=("smoothgrad",))
+    shown.show(methods=("gradcam",))  # meanwhile the hand goes on
+    shown.wait()
+    assert maps(shown) == [["gradcam"], ["gradcam"]]
+    assert text(shown._problems) == ""
+
+
+def test_a_model_without_a_map_is_named_beside_the_others(shown):
+    """What one model cannot do is told in words; the other's map is there."""
+    shown.show(methods=("rollout",))
+    cnn, vit = (answer["maps"][0] for answer in shown._look.shown["answers"])
+    assert "resnet50 has no map by rollout" in cnn["problem"]
+    assert vit["problem"] == ""
+
+
+def test_stale_predictions_are_told(models, few, given):
+    """Where the predictions given are not what the model says now, its map says so."""
+    shown = Explorer(models, few, given)
+    said = predict(models["vit"], few).predicted
+    other = int(np.flatnonzero(said != given["vit"].predicted)[0])
+    shown.show(tile=few.names[other])
+    warnings = shown._look.shown["answers"][1]["maps"][0]["warnings"]
+    assert any("made with other weights or settings" in text for text in warnings)
+    fresh = Explorer(models, few, {n: predict(m, few) for n, m in models.items()})
+    fresh.show(tile=few.names[other])
+    assert not any(
+        "other weights" in text for text in fresh._look.shown["answers"][1]["maps"][0]["warnings"]
     )
-    assert describe_choice(View(answer="right")) == "all labels, all models are right"
-    assert describe_choice(View(answer="wrong")) == "all labels, at least one model is wrong"
 
 
-def test_describe_tile(models, few, given):
-    """Label, predicted, probability, grid with its ground size and raw range stand in the words."""
-    maps = {"vit": replace(explain(models["vit"], few[0]), grid=np.full((1, 8, 8), 0.25))}
-    maps["vit"].grid[0, 0, 0] = -0.5
-    words = describe_tile(few[0], gallery_columns(few[0], maps, {"vit": given["vit"]}))
-    plain = re.sub(r"<[^>]*>", "", words)
-    assert "label River · River_1.jpg · 640 m across" in plain
-    probability = 100 * np.exp(3) / (np.exp(3) + 9)
-    assert f"vit predicted ✓ River · {probability:.1f} % · 8x8 grid, 1 cell = 80 m" in plain
-    assert "raw −0.5 to 0.25" in plain
+# --- test -----------------------------------------------------------------------------------------
 
 
-def test_names_are_escaped(models, few):
-    """Names of models and files are text, not HTML."""
-    tile = replace(few[0], names=("River/<b>&.jpg",))
-    words = describe_tile(tile, gallery_columns(tile, {"<i>": explain(models["vit"], tile)}))
-    assert "&lt;b&gt;&amp;.jpg" in words
-    assert "<b>&lt;i&gt;</b>" in words
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("ZeroMap", "zero everywhere: gradcam++ found nothing that speaks for Forest"),
-        ("FlatMap", "one value everywhere"),
-        ("NaNMap", "not numbers"),
-        ("ClassBlind", "gradcam++ does not look at the class"),
-        ("LowConfidence", "gives Forest a probability below one half"),
-        ("SomethingNew", "SomethingNew"),
-    ],
-)
-def test_warnings_in_words(models, few, name, words):
-    """Each warning about this tile is said in words, and one about another tile is not."""
-    maps = explain(models["vit"], few[0], target="Forest")
-    for which, expected in (((0,), True), ((1,), False)):
-        maps = replace(maps, warnings={name: which})
-        (column,) = gallery_columns(few[0], {"vit": maps})
-        assert any(words in text for text in describe_warnings(column)) == expected
-
-
-def test_stale_predictions_and_training_tiles_are_told(models, few):
-    """Predictions by other weights, and a tile the model was trained on, are named as such."""
-    maps = explain(models["vit"], few[0])
-    other = answers(few[0], ()).logits[:, ::-1].copy()
-    other[0, int(maps.target[0])] -= 9
-    stale = Predictions(other, None, few[0].names, seen=np.array([True]))
-    (column,) = gallery_columns(few[0], {"vit": maps}, {"vit": stale})
-    told = " ".join(describe_warnings(column))
-    assert "made with other weights" in told
-    assert "trained on this tile" in told
-    (column,) = gallery_columns(few[0], {"vit": maps})
-    (left,) = describe_warnings(column)  # an untrained model is not sure of anything
-    assert left == f"the model itself gives {CLASSES[maps.target[0]]} a probability below one half"
-
-
-# --- the panel -----------------------------------------------------------------------------------
-
-
-def test_first_display(models, few):
-    """The panel opens on the first tile, all models, with a whole PNG and a short fixed repr."""
-    shown = Gallery(models, few)
-    assert shown.view == View(tile=0)
-    assert png(shown).startswith(b"\x89PNG")
-    assert shown._position.value == "1 / 12"
-    assert "River_1.jpg" in shown._words.value
-    assert repr(shown) == "Gallery(resnet50, vit: 12 tiles)"
-    bundle = shown._repr_mimebundle_()
-    assert bundle["text/plain"] == repr(shown)
-    assert "application/vnd.jupyter.widget-view+json" in bundle
-    assert shown._dropdowns["method"].options[0] == ("gradcam++", "gradcam++")
-
-
-def test_methods_are_those_of_explain():
-    """The five methods of the gallery are known to explain."""
-    assert set(CAM_METHODS) <= set(known_methods()["name"])
-
-
-def test_hand_and_code_reach_the_same_view(models, few, given):
-    """Controls change the view, show() changes the controls, and both give the same picture."""
-    by_hand, by_code = Gallery(models, few, given), Gallery(models, few, given)
-    for name, value in (("label", "Forest"), ("answer", "wrong"), ("model", "resnet50")):
-        by_hand._dropdowns[name].value = value
-    by_code.show(label="Forest", answer="wrong", model="resnet50")
-    assert by_hand.view == by_code.view == View("Forest", "wrong", "resnet50", "gradcam++", 1)
-    assert png(by_hand) == png(by_code)
-    controls = {name: control.value for name, control in by_code._dropdowns.items()}
-    assert controls == {
-        "label": "Forest", "answer": "wrong", "model": "resnet50", "method": "gradcam++",
-    }  # fmt: skip
-    assert by_hand._status.value == "label Forest, resnet50 is wrong"
-    assert by_hand._position.value == "1 / 1"
-    assert by_hand._next.disabled
-
-
-def test_next_and_previous(models, few):
-    """Next brings another picture in the same widget; previous brings the first one back."""
-    shown = Gallery({"vit": models["vit"]}, few)
-    widget, first = shown._picture, png(shown)
-    shown._next.click()
-    assert shown._picture is widget
-    assert (shown.view.tile, shown._position.value) == (1, "2 / 12")
-    assert png(shown) != first
-    shown._previous.click()
-    assert (shown.view.tile, png(shown)) == (0, first)
-    shown._previous.click()
-    assert shown._position.value == "12 / 12"
-
-
-def test_tile_stays_when_method_or_model_change(models, few):
-    """Another method or model shows another picture of the same tile."""
-    shown = Gallery(models, few)
-    shown.show(tile=3)
-    pictures = {png(shown)}
-    for changes in ({"method": "eigencam"}, {"model": "vit"}, {"model": "resnet50"}):
-        shown.show(**changes)
-        assert shown.view.tile == 3
-        pictures.add(png(shown))
-    assert len(pictures) == 4
-    assert "eigencam does not look at the class" in shown._words.value
-
-
-def test_predictions_wait_until_they_are_asked_for(models, few):
-    """Without predictions none are made until right or wrong asks; meanwhile a word says so."""
-    shown, told = Gallery(models, few), []
-    shown._status.observe(lambda change: told.append(change["new"]), "value")
+def test_the_brush_changes_what_the_models_say(shown, few):
+    """A stroke changes probabilities and maps; undo brings both back; another tile is clean."""
+    before = shown._look.shown
+    shown._on_look({"kind": "stroke", "points": [[30, 30]], "done": False})
+    shown._on_look({"kind": "stroke", "points": [[30, 30], [50, 30]], "done": True})
+    after = shown._look.shown
+    assert len(shown.state.strokes) == 1  # parts of a stroke under way replace each other
+    assert after["tile"] != before["tile"]
+    assert after["answers"][0]["before"] == before["answers"][0]["probabilities"]
+    assert after["answers"][0]["probabilities"] != before["answers"][0]["probabilities"]
+    assert after["answers"][0]["maps"][0]["values"] != before["answers"][0]["maps"][0]["values"]
+    assert after["serial"] > before["serial"]
+    shown._on_look({"kind": "undo"})
+    assert shown._look.shown["tile"] == before["tile"]
+    shown._on_look({"kind": "stroke", "points": [[3, 3]], "done": True})
     shown.step()
-    shown.show(label="River", model="vit")
-    assert shown.predictions == {}
+    assert shown.state.strokes == ()
+
+
+def test_pixels_of_another_tile(shown, few):
+    """The brush takes from the tile that was named; before one is, it says what to do."""
+    shown.show(tool="swap")
+    shown._on_look({"kind": "stroke", "points": [[3, 3]], "done": True})
+    assert "take from this tile" in text(shown._problems)
+    shown.show(tile=few.names[4])
+    shown._take_from()
+    shown.show(tile=few.names[0])
+    shown._on_look({"kind": "stroke", "points": [[32, 32]], "done": True})
+    assert shown.state.strokes[0].other == few.names[4]
+    rgb = np.frombuffer(base64.b64decode(shown._look.shown["tile"]), dtype=np.uint8)
+    assert (rgb.reshape(64, 64, 3)[32, 32] == few.images[4, :, 32, 32].numpy()).all()
+
+
+def test_the_slider_deletes_beside_a_random_order(shown):
+    """Nothing is shown at 0; then both orders, for each model, with the target's probability."""
+    assert shown._deleted.value == ""
+    shown.show(deleted=0.2, methods=("gradcam",))
+    assert shown._deleted.value.count("<img") == 4
+    assert "at random" in shown._deleted.value
+    shown.show(methods=("smoothgrad",))
+    assert "Choose a method that takes one pass" in shown._deleted.value
+
+
+# --- keep -----------------------------------------------------------------------------------------
+
+
+def test_a_stored_state_opens_the_same_view(shown, models, few, given):
+    """State to JSON and back, in another explorer: the same tile, strokes, maps and notes."""
+    shown.show(label="Forest", methods=("gradcam", "legrad"), target="River", opacity=0.3)
+    shown._on_look({"kind": "stroke", "points": [[30, 30]], "done": True})
+    shown._note.value = "the bank, not the water"
+    other = Explorer(models, few, given)
+    other.restore(shown.to_json())
+    assert other.state == shown.state
+    one, two = ({**e._look.shown, "serial": 0} for e in (shown, other))
+    assert one == two
+    assert other._note.value == "the bank, not the water"
+    other.step()
+    assert other._note.value == ""
+
+
+def test_links_save_what_is_shown(shown, tmp_path):
+    """Picture, page and state come as links that hold the file itself."""
+    for keep, start in (
+        (shown._keep_picture, b"\x89PNG"),
+        (shown._keep_page, b"<!DOCTYPE html>"),
+        (shown._keep_state, b"{"),
+    ):
+        keep()
+        shown.wait()
+        assert text(shown._problems) == ""
+        content = base64.b64decode(re.search(r"base64,([^\"]+)", shown._links.value)[1])
+        assert content.startswith(start)
+    assert State.from_json(content.decode()) == shown.state
+    shown.show(label="Forest")
+    page = shown.export_html(tmp_path / "page.html", count=3)
+    assert page.read_text().count("<article") == 3
+
+
+def test_a_picture_of_ones_own(shown, tmp_path, few):
+    """It is shown with its resolution and without a label; strange colours are said."""
+    red = np.zeros((3, 100, 80), dtype=np.uint8)
+    red[0] = 250
+    (tmp_path / "red.png").write_bytes(png_bytes(red))
+    name = shown.add_picture(tmp_path / "red.png")
+    assert shown.state.tile == name
+    words = shown._look.shown["words"]
+    assert "no label" in words
+    assert "10 m per pixel" in words
+    assert "as far from the mean of these tiles" in words
+    assert [a["verdict"] for a in shown._look.shown["answers"]] == ["open", "open"]
+    shown.figure()
+    shown.show(target="label")
+    assert "has no label" in shown._look.shown["answers"][0]["maps"][0]["problem"]
+    shown.show(tile=few.names[0])
+    assert "red.png" not in shown._look.shown["words"]
+
+
+def test_uploads_are_pictures_or_states(shown, few):
+    """A picture is shown, a state restored, and what is neither is said in words."""
+
+    def upload(name: str, content: bytes) -> None:
+        shown._upload.value = ({
+            "name": name, "type": "", "size": len(content), "content": memoryview(content),
+            "last_modified": __import__("datetime").datetime.now(),
+        },)  # fmt: skip
+
+    upload("mine.png", png_bytes(few.images[3].numpy()))
+    assert shown.state.tile == "mine.png (crop)"
+    upload("state.json", State(tile=few.names[2], label="River").to_json().encode())
+    assert shown.state.tile == few.names[2]
+    upload("state.json", b"{}")
+    assert "not one that this version wrote" in text(shown._problems)
+    upload("mine.png", b"<html>")
+    assert "mine.png" in text(shown._problems)
+    assert shown.state.tile == few.names[2]
+
+
+# --- the shell ------------------------------------------------------------------------------------
+
+
+def test_it_opens_before_the_predictions_are_there(models, few, monkeypatch):
+    """Without predictions the panel is there at once; filters say that they wait, then work."""
+    begin = threading.Event()
+
+    def slowly(*args, **kwargs):
+        begin.wait(60)
+        return predict(*args, **kwargs)
+
+    monkeypatch.setattr(room, "predict", slowly)
+    shown = Explorer(models, few)
+    assert maps(shown) == [["gradcam++"], ["gradcam++"]]
+    shown.show(label="River")
+    assert len(shown.found) == 6
     shown.show(answer="wrong")
-    assert list(shown.predictions) == ["vit"]
-    assert "predicting 12 tiles with vit, please wait …" in told
-    assert told[-1] == "label River, vit is wrong"
-    truth = predict(models["vit"], few)
-    river = few.labels.numpy() == CLASSES.index("River")
-    assert shown._position.value.endswith(f"/ {int((river & ~truth.correct).sum())}")
+    assert "not known yet" in text(shown._problems)
+    begin.set()
+    shown.wait()
+    said = {name: predict(model, few) for name, model in models.items()}
+    np.testing.assert_allclose(shown.predictions["vit"].logits, said["vit"].logits, atol=1e-5)
+    assert shown.predictions["vit"].features is not None
+    lost = np.logical_or(*[~p.correct for p in said.values()]) & (few.labels.numpy() == 8)
+    assert shown.found.tolist() == np.flatnonzero(lost).tolist()  # what was asked meanwhile
+    assert shown._progress.layout.display == "none"
+    assert text(shown._problems) == ""
 
 
-def test_given_predictions_are_found_by_name(models, few):
-    """Predictions of more tiles, in another order, are matched with the tiles by name."""
-    order = np.arange(len(few))[::-1].copy()
-    shuffled = answers(few[order], wrong=(0, 3))  # tiles 11 and 8
-    shown = Gallery({"vit": models["vit"]}, few[:10], {"vit": shuffled})
-    shown.show(answer="wrong")
-    assert (shown.view.tile, shown._position.value) == (8, "1 / 1")
+def test_many_changes_leave_nothing_behind(shown, models, few):
+    """200 random changes raise nothing, leave no figure, no hook, no more widgets, no growth."""
+    random = np.random.default_rng(0)
+    choices = {
+        "label": ["all", "River", "Forest"], "predicted": ["all", "River"],
+        "answer": ["all", "right", "wrong", "disagree"], "judge": ["all", "vit"],
+        "sort": ["order", "loss", "confidence", "disagreement"],
+        "methods": [("gradcam",), ("legrad", "eigencam"), ("edge",), ("finercam", "hirescam")],
+        "target": ["predicted", "label", "River"], "contrast": ["", "Forest"], "stage": [0, -1, -2],
+        "sign": ["signed", "positive"], "scale": ["shared", "per map"], "deleted": [0.0, 0.4],
+        "tile": list(few.names), "confidence": [(0.0, 1.0), (0.2, 0.6)],
+    }  # fmt: skip
+    count = len(ipywidgets.widgets.widget._instances)
+    for _ in range(200):
+        name = random.choice(list(choices))
+        value = choices[name][random.integers(len(choices[name]))]
+        shown.show(**{name: value})
+        if random.random() < 0.2:
+            points = random.uniform(0, 64, (2, 2)).tolist()
+            shown._on_look({"kind": "stroke", "points": points, "done": True})
+        assert text(shown._problems) in ("", NONE_FITS)
+        json.dumps(shown._look.shown)
+    assert len(ipywidgets.widgets.widget._instances) == count
+    assert plt.get_fignums() == []
+    assert not any(m._forward_hooks for model in models.values() for m in model.modules())
+    assert len(shown.looking._maps) <= shown.looking._maps.size
 
 
-def test_empty_choice_is_said(models, few, given):
-    """Where no tile fits, the panel says which choice is empty, and goes on afterwards."""
-    shown = Gallery(models, few, {"resnet50": answers(few, ())})
-    shown.show(model="resnet50", label="River", answer="wrong")
-    assert shown.view.tile is None
-    assert "No tile fits: label River, resnet50 is wrong." in said(shown._problem)
-    assert shown._position.value == "0 / 0"
-    assert shown._picture.layout.display == "none"
-    shown._next.click()
-    assert shown.view.tile is None
-    shown.show(answer="all")
-    assert (shown.view.tile, shown._problem.value) == (0, "")
-    assert shown._picture.layout.display is None
+NONE_FITS = "No tile fits. Choose another label, answer or range, or clear."
 
 
-def flat_model() -> TileClassifier:
+def test_close_closes_all_parts(models, few, given):
+    """A closed explorer leaves no widget behind in the kernel."""
+    before = set(ipywidgets.widgets.widget._instances)
+    shown = Explorer(models, few, given)
+    assert len(set(ipywidgets.widgets.widget._instances) - before) > 30
+    shown.close()
+    assert set(ipywidgets.widgets.widget._instances) - before == set()
+
+
+class Broken(nn.Module):
     """A network without any grid: it predicts, but no CAM can explain it."""
-    return create_model(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 10)), image_size=64)
-
-
-def test_model_without_a_map_is_named_and_the_others_shown(models, few):
-    """One model's error is told in words beside the others' maps, and the tile stays visible."""
-    shown = Gallery({"vit": models["vit"], "flat": flat_model()}, few)
-    assert "flat has no map by gradcam++" in said(shown._problem)
-    assert "vit predicted" in said(shown._words)
-    both = png(shown)
-    shown.show(model="flat")
-    assert "no layer with a grid" in said(shown._problem)
-    assert png(shown).startswith(b"\x89PNG")
-    assert png(shown) != both
-    assert "label River" in said(shown._words)
-    shown.show(model="vit")
-    assert shown._problem.value == ""
-
-
-class Moody(nn.Module):
-    """A network that fails while `broken` is set."""
 
     def __init__(self):
         super().__init__()
-        self.convolution, self.head = nn.Conv2d(3, 4, 8, 8), nn.Linear(4, 10)
-        self.broken = False
+        self.fc = nn.Linear(3 * 64 * 64, 10)
 
     def forward(self, x):
-        if self.broken:
-            raise RuntimeError("out of <memory>")
-        return self.head(self.convolution(x).mean(dim=(2, 3)))
+        return self.fc(x.flatten(1))
 
 
-def test_failing_prediction_is_said_and_can_be_repaired(few):
-    """An error while predicting is shown with its kind, and the same click works once repaired."""
-    network = Moody()
-    shown = Gallery({"moody": create_model(network, image_size=64)}, few)
-    network.broken = True
-    shown._dropdowns["answer"].value = "wrong"
-    assert "RuntimeError: out of &lt;memory&gt;" in shown._problem.value
-    assert shown._position.value == "0 / 0"
-    network.broken = False
-    shown.show()
-    assert "RuntimeError" not in shown._problem.value
-
-
-def test_caches_are_bounded(models, few, monkeypatch):
-    """Pictures and maps are kept up to a limit, and a picture seen lately is not drawn again."""
-    monkeypatch.setattr(panel, "KEPT_MAPS", 4)
-    monkeypatch.setattr(panel, "KEPT_PICTURES", 3)
-    shown = Gallery({"vit": models["vit"]}, few)
-    for _ in range(6):
-        shown.step()
-    assert shown._pictures.cache_info()[2:] == (3, 3)
-    assert shown._maps.cache_info()[2:] == (4, 4)
-    drawn = shown._pictures.cache_info().misses
-    shown.step(-1)
-    assert shown._pictures.cache_info().misses == drawn
-
-
-def test_many_changes_leave_nothing_behind(models, few, given):
-    """Random changes raise nothing, leave no figure open, no hook, and make no more widgets."""
-    shown = Gallery(models, few, given)
-    count, random = len(instances()), np.random.default_rng(0)
-    for _ in range(8):
-        name = random.choice(list(shown._dropdowns))
-        values = list(dict(shown._dropdowns[name].options).values())
-        shown._dropdowns[name].value = str(random.choice(values))
-        shown.step(int(random.integers(-2, 3)))
-        assert "Error" not in shown._problem.value
-    assert len(instances()) == count
-    assert plt.get_fignums() == []
-    hooks = [m._forward_hooks for model in models.values() for m in model.modules()]
-    assert not any(hooks)
-
-
-def test_close_closes_all_parts(models, few):
-    """A closed gallery leaves no widget behind in the kernel."""
-    before = set(instances())
-    shown = Gallery(models, few)
-    assert len(set(instances()) - before) > 10
-    shown.close()
-    assert set(instances()) - before == set()
-
-
-def instances() -> dict:
-    return ipywidgets.widgets.widget._instances
-
-
-# --- errors that a caller can make ---------------------------------------------------------------
+def test_a_model_without_a_grid_is_shown_without_maps(models, few):
+    """Its answers are there, and words say why there is no map."""
+    shown = Explorer({"flat": create_model(Broken()), "vit": models["vit"]}, few)
+    shown.wait()
+    flat, vit = shown._look.shown["answers"]
+    assert "flat has no map" in flat["maps"][0]["problem"]
+    assert sum(flat["probabilities"]) == pytest.approx(1, abs=1e-3)
+    assert vit["maps"][0]["problem"] == ""
 
 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda m, t, p: Gallery([m["vit"]], t), TypeError, "dict of name -> model.* got list"),
-        (lambda m, t, p: Gallery({}, t), ValueError, "no models to look at"),
+        (lambda m, t, p: Explorer([m["vit"]], t), TypeError, "dict of name -> model.* got list"),
+        (lambda m, t, p: Explorer({}, t), ValueError, "no models to look at"),
+        (lambda m, t, p: Explorer({"a": nn.Flatten()}, t), TypeError, "'a' must come .* Flatten"),
+        (lambda m, t, p: Explorer({"all": m["vit"]}, t), ValueError, "cannot be called 'all'"),
+        (lambda m, t, p: Explorer(m, t.images), TypeError, "must be a TileSet.* got Tensor"),
+        (lambda m, t, p: Explorer(m, t[:0]), ValueError, "no tiles to explore"),
+        (lambda m, t, p: Explorer(m, t[[0, 0]]), ValueError, "two tiles have one name"),
+        (lambda m, t, p: Explorer(m, t, [p["vit"]]), TypeError, "predictions must be a dict"),
+        (lambda m, t, p: Explorer(m, t, {"v": p["vit"]}), ValueError, "'v' belong to no model"),
+        (lambda m, t, p: Explorer(m, t, {"vit": 3}), TypeError, "made by predict, got int"),
         (
-            lambda m, t, p: Gallery({"a": nn.Flatten()}, t),
-            TypeError,
-            "'a' must come .* got Flatten",
-        ),
-        (lambda m, t, p: Gallery({"all": m["vit"]}, t), ValueError, "cannot be called 'all'"),
-        (lambda m, t, p: Gallery(m, t.images), TypeError, "must be a TileSet.* got Tensor"),
-        (lambda m, t, p: Gallery(m, t[:0]), ValueError, "no tiles to leaf through"),
-        (lambda m, t, p: Gallery(m, t, methods=["gradcamm"]), ValueError, r"got \['gradcamm'\]"),
-        (lambda m, t, p: Gallery(m, t, methods=[]), ValueError, r"methods must .* got \[\]"),
-        (lambda m, t, p: Gallery(m, t, methods="gradcam"), ValueError, "got 'gradcam'"),
-        (lambda m, t, p: Gallery(m, t, [p["vit"]]), TypeError, "predictions must be a dict"),
-        (lambda m, t, p: Gallery(m, t, {"v": p["vit"]}), ValueError, "'v' belong to no model"),
-        (
-            lambda m, t, p: Gallery(m, t, {"vit": answers(t[:3], ())}),
+            lambda m, t, p: Explorer(m, t, {"vit": answers(t[:3], ())}),
             ValueError,
             "lack 9 of the 12",
         ),
         (
-            lambda m, t, p: Gallery(m, t, {"vit": replace(p["vit"], digest="other")}),
+            lambda m, t, p: Explorer(m, t, {"vit": replace(p["vit"], digest="other")}),
             ValueError,
             "come from another data set",
         ),
@@ -447,27 +469,33 @@ def test_errors_of_a_caller(models, few, given, change, error, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"label": "Sea"}, "no label 'Sea'; choose one of all, Forest, River"),
-        ({"answer": "no"}, "no answer 'no'; choose one of all, right, wrong"),
-        ({"model": "resnet50"}, "no model 'resnet50'; choose one of vit"),
-        ({"method": "x"}, "no method 'x'; choose one of gradcam"),
-        ({"tile": 12}, r"tile must lie in 0\.\.11, got 12"),
-        ({"class_": "River"}, "a view has label, answer, model, method, tile, not class_"),
+        ({"label": "Sea"}, "label must be one of all, AnnualCrop"),
+        ({"judge": "resnet51"}, "no judge 'resnet51'"),
+        ({"tile": "x"}, "no tile 'x'"),
+        ({"methods": ("x",)}, "no method 'x'"),
+        ({"class_": "River"}, "no 'class_'"),
     ],
 )
-def test_errors_of_show(opened, changes, message):
-    """What show() does not know is named, the choices are listed, and the view stays as it was."""
-    before = opened.view
+def test_errors_of_show(shown, changes, message):
+    """What show() does not know is named, and the view stays as it was."""
+    before = shown.state
     with pytest.raises(ValueError, match=message):
-        opened.show(**changes)
-    assert opened.view == before
+        shown.show(**changes)
+    assert shown.state == before
 
 
-def test_missing_ipywidgets_is_named(monkeypatch):
-    """Without ipywidgets the error says what to install and what works without it."""
-    monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    monkeypatch.delitem(sys.modules, "lulc_lib.widgets.gallery")
+def test_every_method_can_be_chosen(shown):
+    """The list of methods is that of explain."""
+    assert list(shown._controls["methods"].options) == list(method_facts())
+
+
+@pytest.mark.parametrize("name", ["ipywidgets", "anywidget"])
+def test_missing_packages_are_named(monkeypatch, name):
+    """Without ipywidgets or anywidget the error says what to install and what works without."""
+    monkeypatch.setitem(sys.modules, name, None)
+    for module in ("explorer", "elements"):
+        monkeypatch.delitem(sys.modules, f"lulc_lib.widgets.{module}")
     path = Path(lulc_lib.widgets.__file__)
-    spec = importlib.util.spec_from_file_location("widgets_without_ipywidgets", path)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'ipywidgets>=8.1'.*plot_gallery"):
+    spec = importlib.util.spec_from_file_location("widgets_without", path)
+    with pytest.raises(ModuleNotFoundError, match=rf"needs {name}.*plot_gallery"):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))

@@ -7,7 +7,7 @@ pyplot does not know: a notebook shows it as the last line of a cell, and nothin
 
 from lulc_lib.plots.compare import plot_agreement, plot_maps
 from lulc_lib.plots.files import figure_jpeg, figure_png, save_figure, write_whole
-from lulc_lib.plots.gallery import Column, gallery_columns, plot_gallery
+from lulc_lib.plots.gallery import Column, GalleryFigure, gallery_columns, plot_gallery
 from lulc_lib.plots.maps import (
     GROUND,
     Scale,
@@ -31,6 +31,7 @@ from lulc_lib.plots.tiles import (
 __all__ = [
     "GROUND",
     "Column",
+    "GalleryFigure",
     "Scale",
     "close",
     "colour_table",

@@ -1,96 +1,32 @@
-
 (() => {
   "use strict";
-  const SIDE = 192; // pixels of a drawn map
   const page = document.documentElement;
   const find = (id) => document.getElementById(id);
   const all = (selector, from = document) => Array.from(from.querySelectorAll(selector));
-  const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
   const columns = JSON.parse(find("maps").textContent).columns;
   for (const column of columns) {
-    column.grid = new Int8Array(bytes(column.values).buffer);
-    column.table = bytes(column.colours);
+    column.grid = new Int8Array(bytesOf(column.values).buffer);
+    column.table = bytesOf(column.colours);
   }
   page.classList.add("js");
 
-  // Where each drawn pixel falls on a grid of n cells: two neighbours and the share of the second
-  // (bilinear, align_corners=False). With whole cells both are the cell itself.
-  function samples(n, whole) {
-    return Array.from({ length: SIDE }, (_, pixel) => {
-      const cell = Math.floor((pixel * n) / SIDE);
-      if (whole) return [cell, cell, 0];
-      const at = Math.min(Math.max(((pixel + 0.5) * n) / SIDE - 0.5, 0), n - 1);
-      const low = Math.floor(at);
-      return [low, Math.min(low + 1, n - 1), at - low];
-    });
-  }
-
-  function enlarge(column, tile, whole) {
-    const { rows, columns: across, grid } = column;
-    const start = tile * rows * across;
-    const unit = column.peaks[tile] / 127;
-    const xs = samples(across, whole);
-    const values = new Float32Array(SIDE * SIDE);
-    samples(rows, whole).forEach(([top, bottom, down], y) => {
-      const a = start + top * across;
-      const b = start + bottom * across;
-      xs.forEach(([left, right, along], x) => {
-        const upper = grid[a + left] * (1 - along) + grid[a + right] * along;
-        const lower = grid[b + left] * (1 - along) + grid[b + right] * along;
-        values[y * SIDE + x] = unit * (upper * (1 - down) + lower * down);
-      });
-    });
-    return values;
-  }
-
-  // Draws the colours of one map, and a line at half of the scale, dashed below 0.
-  function drawMap(canvas) {
+  function drawColumn(canvas) {
     const column = columns[canvas.dataset.column];
-    const values = enlarge(column, Number(canvas.dataset.tile), find("cells").checked);
-    const { limit, signed, table } = column;
-    const level = (at) => (values[at] > limit / 2 ? 1 : signed && values[at] < -limit / 2 ? -1 : 0);
-    const context = canvas.getContext("2d");
-    const image = context.createImageData(SIDE, SIDE);
-    for (let at = 0; at < values.length; at += 1) {
-      const share = signed ? (values[at] / limit + 1) / 2 : values[at] / limit;
-      const colour = 3 * Math.min(255, Math.max(0, Math.round(share * 255)));
-      const x = at % SIDE;
-      const y = (at - x) / SIDE;
-      const here = level(at);
-      const left = x > 0 ? level(at - 1) : here;
-      const above = y > 0 ? level(at - SIDE) : here;
-      const gap = Math.min(here, left, above) < 0 && (x + y) % 7 > 3;
-      const line = (here !== left || here !== above) && !gap;
-      for (let channel = 0; channel < 3; channel += 1) {
-        image.data[4 * at + channel] = line ? 0 : table[colour + channel];
-      }
-      image.data[4 * at + 3] = 255;
-    }
-    context.putImageData(image, 0, 0);
+    const tile = Number(canvas.dataset.tile);
+    const cells = column.rows * column.columns;
+    const grid = column.grid.subarray(tile * cells, (tile + 1) * cells);
+    drawMap(canvas, { ...column, grid, peak: column.peaks[tile] }, find("cells").checked);
   }
 
-  // Draws the tile in grey below its maps, spread around mid-grey so that dark tiles carry a map.
+  // Draws the tile in grey below its maps.
   function drawGrey(card) {
-    const tile = card.querySelector(".tile");
     const under = document.createElement("canvas");
     under.width = under.height = 64;
     under.className = "under";
     const context = under.getContext("2d");
-    context.drawImage(tile, 0, 0, 64, 64);
-    const image = context.getImageData(0, 0, 64, 64);
-    const grey = new Float32Array(64 * 64).map((_, i) => {
-      const [red, green, blue] = image.data.subarray(4 * i, 4 * i + 3);
-      return (0.299 * red + 0.587 * green + 0.114 * blue) / 255;
-    });
-    const sorted = grey.slice().sort();
-    const quantile = (share) => sorted[Math.round(share * (sorted.length - 1))];
-    const gain = Math.min(2.5, 0.7 / Math.max(quantile(0.98) - quantile(0.02), 1e-3));
-    grey.forEach((value, i) => {
-      const shown = 255 * Math.min(1, Math.max(0.1, 0.5 + gain * (value - quantile(0.5))));
-      image.data.fill(shown, 4 * i, 4 * i + 3);
-    });
-    context.putImageData(image, 0, 0);
+    context.drawImage(card.querySelector(".tile"), 0, 0, 64, 64);
+    context.putImageData(toGrey(context.getImageData(0, 0, 64, 64)), 0, 0);
     for (const stack of all(".stack", card)) {
       const copy = under.cloneNode();
       copy.setAttribute("aria-hidden", "true");
@@ -108,7 +44,7 @@
     }
     card.dataset.drawn = "yes";
     drawGrey(card);
-    all(".over", card).forEach(drawMap);
+    all(".over", card).forEach(drawColumn);
   }
 
   // The value below the pointer, as a tooltip.
@@ -158,7 +94,7 @@
   find("label")?.addEventListener("change", choose);
   find("verdict")?.addEventListener("change", choose);
   find("opacity").addEventListener("input", setOpacity);
-  find("cells").addEventListener("change", () => all(".card[data-drawn] .over").forEach(drawMap));
+  find("cells").addEventListener("change", () => all(".card[data-drawn] .over").forEach(drawColumn));
   find("theme").addEventListener("change", (event) => { page.dataset.theme = event.target.value; });
   find("cards").addEventListener("pointermove", tell);
   for (const box of all(".toggle")) {

@@ -1,41 +1,17 @@
-"""Explore models by hand in a notebook: thin shells over the functions of the other rooms."""
+"""Explore models by hand in a notebook: a thin shell over the functions of the other rooms."""
 
-from lulc_lib.widgets.view import (
-    ALL,
-    ANSWERS,
-    CAM_METHODS,
-    View,
-    choose_tiles,
-    describe_choice,
-    describe_tile,
-    describe_warnings,
-    position,
-    settle,
-    step,
-)
+from lulc_lib.widgets.finding import Facts, colour_distance, confusion, embed, find
+from lulc_lib.widgets.state import State, Stroke
 
 try:
-    from lulc_lib.widgets.gallery import Gallery
+    from lulc_lib.widgets.explorer import Explorer
 except ModuleNotFoundError as error:
-    if (error.name or "").split(".")[0] != "ipywidgets":
+    if (error.name or "").split(".")[0] not in ("ipywidgets", "anywidget", "traitlets"):
         raise
     raise ModuleNotFoundError(
-        "the gallery needs ipywidgets, which is not installed: pip install 'ipywidgets>=8.1'; "
-        "lulc_lib.plots.plot_gallery draws the same picture without it",
-        name="ipywidgets",
+        f"the explorer needs {error.name}, which is not installed: pip install 'ipywidgets>=8.1' "
+        "'anywidget>=0.9.13'; lulc_lib.plots.plot_gallery draws its maps without them",
+        name=error.name,
     ) from error
 
-__all__ = [
-    "ALL",
-    "ANSWERS",
-    "CAM_METHODS",
-    "Gallery",
-    "View",
-    "choose_tiles",
-    "describe_choice",
-    "describe_tile",
-    "describe_warnings",
-    "position",
-    "settle",
-    "step",
-]
+__all__ = ["Explorer", "Facts", "State", "Stroke", "colour_distance", "confusion", "embed", "find"]

@@ -1,0 +1,130 @@
+"""Train the shipped checkpoints again, stage by stage, and keep what they say of the test tiles.
+
+    python benchmarks/recipes.py resnet50          # train; killed, it goes on; validation figures
+    python benchmarks/recipes.py resnet50 --ship   # also test once, and write the checkpoint
+
+A stage starts from the best weights of the one before it. All choices were made by validation
+figures (docs/experiments.md); test tiles are read by --ship alone. Beside the checkpoint, --ship
+writes the test logits (float16), so that later evaluation needs no training, and on how many test
+tiles the float16 file answers as the float32 weights do.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lulc_lib.checkpoints import load_checkpoint, save_checkpoint
+from lulc_lib.config import History, RunConfig
+from lulc_lib.eurosat import load_eurosat
+from lulc_lib.metrics import Predictions, evaluate, predict
+from lulc_lib.models import TileClassifier, create_model
+from lulc_lib.splits import Split, split
+from lulc_lib.storage import atomic_write
+from lulc_lib.training import fit
+
+HERE = Path(__file__).parent
+RUNS = HERE.parent / "outputs" / "recipes"
+RESULTS = HERE / "results" / "runs"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a shipped checkpoint is trained: one stage after the other, and what to know of it."""
+
+    stages: tuple[RunConfig, ...]
+    notes: str
+
+
+FROM_SCRATCH = RunConfig(
+    model="resnet50_dc5", epochs=29, sizes=((0, 64), (24, 128)), learning_rate=2e-3,
+    schedule="onecycle", mixup=0.2, augment="d4", shift=4, precision="bfloat16",
+    channels_last=True, clip_norm=1.0, best_by="macro_f1", save_every=63,
+)  # fmt: skip
+RECIPES = {
+    "resnet50": Recipe(
+        (
+            FROM_SCRATCH,
+            replace(
+                FROM_SCRATCH, epochs=10, sizes=((0, 128),), learning_rate=1e-3, schedule="cosine"
+            ),
+        ),
+        "",
+    ),
+}
+
+
+def train(name: str, parts: Split) -> tuple[TileClassifier, History]:
+    """Train all stages of a recipe, or go on where they were; return model and joined history."""
+    torch.manual_seed(RECIPES[name].stages[0].seed)
+    model = create_model(RECIPES[name].stages[0].model)
+    histories = []
+    for number, config in enumerate(RECIPES[name].stages):
+        folder = RUNS / name / str(number)
+        history = fit(model, parts.train, parts.val, config, run_dir=folder, resume=True)
+        if history.interrupted:
+            raise KeyboardInterrupt
+        histories.append(history)
+        print(f"{name}, stage {number}: {history.best}", flush=True)
+    return model, joined(histories)
+
+
+def joined(histories: list[History]) -> History:
+    """Return the stages' histories as one, its epochs numbered through."""
+    epochs = [epoch for history in histories for epoch in history.epochs]
+    epochs = [{**epoch, "epoch": number} for number, epoch in enumerate(epochs)]
+    before = sum(len(history.epochs) for history in histories[:-1])
+    return History(
+        tuple(epochs), before + histories[-1].best_epoch,
+        sum(history.seconds for history in histories), histories[-1].hardware,
+    )  # fmt: skip
+
+
+def ship(name: str, model: TileClassifier, history: History, parts: Split) -> None:
+    """Test once, write the checkpoint, then the logits of what was written."""
+    before = predict(model, parts.test, progress=True)
+    averaged = predict(model, parts.test, tta=True, precision="bfloat16", progress=True)
+    recipe, folder = RECIPES[name], HERE.parent / "checkpoints"
+    save_checkpoint(
+        model, recipe.stages[-1], folder / name, evaluate(before), history, recipe.notes,
+        report_tta=evaluate(averaged),
+    )  # fmt: skip
+    stored, card = load_checkpoint(folder / name)
+    after = predict(stored, parts.test, progress=True)
+    agree = float((before.predicted == after.predicted).mean())
+    print(f"{name}: float16 and float32 weights agree on {agree:.2%} of {len(after):,} test tiles")
+    print(card.summary())
+    keep(name, after, card.weights_sha256, agree)
+
+
+def keep(name: str, predictions: Predictions, weights: str, agree: float) -> None:
+    """Write logits with the names they belong to, and what they came from."""
+    facts = {
+        "weights_sha256": weights, "source": predictions.source, "digest": predictions.digest,
+        "part": predictions.part, "float16_agrees": agree, "torch": torch.__version__,
+    }  # fmt: skip
+    with atomic_write(RESULTS / f"{name}.npz") as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file, logits=predictions.logits.astype(np.float16), names=np.array(predictions.names),
+            labels=predictions.labels.astype(np.int8), facts=np.array(json.dumps(facts)),
+        )  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", metavar="NAME", choices=list(RECIPES), help=", ".join(RECIPES))
+    parser.add_argument("--ship", action="store_true", help="test once, write the checkpoint")
+    options = parser.parse_args()
+    parts = split(load_eurosat(download=False), "seed42")
+    model, history = train(options.name, parts)
+    if options.ship:
+        ship(options.name, model, history, parts)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

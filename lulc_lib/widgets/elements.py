@@ -1,0 +1,72 @@
+"""What a hand touches: four elements that draw what they are given and send what was done.
+
+Each is one self-contained ES module from `lulc_lib/static/`, without a build step. An element holds
+no state of its own: `shown` goes to the page, messages come back.
+"""
+
+import base64
+from typing import Any
+
+import anywidget
+import numpy as np
+import traitlets
+
+from lulc_lib.export import static_text
+from lulc_lib.images import data_uri, png_bytes
+
+_STYLE = static_text("explorer.css")
+
+
+def _script(name: str, shared: bool = False) -> str:
+    return (static_text("shared.js") if shared else "") + static_text(name)
+
+
+class Look(anywidget.AnyWidget):
+    """The tile with its brush, and beside it each model's probabilities and maps.
+
+    Sends {kind: "stroke", points, done} and {kind: "undo"}.
+    """
+
+    _esm = _script("look.js", shared=True)
+    _css = _STYLE
+    shown = traitlets.Dict({"tile": "", "words": "", "answers": []}).tag(sync=True)
+
+
+class Thumbnails(anywidget.AnyWidget):
+    """A page of tiles. Sends {kind: "pick", name} and {kind: "page", by}."""
+
+    _esm = _script("thumbnails.js")
+    _css = _STYLE
+    shown = traitlets.Dict({"items": [], "words": ""}).tag(sync=True)
+
+
+class Matrix(anywidget.AnyWidget):
+    """A confusion matrix. Sends {kind: "cell", row, column} and {kind: "clear"}."""
+
+    _esm = _script("matrix.js")
+    _css = _STYLE
+    shown = traitlets.Dict({"counts": [], "words": ""}).tag(sync=True)
+
+
+class Scatter(anywidget.AnyWidget):
+    """The embedding map. Sends {kind: "point", index} and {kind: "lasso", indices}."""
+
+    _esm = _script("scatter.js", shared=True)
+    _css = _STYLE
+    cloud = traitlets.Dict({"places": ""}).tag(sync=True)
+    shown = traitlets.Dict({"words": "", "chosen": -1, "lassoed": False}).tag(sync=True)
+
+
+def encoded(array: np.ndarray) -> str:
+    """Return an array's bytes as base64, for the page's typed arrays."""
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")
+
+
+def sprite(images: np.ndarray) -> str:
+    """Return tiles uint8 (N, 3, 64, 64) below each other as one PNG's data URI."""
+    return data_uri(png_bytes(np.concatenate(list(images), axis=1)))
+
+
+def listener(element: Any, act: Any) -> None:
+    """Call `act(message)` for each message of an element."""
+    element.on_msg(lambda _, content, __: act(content))

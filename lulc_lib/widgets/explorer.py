@@ -1,0 +1,788 @@
+"""The explorer: find tiles, look at them through several models, paint on them, keep what is found.
+
+A thin shell: what is shown is one `State`, pure functions turn it into data, elements draw these.
+"""
+
+import contextlib
+import functools
+import html
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import ipywidgets
+import numpy as np
+
+from lulc_lib.explanations import explain
+from lulc_lib.export import gallery_html
+from lulc_lib.images import data_uri, open_picture, png_bytes
+from lulc_lib.metrics import Predictions, predict
+from lulc_lib.models import TileClassifier, anatomy
+from lulc_lib.plots import GalleryFigure, Scale, colour_table, figure_png, plot_gallery
+from lulc_lib.tiles import CLASS_COLORS, CLASSES, TileSet
+from lulc_lib.widgets.checks import checked_models, checked_tiles, matched
+from lulc_lib.widgets.elements import Look, Matrix, Scatter, Thumbnails, encoded, listener, sprite
+from lulc_lib.widgets.finding import Facts, colour_distance, confusion, embed, find
+from lulc_lib.widgets.looking import (
+    Looking,
+    asked_of,
+    is_slow,
+    method_facts,
+    packed_deletion,
+    packed_map,
+    packed_model,
+)
+from lulc_lib.widgets.state import ALL, ANSWERS, SORTS, TARGETS, TOOLS, State, Stroke
+
+PER_PAGE = 60  # thumbnails
+CHUNK = 32  # tiles predicted between two looks at whether something else is wanted
+_FINDS = ("label", "predicted", "answer", "judge", "confidence", "among", "sort")
+_TABLES = {
+    kind: encoded(colour_table(Scale(1.0, kind == "diverging", False)))
+    for kind in ("sequential", "diverging")
+}
+_NAMES = {
+    "blur": "blur it away",
+    "mean": "mean colour",
+    "texture": "neighbouring texture",
+    "swap": "pixels of another tile",
+    "erase": "give back",
+}
+
+
+class Explorer(ipywidgets.VBox):
+    """Explore what models look at, by hand, in JupyterLab or under Voila.
+
+    Put it on the last line of a cell. The maps of a model that has changed since are stale: make a
+    new explorer.
+
+    Attributes:
+        models: name -> model.
+        tiles: the tiles to explore.
+        predictions: name -> predictions of these tiles, as far as they are known.
+        state: what is shown now; `show` changes it.
+        found: positions of the tiles that the state asks for.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, TileClassifier],
+        tiles: TileSet,
+        predictions: Mapping[str, Predictions] | None = None,
+    ):
+        """Make the panel and show the first tile.
+
+        Args:
+            models: name -> model, made by `create_model` or `load_checkpoint`.
+            tiles: the tiles to explore.
+            predictions: name -> predictions that contain these tiles; those that are missing are
+                made in the background, while the panel can be used.
+
+        Raises:
+            TypeError: if models or predictions are no dicts, or tiles no TileSet.
+            ValueError: if there is nothing to show, or predictions belong to other tiles or to no
+                model.
+        """
+        self.models, self.tiles = checked_models(models), checked_tiles(tiles)
+        self.predictions = matched(predictions, self.models, tiles)
+        self.looking = Looking(self.models, tiles)
+        self.state = State(tile=tiles.names[0])
+        self.found = np.arange(len(tiles))
+        self._serial = 0
+        self._updating = False
+        self._worker: threading.Thread | None = None
+        self._cloud: str | None = None  # the model whose features the embedding map shows
+        self._know()
+        self._make_controls()
+        super().__init__(self._layout())
+        self.add_class("lulc-explorer")
+        self._go(self.state, everything=True)
+        if set(self.models) - set(self.predictions):
+            self._in_background(self._predict_missing)
+
+    def __repr__(self) -> str:
+        return f"Explorer({', '.join(self.models)}: {len(self.tiles):,} tiles)"
+
+    # --- what can be asked of it ---
+
+    def show(self, **changes: Any) -> None:
+        """Show something else, as the controls do.
+
+        Args:
+            **changes: fields of `State`, such as `label="River", answer="wrong", judge="vit"`.
+
+        Raises:
+            ValueError: if there is no such field, or its value is out of range or not here.
+        """
+        state = self.state.change(**changes)
+        self._check_here(state)
+        self._go(state)
+
+    def step(self, by: int = 1) -> None:
+        """Show the next of the tiles found; a negative number steps back."""
+        names = [self.tiles.names[i] for i in self.found]
+        if names:
+            at = names.index(self.state.tile) if self.state.tile in names else -1
+            self._go(self.state.change(tile=names[(at + by) % len(names)]))
+
+    def to_json(self) -> str:
+        """Return what is shown as JSON text, which `restore` shows again."""
+        return self.state.to_json()
+
+    def restore(self, text: str) -> None:
+        """Show what `to_json` has written, here or in another explorer of these tiles and models.
+
+        Raises:
+            ValueError: if the text is no such state, or speaks of a tile or model not here.
+        """
+        state = State.from_json(text)
+        self._check_here(state)
+        self._go(state, everything=True)
+
+    def figure(self) -> GalleryFigure:
+        """Draw what is looked at as a still picture: the tile, painted or not, and its maps.
+
+        Raises:
+            ValueError: if no chosen method has a map of this tile.
+        """
+        state, maps, problems = self.state, {}, []
+        for name in self.models:
+            for method in state.methods:
+                try:
+                    found = self.looking.map(asked_of(state, self.looking, name, method))
+                except ValueError as error:
+                    problems.append(_in_words(error))
+                    continue
+                maps[name if len(state.methods) == 1 else f"{name} · {method}"] = found
+        if not maps:
+            raise ValueError("; ".join(problems))
+        if state.strokes or state.tile in self.looking.own:
+            shown = self.looking.painted(state.tile, state.strokes)[None]
+            words = f"{Path(state.tile).stem}{', painted' if state.strokes else ''}"
+            return plot_gallery(shown, maps, names=[words])
+        return plot_gallery(self.tiles[self.looking.position[state.tile]], maps, self.predictions)
+
+    def export_html(self, path: str | Path, count: int = 60) -> Path:
+        """Write the first of the tiles found, with their maps, as one page that needs no kernel.
+
+        Args:
+            path: the file to write.
+            count: tiles at most.
+
+        Returns:
+            The absolute path of the page.
+
+        Raises:
+            ValueError: if no tile is found, or a chosen method cannot explain a model.
+        """
+        if not len(self.found):
+            raise ValueError("no tile is found, so that there is nothing to export")
+        shown = self.tiles.select(self.found[:count], part=self.tiles.part)
+        maps = {}
+        for name, model in self.models.items():
+            for method in self.state.methods:
+                with self.looking.lock:
+                    own = explain(model, shown, method)
+                maps[f"{name} · {method}" if len(self.state.methods) > 1 else name] = own
+        return gallery_html(shown, maps, path, self.predictions)
+
+    def add_picture(self, path: str | Path, fit: Literal["crop", "resize"] = "crop") -> str:
+        """Bring a picture of one's own to the panel and show it.
+
+        Args:
+            path: a file that Pillow reads.
+            fit: "crop" keeps the picture's resolution, "resize" its whole (`images.open_picture`).
+
+        Returns:
+            The name under which it is shown.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ImageError: if it is no picture that can be read.
+        """
+        picture = open_picture(path, fit)
+        name = f"{Path(path).name} ({fit})"
+        words = f"{picture.fitted}; {picture.ground}"
+        if (far := colour_distance(picture.image, self.tiles)) > 1:
+            words += (
+                f"; its colours lie {far:.1f} times as far from the mean of these tiles as 99 of "
+                "100 of them: what the models say of it means little"
+            )
+        self.looking.own[name], self._own_words[name] = picture.image, words
+        self._go(self.state.change(tile=name))
+        return name
+
+    def wait(self, seconds: float = 600) -> None:
+        """Wait until what runs in the background is done."""
+        if self._worker is not None:
+            self._worker.join(seconds)
+
+    def close(self) -> None:
+        """Take the panel off the page, with all its parts."""
+        for part in list(_parts(self)):
+            for name in ("layout", "style"):
+                if part.has_trait(name) and part.trait_has_value(name):
+                    getattr(part, name).close()
+            ipywidgets.VBox.close(part) if part is self else part.close()
+
+    # --- going from one state to the next ---
+
+    def _check_here(self, state: State) -> None:
+        for name, value, known in (
+            ("judge", state.judge, (ALL, *self.models)),
+            ("tile", state.tile, (*self.looking.position, *self.looking.own)),
+        ):
+            if value not in known:
+                raise ValueError(f"this explorer has no {name} {value!r}")
+        unknown = [m for m in state.methods if m not in method_facts()]
+        if unknown:
+            raise ValueError(f"there is no method {unknown[0]!r}; there are {list(method_facts())}")
+
+    def _go(self, state: State, everything: bool = False) -> None:
+        """Take a new state; what goes wrong is said in the panel, where the hand is."""
+        before = self.state
+        if state.tile != before.tile and state.strokes == before.strokes:
+            state = state.change(strokes=(), deleted=0.0)  # they belong to the tile
+        finds = everything or any(getattr(state, n) != getattr(before, n) for n in _FINDS)
+        self.state = state
+        try:
+            self._problem("")
+            if finds:
+                self._find(keep_page=everything)
+            if finds or (state.tile, state.page) != (before.tile, before.page):
+                self._show_found()
+            self._show_tile()
+        except Exception as error:
+            self._problem(_in_words(error))
+        self._set_controls()
+
+    def _find(self, keep_page: bool = False) -> None:
+        self.found = find(self.state, self.facts)
+        if not len(self.found):
+            self._problem("No tile fits. Choose another label, answer or range, or clear.")
+        own = self.state.tile in self.looking.own
+        held = not own and self.looking.position[self.state.tile] in self.found
+        if len(self.found) and not own and not held:
+            first = self.tiles.names[self.found[0]]
+            self.state = self.state.change(tile=first, strokes=(), deleted=0.0)
+        if not keep_page:
+            self.state = self.state.change(page=0)
+
+    def _know(self) -> None:
+        """Take in what the predictions say."""
+        self.facts = Facts.of(self.tiles, self.predictions)
+        for name, given in self.predictions.items():
+            self.looking.learn(name, self.tiles.names, given.probabilities)
+
+    def _show_found(self) -> None:
+        state, count = self.state, len(self.found)
+        pages = max(1, -(-count // PER_PAGE))
+        page = min(state.page, pages - 1)
+        here = self.found[page * PER_PAGE : (page + 1) * PER_PAGE]
+        images = self.tiles.images[here].numpy()
+        names = [self.tiles.names[i] for i in here]
+        first = page * PER_PAGE + 1 if count else 0
+        self._thumbnails.shown = {
+            "sprite": sprite(images) if count else "",
+            "items": [self._thumbnail(i) for i in here],
+            "chosen": state.tile,
+            "onPage": state.tile in names,
+            "words": f"{first:,}–{first + len(here) - bool(count):,} of {count:,}",
+            "before": page > 0,
+            "after": page < pages - 1,
+        }
+        judge = self._judge()
+        known = judge in self.predictions
+        self._matrix.shown = {
+            "counts": confusion(self.facts, judge).tolist() if known else [],
+            "classes": list(CLASSES),
+            "label": state.label,
+            "predicted": state.predicted,
+            "words": f"{judge}: rows are labels, columns predictions; a cell shows its tiles"
+            if known
+            else f"{judge} has not predicted all tiles yet",
+        }
+        kept = np.zeros(len(self.tiles), dtype=np.uint8)
+        kept[self.found] = 1
+        shown = self._scatter.shown
+        self._scatter.shown = {
+            **shown,
+            "kept": encoded(kept),
+            "chosen": self.looking.position.get(state.tile, -1),
+            "lassoed": bool(state.among),
+        }
+
+    def _thumbnail(self, i: int) -> dict[str, Any]:
+        words = [Path(self.tiles.names[i]).name, f"label {CLASSES[int(self.facts.labels[i])]}"]
+        marks = []
+        for name, predicted in self.facts.predicted.items():
+            marks.append(predicted[i] == self.facts.labels[i])
+            sure = 100 * self.facts.confidence[name][i]
+            words.append(f"{name}: {CLASSES[predicted[i]]} {sure:.0f} %")
+        mark = "open" if not marks else "right" if all(marks) else "wrong"
+        return {"name": self.tiles.names[i], "title": ", ".join(words), "mark": mark}
+
+    def _judge(self) -> str:
+        return next(iter(self.models)) if self.state.judge == ALL else self.state.judge
+
+    def _show_tile(self) -> None:
+        """Draw what is at hand at once; what takes long comes when it is there."""
+        state, waiting = self.state, []
+        maps: dict[str, list[dict[str, Any]]] = {name: [] for name in self.models}
+        for name in self.models:
+            for method in state.methods:
+                if is_slow(method) and not self._at_hand(name, method):
+                    waiting.append((name, method))
+                    text = f"{method} takes many passes; computing …"
+                    maps[name].append({"method": method, "waiting": text})
+                else:
+                    maps[name].append(packed_map(state, self.looking, name, method))
+        answers = [
+            {**packed_model(state, self.looking, name), "maps": maps[name]} for name in self.models
+        ]
+        self._serial += 1
+        tile = self.looking.painted(state.tile, state.strokes)
+        self._look.shown = {
+            "serial": self._serial,
+            "tile": encoded((tile * 255).round().byte().permute(1, 2, 0).numpy()),
+            "words": self._tile_words(),
+            "answers": answers,
+            "opacity": state.opacity,
+            "radius": state.radius,
+            "classes": list(CLASSES),
+            "colours": list(CLASS_COLORS.values()),
+            "tables": _TABLES,
+        }
+        self._show_deletion()
+        if waiting:
+            self._in_background(functools.partial(self._compute, state, waiting))
+
+    def _at_hand(self, model: str, method: str) -> bool:
+        try:
+            return self.looking.has(asked_of(self.state, self.looking, model, method))
+        except ValueError:
+            return True  # refused without computing
+
+    def _tile_words(self) -> str:
+        state = self.state
+        label = self.looking.label(state.tile)
+        words = [Path(state.tile).name]
+        words.append("no label" if label is None else f"label {CLASSES[label]}")
+        words.append(f"{len(state.strokes)} strokes" if state.strokes else "640 m across")
+        if state.tile in self._own_words:
+            words.append(self._own_words[state.tile])
+        return " · ".join(words)
+
+    def _show_deletion(self) -> None:
+        state = self.state
+        if state.deleted == 0:
+            self._deleted.value = ""
+            return
+        method = next((m for m in state.methods if not is_slow(m)), None)
+        if method is None:
+            self._deleted.value = "<p>Choose a method that takes one pass.</p>"
+            return
+        rows = []
+        for name in self.models:
+            try:
+                found = packed_deletion(state, self.looking, name, method)
+            except ValueError as error:
+                rows.append(f"<p>{html.escape(_in_words(error))}</p>")
+                continue
+            rows.append(f"<p><b>{html.escape(name)}</b>, {found['target']}</p><div>")
+            for order, words in (("map", f"by {method}"), ("random", "at random")):
+                picture = data_uri(png_bytes(found[order]["image"].transpose(2, 0, 1)))
+                sure = 100 * found[order]["probability"]
+                rows.append(
+                    f'<figure><img src="{picture}" width="112" height="112" '
+                    f'alt="{state.deleted:.0%} deleted {words}"><figcaption>{words}: '
+                    f"<b>{sure:.1f} %</b></figcaption></figure>"
+                )
+            rows.append("</div>")
+        self._deleted.value = f'<div class="lulc-deleted">{"".join(rows)}</div>'
+
+    # --- in the background ---
+
+    def _in_background(self, work: Callable[[], None]) -> None:
+        """Do some work in a thread, after what runs there already."""
+        earlier = self._worker
+
+        def run() -> None:
+            if earlier is not None:
+                earlier.join()
+            try:
+                work()
+            except Exception as error:
+                self._problem(_in_words(error))
+
+        self._worker = threading.Thread(target=run, daemon=True)
+        self._worker.start()
+
+    def _compute(self, state: State, waiting: list[tuple[str, str]]) -> None:
+        """Compute slow maps, unless another state is wanted by now."""
+        for done, (name, method) in enumerate(waiting):
+            if self.state != state:
+                return
+            self._say(f"{method} of {name}: map {done + 1} of {len(waiting)} …")
+            packed_map(state, self.looking, name, method)
+        self._say("")
+        if self.state == state:
+            self._show_tile()
+
+    def _predict_missing(self) -> None:
+        for name in [name for name in self.models if name not in self.predictions]:
+            self.predictions[name] = self._predicted(name, features=True)
+        self._know()
+        self._progress.layout.display = "none"
+        self._say("")
+        self._go(self.state, everything=True)
+
+    def _predicted(self, name: str, features: bool) -> Predictions:
+        """Predict all tiles in chunks, so that a hand never waits longer than for one of them."""
+        chunks = []
+        self._progress.layout.display = None
+        self._progress.max = len(self.tiles)
+        for first in range(0, len(self.tiles), CHUNK):
+            some = self.tiles[first : first + CHUNK]
+            with self.looking.lock:
+                chunks.append(predict(self.models[name], some, features=features, cache=True))
+            self._progress.value = first + len(some)
+            self._say(f"{name} predicts: {first + len(some):,} of {len(self.tiles):,} tiles")
+        return joined(chunks, self.tiles)
+
+    def _show_cloud(self) -> None:
+        """Bring the embedding map up to date with the judge."""
+        judge = self._judge()
+        if self._cloud == judge:
+            return
+        given = self.predictions.get(judge)
+        if given is None or given.features is None:
+            self._scatter.shown = {**self._scatter.shown, "words": f"asking {judge} for features …"}
+            given = self._predicted(judge, features=True)
+            self.predictions[judge] = given
+            self._progress.layout.display = "none"
+            self._say("")
+        places, share = embed(given.features)
+        self._cloud = judge
+        self._scatter.cloud = {
+            "places": encoded(places),
+            "labels": encoded(self.facts.labels.astype(np.uint8)),
+            "classes": list(CLASSES),
+            "colours": list(CLASS_COLORS.values()),
+        }
+        self._scatter.shown = {
+            **self._scatter.shown,
+            "words": f"{judge}'s features in two dimensions (PCA), which hold {share:.0%} of their "
+            "spread: neighbours here may be far apart there",
+        }
+
+    # --- the panel ---
+
+    def _make_controls(self) -> None:
+        self._own_words: dict[str, str] = {}
+        counts = {n: c for n, c in self.tiles.class_counts().items() if c}
+        labels = [(f"all ({len(self.tiles):,})", ALL)]
+        labels += [(f"{name} ({count:,})", name) for name, count in counts.items()]
+        models = [(f"{'any' if len(self.models) > 1 else 'the'} model", ALL)]
+        models += _pairs(list(self.models))
+        answers = ANSWERS if len(self.models) > 1 else ANSWERS[:-1]
+        words = {ALL: "right or wrong", "disagree": "models disagree"}
+        self._controls: dict[str, Any] = {
+            "label": _dropdown("Label", labels),
+            "predicted": _dropdown("Predicted", [("any class", ALL), *_pairs(CLASSES)]),
+            "answer": _dropdown("Answer", [(words.get(a, a), a) for a in answers]),
+            "judge": _dropdown("Asked of", models),
+            "sort": _dropdown("Sort by", [(_SORT_WORDS[s], s) for s in SORTS]),
+            "confidence": _slider(ipywidgets.FloatRangeSlider, "Confidence", 0, 1, 0.01),
+            "methods": ipywidgets.SelectMultiple(
+                options=list(method_facts()), description="Methods", rows=5,
+                layout=ipywidgets.Layout(width="240px"),
+            ),
+            "target": _dropdown("Map for", [(_TARGET_WORDS.get(t, t), t) for t in TARGETS]),
+            "contrast": _dropdown("and not", [("–", ""), *_pairs(CLASSES)]),
+            "stage": _dropdown("Layer", self._stages()),
+            "sign": _dropdown("Values", [("signed", "signed"), ("for it only", "positive")]),
+            "scale": _dropdown(
+                "Scale", [("shared by all tiles", "shared"), ("each map its own range", "per map")]
+            ),
+            "opacity": _slider(ipywidgets.FloatSlider, "Opacity", 0, 1, 0.05),
+            "tool": _dropdown("Brush", [(_NAMES[t], t) for t in TOOLS]),
+            "radius": _slider(ipywidgets.FloatSlider, "Radius", 1, 20, 0.5),
+            "deleted": _slider(ipywidgets.FloatSlider, "Delete", 0, 1, 0.01),
+        }  # fmt: skip
+        for name, control in self._controls.items():
+            control.observe(functools.partial(self._on_control, name), "value")
+        self._look, self._thumbnails, self._matrix = Look(), Thumbnails(), Matrix()
+        self._scatter = Scatter()
+        listener(self._look, self._on_look)
+        listener(self._thumbnails, self._on_thumbnails)
+        listener(self._matrix, self._on_matrix)
+        listener(self._scatter, self._on_scatter)
+        self._status, self._problems = ipywidgets.HTML(), ipywidgets.HTML()
+        self._deleted, self._links = ipywidgets.HTML(), ipywidgets.HTML()
+        self._upload = ipywidgets.FileUpload(
+            accept="image/*,.json", description="open a picture or a state",
+            layout=ipywidgets.Layout(width="220px"),
+        )  # fmt: skip
+        self._upload.observe(self._on_upload, "value")
+        self._progress = ipywidgets.IntProgress(layout=ipywidgets.Layout(display="none"))
+        self._note = ipywidgets.Textarea(
+            description="Note", placeholder="what you see, and what would prove you wrong",
+            continuous_update=False, layout=ipywidgets.Layout(width="100%", max_width="560px"),
+        )  # fmt: skip
+        self._note.observe(self._on_note, "value")
+
+    def _stages(self) -> list[tuple[str, int]]:
+        """Return the layers to choose from, counted from the last, with each model's grid."""
+        found = {}
+        for name, model in self.models.items():
+            with contextlib.suppress(ValueError):  # without a grid there is nothing to choose
+                found[name] = anatomy(model).grids
+        options = [("the method's own choice", 0)]
+        for back in range(-1, -min(map(len, found.values()), default=0) - 1, -1):
+            grids = []
+            for name, own in found.items():
+                h, w = own[back]
+                grids.append(f"{name} {h}x{w} = {640 / h:.0f} m")
+            options.append((f"{-back} from the end: {', '.join(grids)}", back))
+        return options
+
+    def _layout(self) -> list[ipywidgets.Widget]:
+        c = self._controls
+        self._tabs = ipywidgets.Tab(
+            [self._thumbnails, self._matrix, self._scatter],
+            titles=("tiles", "confusion", "features"),
+        )
+        self._tabs.observe(self._on_tab, "selected_index")
+        undo = _button("undo", "take back the last stroke", self._undo)
+        clean = _button("clean tile", "take back all strokes", lambda: self._paint(()))
+        other = _button("take from this tile", "the brush takes its pixels", self._take_from)
+        previous = _button("previous", "the tile before", lambda: self.step(-1))
+        following = _button("next", "the next tile", self.step)
+        clear = _button("clear filters", "show all tiles", self._clear)
+        keep = [
+            _button("keep as picture", "a PNG of what is looked at", self._keep_picture),
+            _button("keep as page", "the tiles found, as one HTML file", self._keep_page),
+            _button("keep as state", "JSON that opens this view again", self._keep_state),
+        ]
+        find_rows = [c[name] for name in ("label", "predicted", "answer", "judge", "sort")]
+        look_rows = [c[n] for n in ("target", "contrast", "stage", "sign", "scale", "opacity")]
+        return [
+            _group("lulc-find", _row(*find_rows, c["confidence"], clear), self._tabs),
+            _group(
+                "lulc-see",
+                _row(previous, following, self._status, self._progress),
+                self._problems,
+                _row(c["methods"], ipywidgets.Box(look_rows).add_class("lulc-row")),
+                self._look,
+                _row(c["tool"], c["radius"], other, undo, clean),
+                _row(c["deleted"]),
+                self._deleted,
+                self._note,
+                _row(*keep, self._upload),
+                self._links,
+            ),
+        ]
+
+    def _set_controls(self) -> None:
+        """Bring the controls up to the state, without their answering."""
+        self._updating = True
+        try:
+            for name, control in self._controls.items():
+                control.value = getattr(self.state, name)
+            self._note.value = self.state.note(self.state.tile)
+        finally:
+            self._updating = False
+
+    def _say(self, text: str) -> None:
+        self._status.value = html.escape(text)
+
+    def _problem(self, text: str) -> None:
+        self._problems.value = f"<p>{html.escape(text)}</p>" if text else ""
+        self._problems.layout.display = None if text else "none"
+
+    # --- what a hand does ---
+
+    def _on_control(self, name: str, change: dict[str, Any]) -> None:
+        if self._updating or change["new"] == getattr(self.state, name):
+            return
+        value = change["new"]
+        if name == "methods" and not value:
+            return
+        self._go(self.state.change(**{name: value}))
+
+    def _on_note(self, change: dict[str, Any]) -> None:
+        if not self._updating:
+            self.state = self.state.with_note(self.state.tile, change["new"])
+
+    def _on_tab(self, change: dict[str, Any]) -> None:
+        if change["new"] == 2:
+            self._in_background(self._show_cloud)
+
+    def _on_look(self, message: dict[str, Any]) -> None:
+        if message["kind"] == "undo":
+            self._undo()
+            return
+        state = self.state
+        try:
+            stroke = Stroke(
+                state.tool, state.radius, message["points"],
+                state.other if state.tool == "swap" else "",
+            )  # fmt: skip
+        except ValueError:
+            self._problem("Choose the other tile first: open it and press 'take from this tile'.")
+            return
+        kept = tuple(s for s in state.strokes if s is not self._under_way)
+        self._under_way = None if message["done"] else stroke
+        self._paint((*kept, stroke))
+
+    _under_way: Stroke | None = None  # the stroke whose end has not come yet
+
+    def _paint(self, strokes: tuple[Stroke, ...]) -> None:
+        self._go(self.state.change(strokes=strokes))
+
+    def _undo(self) -> None:
+        self._paint(self.state.strokes[:-1])
+
+    def _keep_picture(self) -> None:
+        self._offer("view.png", "image/png", lambda: figure_png(self.figure()))
+
+    def _keep_page(self) -> None:
+        def page() -> bytes:
+            with tempfile.TemporaryDirectory() as folder:
+                return self.export_html(Path(folder, "page.html")).read_bytes()
+
+        self._say("writing the page …")
+        self._in_background(lambda: self._offer("tiles.html", "text/html", page))
+
+    def _keep_state(self) -> None:
+        self._offer("state.json", "application/json", lambda: self.to_json().encode())
+
+    def _offer(self, name: str, mime: str, make: Callable[[], bytes]) -> None:
+        """Put a link on the page that saves a file; no server and no path is needed for it."""
+        try:
+            address = data_uri(make(), mime)
+        except Exception as error:
+            self._problem(_in_words(error))
+            return
+        self._say("")
+        self._links.value = (
+            f'<a class="lulc-link" download="{name}" href="{address}">save {name}</a>'
+        )
+
+    def _on_upload(self, change: dict[str, Any]) -> None:
+        if not change["new"]:
+            return
+        given = change["new"][0]
+        content = bytes(given["content"])
+        try:
+            if given["name"].lower().endswith(".json"):
+                self.restore(content.decode("utf-8", errors="replace"))
+            else:
+                with tempfile.TemporaryDirectory() as folder:
+                    file = Path(folder, Path(given["name"]).name)
+                    file.write_bytes(content)
+                    self.add_picture(file)
+        except Exception as error:
+            self._problem(_in_words(error))
+        self._upload.value = ()
+
+    def _take_from(self) -> None:
+        self._go(self.state.change(other=self.state.tile, tool="swap"))
+        self._say(f"the brush takes the pixels of {Path(self.state.other).name}")
+
+    def _clear(self) -> None:
+        plain = {name: getattr(State(), name) for name in _FINDS}
+        self._go(self.state.change(**plain, page=0))
+
+    def _on_thumbnails(self, message: dict[str, Any]) -> None:
+        if message["kind"] == "pick":
+            self._go(self.state.change(tile=message["name"]))
+            return
+        pages = max(1, -(-len(self.found) // PER_PAGE))
+        page = min(max(self.state.page + message["by"], 0), pages - 1)
+        self._go(self.state.change(page=page))
+
+    def _on_matrix(self, message: dict[str, Any]) -> None:
+        if message["kind"] == "clear":
+            self._go(self.state.change(label=ALL, predicted=ALL))
+            return
+        label, predicted = CLASSES[message["row"]], CLASSES[message["column"]]
+        changes = {"label": label, "predicted": predicted, "answer": ALL, "judge": self._judge()}
+        self._go(self.state.change(**changes))
+        self._tabs.selected_index = 0
+
+    def _on_scatter(self, message: dict[str, Any]) -> None:
+        if message["kind"] == "point":
+            self._go(self.state.change(tile=self.tiles.names[message["index"]]))
+            return
+        names = tuple(self.tiles.names[i] for i in message["indices"])
+        self._go(self.state.change(among=names))
+
+
+_SORT_WORDS = {
+    "order": "their order",
+    "loss": "largest loss",
+    "confidence": "least confidence",
+    "disagreement": "largest disagreement",
+}
+_TARGET_WORDS = {"predicted": "the predicted class", "label": "the label"}
+
+
+def joined(chunks: Sequence[Predictions], tiles: TileSet) -> Predictions:
+    """Return predictions of parts of tiles, in order, as those of the whole."""
+    first = chunks[0]
+    features = None
+    if first.features is not None:
+        features = np.concatenate([chunk.features for chunk in chunks])
+    seen = None if first.seen is None else np.concatenate([chunk.seen for chunk in chunks])
+    return Predictions(
+        logits=np.concatenate([chunk.logits for chunk in chunks]), labels=tiles.labels.numpy(),
+        names=tiles.names, features=features, source=tiles.source, digest=tiles.digest,
+        part=tiles.part, model=first.model, seen=seen,
+        seconds=sum(chunk.seconds for chunk in chunks),
+    )  # fmt: skip
+
+
+def _parts(widget: ipywidgets.Widget) -> Iterator[ipywidgets.Widget]:
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from _parts(child)
+
+
+def _in_words(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    return [(name, name) for name in names]
+
+
+def _dropdown(text: str, options: Any) -> ipywidgets.Dropdown:
+    return ipywidgets.Dropdown(
+        options=options, description=text, layout=ipywidgets.Layout(width="240px")
+    )
+
+
+def _slider(kind: type, text: str, low: float, high: float, step: float) -> Any:
+    value = (low, high) if kind is ipywidgets.FloatRangeSlider else low
+    return kind(
+        value=value, min=low, max=high, step=step, description=text, continuous_update=False,
+        layout=ipywidgets.Layout(width="300px"),
+    )  # fmt: skip
+
+
+def _button(text: str, tooltip: str, act: Callable[[], None]) -> ipywidgets.Button:
+    button = ipywidgets.Button(description=text, tooltip=tooltip)
+    button.on_click(lambda _: act())
+    return button
+
+
+def _row(*parts: ipywidgets.Widget) -> ipywidgets.Box:
+    return ipywidgets.Box(parts).add_class("lulc-row")
+
+
+def _group(name: str, *parts: ipywidgets.Widget) -> ipywidgets.VBox:
+    return ipywidgets.VBox(parts).add_class(name)

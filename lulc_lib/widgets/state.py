@@ -1,0 +1,236 @@
+"""What the explorer shows, as one piece of plain data that goes to JSON and back."""
+
+import difflib
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from lulc_lib.faithfulness import FILLS
+from lulc_lib.tiles import CLASSES, TILE_SIZE
+
+ALL = "all"
+ANSWERS = (ALL, "right", "wrong", "disagree")
+SORTS = ("order", "loss", "confidence", "disagreement")
+TARGETS = ("predicted", "label", *CLASSES)
+SIGNS = ("signed", "positive")
+SCALES = ("shared", "per map")
+TOOLS = (*FILLS, "swap", "erase")  # ways to paint: fill, take from another tile, give back
+FORMAT = 1  # raised when older code can no longer read a stored state
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """One stroke of the brush.
+
+    Attributes:
+        tool: one of `TOOLS`; "swap" takes the pixels of `other`, "erase" gives back the tile's own.
+        radius: of the brush, in pixels of the tile.
+        points: ((x, y), ...), pixels from the tile's top left corner; the brush runs along them.
+        other: name of the tile that "swap" takes from, else "".
+    """
+
+    tool: str
+    radius: float
+    points: tuple[tuple[float, float], ...]
+    other: str = ""
+
+    def __post_init__(self) -> None:
+        _one_of("tool", self.tool, TOOLS)
+        _within("radius", self.radius, 0.5, TILE_SIZE)
+        try:
+            points = tuple((float(x), float(y)) for x, y in self.points)
+        except (TypeError, ValueError):
+            raise ValueError(f"points must be pairs (x, y), got {self.points!r}") from None
+        if not points or not all(math.isfinite(v) for point in points for v in point):
+            raise ValueError(f"a stroke needs finite points, got {self.points!r}")
+        object.__setattr__(self, "points", points)
+        if (self.tool == "swap") != bool(self.other):
+            raise ValueError(
+                "a stroke by swap names the other tile, and no other stroke does; got "
+                f"tool={self.tool!r}, other={self.other!r}"
+            )
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything the explorer shows: what is found, what is looked at, what is tried, what is kept.
+
+    Attributes:
+        label: class name that tiles must have as label, or "all".
+        predicted: class name that the judge must predict, or "all".
+        answer: "right", "wrong" or "disagree" (not all models predict the same), or "all".
+        judge: name of the model whose answers filter and sort, or "all": then "right" asks all
+            models, and everything else at least one.
+        confidence: lowest and highest probability of the judge's predicted class.
+        among: names of tiles that were picked on the embedding map; () stands for all.
+        sort: "order" of the TileSet; highest "loss" first; lowest "confidence" first; highest
+            "disagreement" first.
+        page: page of thumbnails, from 0.
+        tile: name of the tile looked at, "" for none.
+        methods: names in `methods()`.
+        target: class to explain: "predicted", "label" or a class name.
+        contrast: class name to tell the target from ("why A, not B"), "" for none.
+        stage: which of the model's layers, counted from the last one: -1 is the last; 0 stands for
+            the method's own choice.
+        opacity: of maps over the tile, 0 to 1.
+        sign: "signed", or "positive" to show only what speaks for the target.
+        scale: "shared" by all tiles, or "per map": each stretched to its own range.
+        tool: of the brush.
+        radius: of the brush, in pixels of the tile.
+        other: name of the tile that "swap" takes from, "" for none.
+        strokes: what was painted on the tile, in order.
+        deleted: share of the pixels that the deletion slider takes away.
+        notes: ((tile, text), ...).
+    """
+
+    label: str = ALL
+    predicted: str = ALL
+    answer: str = ALL
+    judge: str = ALL
+    confidence: tuple[float, float] = (0.0, 1.0)
+    among: tuple[str, ...] = ()
+    sort: str = "order"
+    page: int = 0
+    tile: str = ""
+    methods: tuple[str, ...] = ("gradcam++",)
+    target: str = "predicted"
+    contrast: str = ""
+    stage: int = 0
+    opacity: float = 0.6
+    sign: str = "signed"
+    scale: str = "shared"
+    tool: str = "blur"
+    radius: float = 5.0
+    other: str = ""
+    strokes: tuple[Stroke, ...] = ()
+    deleted: float = 0.0
+    notes: tuple[tuple[str, str], ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            _one_of(name, getattr(self, name), allowed)
+        for name in ("judge", "tile", "other"):
+            _text(name, getattr(self, name))
+        for name in ("opacity", "deleted"):
+            _within(name, getattr(self, name), 0, 1)
+        _within("radius", self.radius, 0.5, TILE_SIZE)
+        for name, low in (("page", 0), ("stage", -1000)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise ValueError(f"{name} must be a whole number from {low}, got {value!r}")
+        if self.stage > 0:
+            raise ValueError(
+                f"stage counts from the last layer: -1, -2, ... or 0, got {self.stage}"
+            )
+        object.__setattr__(self, "confidence", _checked_range(self.confidence))
+        object.__setattr__(self, "among", _texts("among", self.among))
+        object.__setattr__(self, "methods", _texts("methods", self.methods))
+        if not self.methods:
+            raise ValueError("methods must name at least one method, got ()")
+        strokes = tuple(s if isinstance(s, Stroke) else _made(Stroke, s) for s in self.strokes)
+        object.__setattr__(self, "strokes", strokes)
+        try:
+            notes = tuple((_text("note", tile), _text("note", text)) for tile, text in self.notes)
+        except (TypeError, ValueError):
+            raise ValueError(f"notes must be pairs (tile, text), got {self.notes!r}") from None
+        object.__setattr__(self, "notes", notes)
+
+    def change(self, **changes: Any) -> "State":
+        """Return the state with some fields changed.
+
+        Raises:
+            ValueError: if a field is unknown or a value is out of range; the message names both.
+        """
+        known = [spec.name for spec in fields(self)]
+        for name in changes:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"the explorer's state has no {name!r}{hint} It has {known}")
+        return replace(self, **changes)
+
+    def note(self, tile: str) -> str:
+        """Return the note on a tile, "" where there is none."""
+        return dict(self.notes).get(tile, "")
+
+    def with_note(self, tile: str, text: str) -> "State":
+        """Return the state with a note on a tile; an empty text takes it away."""
+        notes = {**dict(self.notes), tile: text}
+        return replace(self, notes=tuple((k, v) for k, v in notes.items() if v.strip()))
+
+    def to_json(self) -> str:
+        """Return the state as JSON text."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "State":
+        """Read a state from JSON text.
+
+        Raises:
+            ValueError: if the text is no such JSON, or a value is out of range.
+        """
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"the stored state is not JSON: {error}") from error
+        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+            raise ValueError(
+                f"the stored state is not one that this version wrote (format {FORMAT}); "
+                "export it again"
+            )
+        return cls().change(**values)
+
+
+_CHOICES = {
+    "label": (ALL, *CLASSES),
+    "predicted": (ALL, *CLASSES),
+    "answer": ANSWERS,
+    "sort": SORTS,
+    "target": TARGETS,
+    "contrast": ("", *CLASSES),
+    "sign": SIGNS,
+    "scale": SCALES,
+    "tool": TOOLS,
+}
+
+
+def _made(kind: type, values: Any) -> Any:
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise ValueError(f"{values!r} is no {kind.__name__.lower()}: {error}") from error
+
+
+def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        shown = ", ".join(a or repr(a) for a in allowed)
+        raise ValueError(f"{name} must be one of {shown}, got {value!r}")
+
+
+def _within(name: str, value: Any, low: float, high: float) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not low <= value <= high:
+        raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value!r}")
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a text, got {value!r}")
+    return value
+
+
+def _texts(name: str, values: Any) -> tuple[str, ...]:
+    if isinstance(values, str) or not isinstance(values, list | tuple):
+        raise ValueError(f"{name} must be a list of texts, got {values!r}")
+    return tuple(dict.fromkeys(_text(name, value) for value in values))
+
+
+def _checked_range(values: Any) -> tuple[float, float]:
+    try:
+        low, high = (float(v) for v in values)
+    except (TypeError, ValueError):
+        raise ValueError(f"confidence must be a pair (low, high), got {values!r}") from None
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"confidence must rise within [0, 1], got {values!r}")
+    return low, high

@@ -1,0 +1,223 @@
+"""A hand on the explorer: JupyterLab, its kernel and a browser, all of them real."""
+
+import json
+import re
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+# Untrained networks: what they answer does not matter here, that it arrives on the page does.
+MODELS = """\
+import torch
+import lulc_lib as lulc
+torch.manual_seed(0)
+tiles = lulc.synthetic(n_per_class=8, seed=0)
+models = {"resnet50": lulc.create_model("resnet18", image_size=64),
+          "vit": lulc.create_model("vit", depth=1, embed_dim=48, num_heads=3)}
+preds = {name: lulc.predict(model, tiles, features=True) for name, model in models.items()}"""
+SHOW = "explorer = lulc.Explorer(models, tiles, preds)\nexplorer"
+BARE = "bare = lulc.Explorer(models, tiles[:40])\nbare"
+
+PROBABILITIES = "els => els.map(e => e.innerText)"
+
+
+@pytest.fixture(scope="module")
+def cells(lab, page):
+    """The cells of a notebook that has run: models, an explorer, one that must predict."""
+    page.goto(lab.write("explorer.ipynb", MODELS, SHOW, BARE))
+    lab.run_all(page)
+    lab.toggle_files(page)
+    return page.locator(".jp-Notebook .jp-Cell")
+
+
+@pytest.fixture
+def panel(page, cells):
+    """The panel of the first explorer, wide, with its first map drawn."""
+    page.set_viewport_size({"width": 1200, "height": 1100})
+    panel = cells.nth(1)
+    panel.locator(".lulc-over").first.wait_for()
+    panel.scroll_into_view_if_needed()
+    return panel
+
+
+def answers(panel) -> list[str]:
+    """The probabilities on the page."""
+    return panel.locator(".lulc-bar-value").evaluate_all(PROBABILITIES)
+
+
+def serial(panel) -> int:
+    """The number of the view that the page has drawn last."""
+    return int(panel.locator(".lulc-look").get_attribute("data-serial"))
+
+
+def redrawn(page, panel, act) -> None:
+    """Act, and wait until the page has drawn what came of it."""
+    before = serial(panel)
+    act()
+    page.wait_for_function(
+        "([el, n]) => Number(el.dataset.serial) > n",
+        arg=[panel.locator(".lulc-look").element_handle(), before],
+    )
+
+
+def test_find(lab, page, panel, screenshot):
+    """Dropdowns, thumbnails, keys, the confusion matrix and the lasso choose tiles."""
+    thumbs = panel.locator(".lulc-thumbnail")
+    assert thumbs.count() == 60
+    screenshot("explorer-1200-first")
+    redrawn(page, panel, lambda: panel.get_by_label("Label", exact=True).select_option("River (8)"))
+    assert thumbs.count() == 8
+    assert "River_1.jpg" in panel.locator(".lulc-caption").inner_text()
+    redrawn(page, panel, lambda: thumbs.nth(3).click())
+    assert "River_4.jpg" in panel.locator(".lulc-caption").inner_text()
+    redrawn(page, panel, lambda: page.keyboard.press("ArrowRight"))
+    assert "River_5.jpg" in panel.locator(".lulc-caption").inner_text()
+    assert panel.locator('.lulc-thumbnail[aria-selected="true"]').count() == 1
+    redrawn(page, panel, lambda: panel.get_by_role("button", name="clear filters").click())
+    panel.get_by_role("button", name="next page").click()
+    panel.get_by_text("61–80 of 80").wait_for()
+
+    panel.get_by_role("tab", name="confusion").click()
+    cell = panel.locator(".lulc-cell:not([disabled])").first
+    words = cell.get_attribute("aria-label")
+    screenshot("explorer-confusion")
+    redrawn(page, panel, cell.click)
+    count = int(re.match(r"\d+", words)[0])
+    panel.get_by_text(f"1–{count} of {count}").wait_for()
+    redrawn(page, panel, lambda: panel.get_by_role("button", name="clear filters").click())
+
+    panel.get_by_role("tab", name="features").click()
+    canvas = panel.locator(".lulc-scatter canvas")
+    panel.get_by_text("PCA").wait_for()
+    box = canvas.bounding_box()
+    left, top, side = box["x"], box["y"], box["width"]
+    page.mouse.move(left + 2, top + 2)
+    page.mouse.down()
+    for x, y in ((0.99, 0.01), (0.99, 0.6), (0.01, 0.6)):
+        page.mouse.move(left + x * side, top + y * side, steps=4)
+    screenshot("explorer-lasso")
+    page.mouse.up()
+    panel.get_by_role("button", name="clear the lasso").click()
+    panel.get_by_role("tab", name="tiles").click()
+    panel.get_by_text("of 80").wait_for()
+    assert lab.errors(page) == []
+
+
+def test_look(lab, page, panel, screenshot):
+    """Method, target and layer change the maps; what cannot be is said beside them."""
+    methods = panel.get_by_label("Methods")
+    redrawn(page, panel, lambda: methods.select_option(["gradcam", "eigencam"]))
+    assert panel.locator(".lulc-map").count() == 4
+    assert panel.get_by_text("eigencam does not look at the class").count() == 2
+    redrawn(page, panel, lambda: panel.get_by_label("Map for").select_option("SeaLake"))
+    assert panel.locator(".lulc-map figcaption").first.inner_text().startswith("gradcam · SeaLake")
+    redrawn(page, panel, lambda: panel.get_by_label("Values").select_option("for it only"))
+    redrawn(page, panel, lambda: methods.select_option(["rollout"]))
+    panel.get_by_text("resnet50 has no map by rollout").wait_for()
+    screenshot("explorer-problem")
+    redrawn(page, panel, lambda: methods.select_option(["gradcam"]))
+    assert lab.errors(page) == []
+
+
+def test_paint(lab, page, panel, screenshot):
+    """A stroke of the mouse changes probabilities; undo, and keys on the tile, do as well."""
+    tile = panel.locator(".lulc-tile")
+    tile.scroll_into_view_if_needed()
+    clean = answers(panel)
+    box = tile.bounding_box()
+    page.mouse.move(box["x"] + 60, box["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 170, box["y"] + 130, steps=8)
+    redrawn(page, panel, page.mouse.up)
+    panel.get_by_text("1 strokes").wait_for()
+    painted = answers(panel)
+    assert painted != clean
+    assert panel.locator(".lulc-bar-before").count() >= 4
+    screenshot("explorer-painted")
+    redrawn(page, panel, lambda: panel.get_by_role("button", name="undo").click())
+    panel.get_by_text("640 m across").wait_for()
+    assert answers(panel) == clean
+    tile.focus()
+    for key in ("ArrowLeft", "ArrowUp", "Space"):
+        page.keyboard.press(key)
+    panel.get_by_text("1 strokes").wait_for()
+    assert page.locator(".jp-Notebook .jp-Cell").count() == 3  # the notebook took none of the keys
+    redrawn(page, panel, lambda: page.keyboard.press("Backspace"))
+    panel.get_by_text("640 m across").wait_for()
+    assert lab.errors(page) == []
+
+
+def test_keep(lab, page, panel, screenshot, tmp_path):
+    """Picture, page and state can be saved, the page opens, the state opens the same view."""
+    redrawn(
+        page, panel, lambda: panel.get_by_label("Label", exact=True).select_option("Forest (8)")
+    )
+    note = panel.get_by_label("Note")
+    note.fill("trees")
+    note.blur()
+    saved = {}
+    for button, name in (("picture", "view.png"), ("page", "tiles.html"), ("state", "state.json")):
+        panel.get_by_role("button", name=f"keep as {button}").click()
+        link = panel.locator(f'a[download="{name}"]')
+        link.wait_for()
+        with page.expect_download() as download:
+            link.click()
+        saved[name] = tmp_path / name
+        download.value.save_as(saved[name])
+    assert saved["view.png"].read_bytes().startswith(b"\x89PNG")
+    assert saved["tiles.html"].read_text().count("<article") == 8
+    state = json.loads(saved["state.json"].read_text())
+    assert state["label"] == "Forest"
+    assert [text for _, text in state["notes"]] == ["trees"]
+    redrawn(page, panel, lambda: panel.get_by_role("button", name="clear filters").click())
+    with page.expect_file_chooser() as chooser:
+        panel.get_by_role("button", name="open a picture or a state").click()
+    redrawn(page, panel, lambda: chooser.value.set_files(saved["state.json"]))
+    panel.get_by_text("1–8 of 8").wait_for()
+    assert note.input_value() == "trees"
+    screenshot("explorer-restored")
+    assert lab.errors(page) == []
+
+
+def test_it_opens_before_its_predictions(lab, page, cells, screenshot):
+    """Without predictions the panel is there, and fills in."""
+    bare = cells.nth(2)
+    bare.scroll_into_view_if_needed()
+    bare.locator(".lulc-over").first.wait_for()
+    bare.get_by_label("Answer").select_option("wrong")
+    bare.locator(".lulc-thumbnail.lulc-is-wrong").first.wait_for()
+    assert lab.errors(page) == []
+
+
+@pytest.mark.parametrize("width", [1200, 700])
+@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
+def test_it_is_legible(page, panel, screenshot, width, theme):
+    """Nothing sticks out of the panel, and words stand out from their ground, in both themes."""
+    page.set_viewport_size({"width": width, "height": 1100})
+    page.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+    dark = theme.endswith("Dark")
+    page.wait_for_function(f"document.body.dataset.jpThemeLight === '{str(not dark).lower()}'")
+    page.wait_for_timeout(500)
+    screenshot(f"explorer-{width}-{'dark' if dark else 'light'}")
+    right = "part => part.getBoundingClientRect().right"
+    parts = panel.locator(".lulc-look, .lulc-grid, .lulc-row > *, .lulc-map, .lulc-bar-value")
+    edges = parts.evaluate_all(f"parts => parts.map({right})")
+    assert len(edges) > 20
+    assert max(edges) <= panel.evaluate(right) + 1
+    light = panel.locator(".lulc-caption, .lulc-answer h4, .lulc-bar-name").evaluate_all(CONTRAST)
+    assert min(light) >= 4.5
+
+
+CONTRAST = """parts => parts.map(part => {
+    const luminance = colour => {
+        const [r, g, b] = colour.match(/[\\d.]+/g).map(Number).map(v => {
+            const s = v / 255;
+            return s <= 0.03928 ? s / 12.92 : ((s + 0.055) / 1.055) ** 2.4;
+        });
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const ink = luminance(getComputedStyle(part).color);
+    const ground = luminance(getComputedStyle(part.closest('.lulc-explorer')).backgroundColor);
+    return (Math.max(ink, ground) + 0.05) / (Math.min(ink, ground) + 0.05);
+})"""
