@@ -12,15 +12,17 @@ import importlib.resources
 import json
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lulc_lib.explanations import Explanation
+from lulc_lib.explanations import Explanation, explain
+from lulc_lib.explanations import methods as known_methods
 from lulc_lib.images import data_uri, png_bytes
-from lulc_lib.metrics import Predictions
+from lulc_lib.metrics import Predictions, disagreement, predict
+from lulc_lib.models import TileClassifier
 from lulc_lib.plots import (
     GROUND,
     Column,
@@ -37,6 +39,7 @@ _EUROSAT_CREDIT = (
     "EuroSAT: Helber et al. 2019, doi 10.1109/JSTARS.2019.2918242. Contains modified Copernicus "
     "Sentinel data."
 )
+MOST_AT_FIRST = 4  # columns that a page shows at once, unless its reader asks for more
 _VERDICTS = {
     "": "right or wrong",
     "right": "all models right",
@@ -45,9 +48,61 @@ _VERDICTS = {
 }
 
 
+TARGETS = {"predicted": "the predicted class", "label": "the label", "runner-up": "the runner-up"}
+
+
+def explain_for_page(
+    models: Mapping[str, TileClassifier],
+    tiles: TileSet,
+    methods: Sequence[str],
+    predictions: Mapping[str, Predictions] | None = None,
+    *,
+    precision: str = "float32",
+    cache: bool = False,
+) -> dict[str, dict[str, Explanation]]:
+    """Explain tiles for a page: each model by each method, for each of `TARGETS`.
+
+    Args:
+        models: name -> model.
+        tiles: the tiles of the page.
+        methods: names in `methods()`; class-blind ones come with one target.
+        predictions: model name -> Predictions that contain these tiles; what is missing is
+            predicted.
+        precision: as in `explain`.
+        cache: as in `explain`.
+
+    Returns:
+        What `gallery_html` takes: "model" or, for several methods, "model · method" -> target name
+        -> Explanation.
+
+    Raises:
+        ValueError: if a method cannot explain a model.
+    """
+    blind = dict(zip(*known_methods()[["name", "class-blind"]].to_numpy().T, strict=True))
+    asked: dict[str, dict[str, Explanation]] = {}
+    for name, model in models.items():
+        given = (predictions or {}).get(name) or predict(model, tiles, precision=precision)
+        where = {tile: i for i, tile in enumerate(given.names)}
+        ranked = given.logits[[where[tile] for tile in tiles.names]].argsort(axis=1)
+        classes = {
+            "predicted": ranked[:, -1],
+            "label": tiles.labels.numpy(),
+            "runner-up": ranked[:, -2],
+        }
+        for target, wanted in classes.items():
+            chosen = [m for m in methods if target == "predicted" or not blind[m]]
+            if not chosen:
+                continue
+            found = explain(model, tiles, chosen, wanted, precision=precision, cache=cache)
+            for method, own in found.items():
+                key = name if len(methods) == 1 else f"{name} · {method}"
+                asked.setdefault(key, {})[target] = own
+    return asked
+
+
 def gallery_html(
     tiles: Any,
-    explanations: Mapping[str, Explanation],
+    explanations: Mapping[str, Explanation | Mapping[str, Explanation]],
     path: str | Path,
     predictions: Mapping[str, Predictions] | None = None,
     *,
@@ -58,8 +113,9 @@ def gallery_html(
 
     Args:
         tiles: a TileSet, or images (N, 3, 64, 64) without labels.
-        explanations: name -> Explanation of these very tiles; for several methods of one model
-            keys such as "resnet50 · gradcam++".
+        explanations: name -> Explanation of these very tiles, or several for one name, by target,
+            as `explain_for_page` gives them; the reader chooses among these, and the first sets
+            the scale. For several methods of one model keys such as "resnet50 · gradcam++".
         path: the file to write, whole or not at all; missing folders are made.
         predictions: model name -> Predictions that contain these tiles; None takes the logits
             that the explanations carry.
@@ -75,13 +131,23 @@ def gallery_html(
         OSError: if the file cannot be written.
     """
     images = (as_images(tiles).numpy() * 255).round().astype(np.uint8)
-    columns = gallery_columns(tiles, explanations, predictions)
+    if not isinstance(explanations, Mapping):
+        gallery_columns(tiles, explanations)  # which refuses it in words
+    variants = {
+        name: dict(given) if isinstance(given, Mapping) else {"predicted": given}
+        for name, given in explanations.items()
+    }
+    first = {name: next(iter(given.values())) for name, given in variants.items()}
+    columns = gallery_columns(tiles, first, predictions)
+    for target in dict.fromkeys(t for given in variants.values() for t in given):
+        gallery_columns(tiles, {n: g[target] for n, g in variants.items() if target in g})
     models = list(dict.fromkeys(column.model for column in columns))
     title = title or f"What {_listed(models)} look{'s' if len(models) == 1 else ''} at"
     style = static_text("gallery.css") + "".join(
         f".chip.{name} {{ background: {colour}; }}\n" for name, colour in CLASS_COLORS.items()
     )
-    width = 165 * (1 + len(columns)) + 12 * len(columns) + 30  # below it, maps wrap
+    shown = _shown_at_first(columns)
+    width = 165 * (1 + len(shown)) + 12 * len(shown) + 30  # below it, maps wrap
     style += f"#cards {{ --card-width: {width}px; }}\n"
     script = static_text("shared.js") + static_text("gallery.js")
     page = string.Template(static_text("gallery.html")).substitute(
@@ -91,11 +157,16 @@ def gallery_html(
         script_hash=_hash(script),
         title=html.escape(title),
         summary=html.escape(_summary(tiles, columns)),
-        filters=_filters(tiles, columns),
-        legend="\n".join(_legend(c, column, ground) for c, column in enumerate(columns)),
+        filters=_filters(tiles, columns) + _targets(variants),
+        legend="\n".join(_legend(c, column, ground, shown) for c, column in enumerate(columns)),
         cards="\n".join(_card(i, image, tiles, columns, ground) for i, image in enumerate(images)),
         credit=html.escape(_credit(tiles)),
-        data=_json({"columns": [_packed(column) for column in columns]}),
+        data=_json(
+            {
+                "columns": [_packed(column, variants[column.name]) for column in columns],
+                **_answers(tiles, columns),
+            }
+        ),
     )
     return write_whole(path, page.encode())
 
@@ -114,20 +185,62 @@ def pack_grid(grid: np.ndarray) -> tuple[str, list[float]]:
     return base64.b64encode(quantised.tobytes()).decode("ascii"), peaks.tolist()
 
 
-def _packed(column: Column) -> dict[str, Any]:
-    """Return what the page needs to draw one explanation's maps."""
-    values, peaks = pack_grid(np.asarray(column.explanation.grid))
+def _packed(column: Column, variants: Mapping[str, Explanation]) -> dict[str, Any]:
+    """Return what the page needs to draw one explanation's maps, for each target."""
     colours = colour_table(column.scale).tobytes()
     return {
         "name": column.name,
+        "model": column.model,
         "rows": column.explanation.grid.shape[1],
         "columns": column.explanation.grid.shape[2],
         "signed": column.scale.signed,
         "limit": column.scale.limit,
-        "peaks": peaks,
-        "values": values,
+        "variants": {target: _variant(given) for target, given in variants.items()},
         "colours": base64.b64encode(colours).decode("ascii"),
     }
+
+
+def _variant(given: Explanation) -> dict[str, Any]:
+    values, peaks = pack_grid(np.asarray(given.grid))
+    return {
+        "values": values,
+        "peaks": peaks,
+        "target": np.asarray(given.target).tolist(),
+        "range": [describe_range(grid) for grid in given.grid],
+        "where": [_where(grid) for grid in given.grid],
+    }
+
+
+def _answers(tiles: Any, columns: list[Column]) -> dict[str, Any]:
+    """Return what filters and orders ask for: labels, and what each model says."""
+    models = {column.model: column for column in columns}
+    labels = tiles.labels.tolist() if isinstance(tiles, TileSet) else None
+    apart = disagreement([column.probabilities for column in models.values()])
+    rows = []
+    for name, column in models.items():
+        known = column.predicted if labels is None else labels
+        of_label = column.probabilities[np.arange(len(known)), known]
+        loss = -np.log(np.maximum(np.nan_to_num(of_label), 1e-12))
+        rows.append({
+            "name": name,
+            "predicted": column.predicted.tolist(),
+            "confidence": np.nan_to_num(column.probability).round(4).tolist(),
+            "loss": loss.round(4).tolist(),
+        })  # fmt: skip
+    return {
+        "models": rows,
+        "labels": labels,
+        "classes": list(CLASSES),
+        "apart": np.nan_to_num(apart).round(4).tolist(),
+    }
+
+
+def _targets(variants: Mapping[str, Mapping[str, Explanation]]) -> str:
+    """Return the list of targets to choose from, where there are several."""
+    names = dict.fromkeys(target for given in variants.values() for target in given)
+    if len(names) < 2:
+        return ""
+    return _select("target", "Map for", {name: TARGETS.get(name, name) for name in names})
 
 
 def _summary(tiles: Any, columns: list[Column]) -> str:
@@ -157,7 +270,29 @@ def _filters(tiles: Any, columns: list[Column]) -> str:
     verdicts = dict(_VERDICTS)
     if len({column.model for column in columns}) < 2:
         verdicts = {"": "right or wrong", "right": "right", "wrong": "wrong"}
-    return _select("label", "Label", labels) + _select("verdict", "Predicted", verdicts)
+    models = list(dict.fromkeys(column.model for column in columns))
+    said = sorted({int(k) for column in columns for k in column.predicted})
+    predicted = {"": "any class"} | {str(k): CLASSES[k] for k in said}
+    asked = {"": "any model"} | {name: name for name in models}
+    orders = {"": "as chosen", "loss": "largest loss", "confidence": "least confidence"}
+    if len(models) > 1:
+        orders["disagreement"] = "largest disagreement"
+    return (
+        _select("label", "Label", labels)
+        + _select("predicted", "Predicted", predicted)
+        + _select("verdict", "Answer", verdicts)
+        + (_select("judge", "Asked of", asked) if len(models) > 1 else "")
+        + _percent("least", "Confidence from", 0)
+        + _percent("most", "to", 100)
+        + _select("sort", "Sort by", orders)
+    )
+
+
+def _percent(name: str, text: str, value: int) -> str:
+    return (
+        f'<label>{text} <input id="{name}" type="number" min="0" max="100" step="1" '
+        f'value="{value}" autocomplete="off"> %</label>\n'
+    )
 
 
 def _select(name: str, text: str, options: dict[str, str]) -> str:
@@ -168,7 +303,15 @@ def _select(name: str, text: str, options: dict[str, str]) -> str:
     return f'<label>{text} <select id="{name}" autocomplete="off">{choices}</select></label>\n'
 
 
-def _legend(c: int, column: Column, ground: float | None) -> str:
+def _shown_at_first(columns: list[Column]) -> set[int]:
+    """Return which columns a page shows until its reader asks for others: not too many."""
+    if len(columns) <= MOST_AT_FIRST:
+        return set(range(len(columns)))
+    models = [column.model for column in columns]
+    return {models.index(name) for name in models}
+
+
+def _legend(c: int, column: Column, ground: float | None, shown: set[int]) -> str:
     """Return what is to be known of one explanation: method, layer, grid and colour bar."""
     scale, maps = column.scale, column.explanation
     bar = np.broadcast_to(colour_table(scale)[None], (8, 256, 3))
@@ -180,8 +323,9 @@ def _legend(c: int, column: Column, ground: float | None) -> str:
     if scale.clipped:
         notes.append("the strongest values lie beyond the scale")
     name = html.escape(column.name)
+    checked = " checked" if c in shown else ""
     return f"""<section class="scale">
-<h3><label><input type="checkbox" class="toggle" data-column="{c}" checked autocomplete="off">
+<h3><label><input type="checkbox" class="toggle" data-column="{c}"{checked} autocomplete="off">
 {name}</label></h3>
 <p>{html.escape(column.method)}{layer}<br>{html.escape("; ".join(notes))}</p>
 <div class="bar"><img src="{data_uri(png_bytes(bar))}"
@@ -238,11 +382,13 @@ def _map(i: int, c: int, column: Column, ground: float | None) -> str:
     words = [
         f'<strong class="{kind}">{sign}{_breakable(CLASSES[column.predicted[i]])}</strong> '
         + html.escape(describe_probability(column.probability[i])).replace(" ", "&nbsp;"),
-        describe_range(grid),
+        f'<span class="range">{describe_range(grid)}</span>',
         describe_grid(grid, ground),
     ]
-    if column.target(i):
-        words.insert(1, f'<span class="target">map for {target}</span>')
+    words[0] += (
+        f'<span class="target"{"" if column.target(i) else " hidden"}>'
+        f"<br>map for <span>{target}</span></span>"
+    )
     if column.seen is not None and column.seen[i]:
         words.append("the model was trained on this tile")
     alt = html.escape(f"Map by {column.name} for {target}: {_where(grid)}")

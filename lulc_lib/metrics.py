@@ -1,7 +1,7 @@
 """Predict tiles, and score the predictions with intervals."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -304,6 +304,25 @@ def predict(
         seconds=float(arrays["seconds"]),
         tta=bool(tta),
     )
+
+
+def disagreement(probabilities: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the largest distance between two models' probabilities of each tile, in [0, 1].
+
+    The distance is total variation: the share of probability that would have to move.
+
+    Args:
+        probabilities: one (N, 10) for each model; of one model alone all is 0.
+
+    Returns:
+        float64 (N,).
+    """
+    rows = [np.asarray(p, dtype=np.float64) for p in probabilities]
+    apart = np.zeros(len(rows[0]) if rows else 0)
+    for i, one in enumerate(rows):
+        for other in rows[:i]:
+            apart = np.maximum(apart, 0.5 * np.abs(one - other).sum(axis=1))
+    return apart
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lulc_lib.explanations import Explanation
-from lulc_lib.export import gallery_html, pack_grid
-from lulc_lib.metrics import Predictions
+from lulc_lib.export import explain_for_page, gallery_html, pack_grid
+from lulc_lib.metrics import Predictions, disagreement, predict
+from lulc_lib.models import create_model
 from lulc_lib.plots import map_scale
 from lulc_lib.tiles import CLASSES, TileSet
 
@@ -114,9 +116,10 @@ def test_grids_come_back_within_quantisation(some: TileSet, tmp_path: Path):
     """The int8 grid in the page times its peak is the explanation's grid, to half a step."""
     maps = {"a": made(some, 7), "b": made(some, 16, low=0, seed=1)}
     for column, maps_ in zip(written(tmp_path, some, maps).data, maps.values(), strict=True):
-        values = np.frombuffer(base64.b64decode(column["values"]), np.int8)
+        variant = column["variants"]["predicted"]
+        values = np.frombuffer(base64.b64decode(variant["values"]), np.int8)
         shape = (len(some), column["rows"], column["columns"])
-        peaks = np.array(column["peaks"])[:, None, None]
+        peaks = np.array(variant["peaks"])[:, None, None]
         error = np.abs(values.reshape(shape) * peaks / 127 - maps_.grid)
         assert shape == maps_.grid.shape
         assert (error <= peaks / 254 * (1 + 1e-6)).all()
@@ -193,6 +196,55 @@ def test_right_wrong_and_disagreement_are_marked(some: TileSet, tmp_path: Path):
     assert "disagree" not in [option["value"] for option in alone.all("option")]
 
 
+def test_targets_can_be_chosen(some: TileSet, tmp_path: Path):
+    """Each target has its own maps, ranges and classes; the first one sets the scale."""
+    torch.manual_seed(0)
+    model = create_model("vit", depth=1, embed_dim=48)
+    maps = explain_for_page({"vit": model}, some, ["gradcam", "eigencam"])
+    assert list(maps) == ["vit · gradcam", "vit · eigencam"]
+    assert list(maps["vit · gradcam"]) == ["predicted", "label", "runner-up"]
+    assert list(maps["vit · eigencam"]) == ["predicted"]  # blind to the class
+    said = predict(model, some)
+    assert (maps["vit · gradcam"]["label"].target == said.labels).all()
+    second = said.logits.argsort(axis=1)[:, -2]
+    assert (maps["vit · gradcam"]["runner-up"].target == second).all()
+    page = written(tmp_path, some, maps)
+    gradcam, eigencam = page.data
+    assert list(eigencam["variants"]) == ["predicted"]
+    assert gradcam["variants"]["runner-up"]["target"] == second.tolist()
+    limit = map_scale(maps["vit · gradcam"]["predicted"].heatmap).limit
+    assert gradcam["limit"] == pytest.approx(limit)
+    assert len(page.all("option", value="runner-up")) == 1
+    mixed = {"predicted": made(some), "label": made(some[:4])}
+    with pytest.raises(ValueError, match="holds 4 maps, but there are 5 tiles"):
+        gallery_html(some, {"m": mixed}, tmp_path / "page.html")
+
+
+def test_many_columns_begin_with_one_for_each_model(some: TileSet, tmp_path: Path):
+    """More than four columns: the first of each model is ticked, the others wait."""
+    maps = {f"{m} · {k}": made(some) for m in ("a", "b") for k in ("x", "y", "z")}
+    boxes = written(tmp_path, some, maps).all("input", class_="toggle")
+    assert ["checked" in box for box in boxes] == [True, False, False, True, False, False]
+
+
+def test_the_page_knows_what_filters_ask_for(some: TileSet, tmp_path: Path):
+    """Predicted class, confidence, loss and disagreement are those of the predictions."""
+    good = right(some)
+    bad = replace(good, logits=np.roll(good.logits, 1, axis=1))
+    path = gallery_html(
+        some, {"a": made(some), "b": made(some)}, tmp_path / "page.html", {"a": good, "b": bad}
+    )
+    data = json.loads(Page(path.read_text("utf-8")).text["script"][0])
+    one, other = data["models"]
+    assert one["predicted"] == data["labels"] == some.labels.tolist()
+    assert other["predicted"] == ((some.labels + 1) % 10).tolist()
+    assert one["confidence"] == pytest.approx(good.confidence, abs=1e-4)
+    assert other["loss"] == pytest.approx(bad.losses, abs=1e-3)
+    assert data["apart"] == pytest.approx(
+        disagreement([good.probabilities, bad.probabilities]), abs=1e-4
+    )
+
+
 def test_names_are_escaped(some: TileSet, tmp_path: Path):
     """Names with markup stay names: in words, in attributes and in the data."""
     nasty = '</script><img src=x onerror="alert(1)">&"'
@@ -232,11 +284,11 @@ def test_training_tiles_and_broken_maps_are_named(some: TileSet, tmp_path: Path)
     maps.grid[1], maps.heatmap[1] = 0, 0
     pred = replace(right(some), seen=np.arange(len(some)) == 2)
     page = written(tmp_path, some, {"m": maps}, predictions={"m": pred})
-    text = "".join(page.text["figcaption"])
+    text = "".join(page.text["figcaption"] + page.text["span"])
     assert text.count("the model was trained on this tile") == 1
     assert text.count("raw NaN: no map") == 1
     assert text.count("raw 0 everywhere") == 1
-    assert page.data[0]["peaks"][:2] == [0, 0]
+    assert page.data[0]["variants"]["predicted"]["peaks"][:2] == [0, 0]
 
 
 def test_errors_name_what_does_not_fit(some: TileSet, tmp_path: Path):

@@ -54,8 +54,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Predict the part, choose tiles, explain them, write the page."""
-    from lulc_lib.explanations import check_methods, explain
-    from lulc_lib.export import gallery_html
+    from lulc_lib.explanations import check_methods
+    from lulc_lib.export import explain_for_page, gallery_html
     from lulc_lib.metrics import predict
 
     out = common.output_file(options.out, (".html", ".htm"))
@@ -75,12 +75,10 @@ def run(options: argparse.Namespace) -> None:
         )
     chosen = choose(list(predictions.values()), options.n, options.seed, options.wrong)
     shown = part.select(chosen, part=part.part)
-    explanations = {}
-    for name, model in models.items():
-        common.say(f"{name}: {', '.join(methods)} on {len(shown)} tiles")
-        maps = explain(model, shown, methods, precision=options.precision, cache=True)
-        for method, own in maps.items():
-            explanations[name if len(methods) == 1 else f"{name} · {method}"] = own
+    common.say(f"{', '.join(models)}: {', '.join(methods)} on {len(shown)} tiles")
+    explanations = explain_for_page(
+        models, shown, methods, predictions, precision=options.precision, cache=True
+    )
     page = gallery_html(shown, explanations, out, predictions)
     common.say(f"wrote {page}")
     common.say("open it in any browser")

@@ -127,8 +127,7 @@ class Column:
         name: as the caller named it, such as "resnet50".
         explanation: of all tiles of the gallery.
         scale: shared by all its maps.
-        predicted: int (N,), argmax of the logits.
-        probability: float (N,), of the predicted class.
+        probabilities: float64 (N, 10).
         labels: int (N,), or None.
         seen: bool (N,), tiles that the model was trained on; None where that is not known.
     """
@@ -136,10 +135,19 @@ class Column:
     name: str
     explanation: Explanation
     scale: Scale
-    predicted: np.ndarray
-    probability: np.ndarray
+    probabilities: np.ndarray
     labels: np.ndarray | None
     seen: np.ndarray | None = None
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """Return the most probable class, int64 (N,)."""
+        return self.probabilities.argmax(axis=1)
+
+    @property
+    def probability(self) -> np.ndarray:
+        """Return its probability, (N,)."""
+        return self.probabilities.max(axis=1)
 
     @property
     def model(self) -> str:
@@ -213,9 +221,10 @@ def gallery_columns(
             which = _positions(given, tiles, name)
             logits, seen = given.logits[which], None if given.seen is None else given.seen[which]
         columns.append(
-            Column(name, explanation, map_scale(explanation.heatmap), logits.argmax(axis=1),
-                   _softmax(logits).max(axis=1), labels, seen)
-        )  # fmt: skip
+            Column(
+                name, explanation, map_scale(explanation.heatmap), _softmax(logits), labels, seen
+            )
+        )
     return columns
 
 

@@ -4,19 +4,48 @@
   const find = (id) => document.getElementById(id);
   const all = (selector, from = document) => Array.from(from.querySelectorAll(selector));
 
-  const columns = JSON.parse(find("maps").textContent).columns;
+  const { columns, models, labels, classes, apart } = JSON.parse(find("maps").textContent);
   for (const column of columns) {
-    column.grid = new Int8Array(bytesOf(column.values).buffer);
     column.table = bytesOf(column.colours);
+    for (const variant of Object.values(column.variants)) {
+      variant.grid = new Int8Array(bytesOf(variant.values).buffer);
+    }
   }
   page.classList.add("js");
+
+  // The maps of a column for the target that the reader chose; where it has none, its first.
+  function variantOf(column) {
+    return column.variants[find("target")?.value] ?? Object.values(column.variants)[0];
+  }
 
   function drawColumn(canvas) {
     const column = columns[canvas.dataset.column];
     const tile = Number(canvas.dataset.tile);
     const cells = column.rows * column.columns;
-    const grid = column.grid.subarray(tile * cells, (tile + 1) * cells);
-    drawMap(canvas, { ...column, grid, peak: column.peaks[tile] }, find("cells").checked);
+    const variant = variantOf(column);
+    const grid = variant.grid.subarray(tile * cells, (tile + 1) * cells);
+    drawMap(canvas, { ...column, grid, peak: variant.peaks[tile] }, find("cells").checked);
+  }
+
+  // Brings words and maps up to the chosen target.
+  function aim() {
+    for (const figure of all(".map")) {
+      const column = columns[figure.dataset.column];
+      const canvas = figure.querySelector(".over");
+      const tile = Number(canvas.dataset.tile);
+      const variant = variantOf(column);
+      const target = variant.target[tile];
+      const model = models.find((one) => one.name === column.model);
+      const words = figure.querySelector(".target");
+      words.hidden = target === model.predicted[tile];
+      words.querySelector("span").textContent = classes[target];
+      figure.querySelector(".range").textContent = variant.range[tile];
+      canvas.setAttribute(
+        "aria-label",
+        `Map by ${column.name} for ${classes[target]}: ${variant.where[tile]}`,
+      );
+    }
+    all(".card[data-drawn] .over").forEach(drawColumn);
   }
 
   // Draws the tile in grey below its maps.
@@ -51,7 +80,8 @@
   function tell(event) {
     const canvas = event.target.closest(".stack")?.querySelector(".over");
     if (!canvas) return;
-    const { rows, columns: across, grid, peaks } = columns[canvas.dataset.column];
+    const { rows, columns: across } = columns[canvas.dataset.column];
+    const { grid, peaks } = variantOf(columns[canvas.dataset.column]);
     const box = canvas.getBoundingClientRect();
     const cell = (at, size, n) => Math.min(n - 1, Math.max(0, Math.floor((at / size) * n)));
     const row = cell(event.clientY - box.top, box.height, rows);
@@ -62,18 +92,43 @@
   }
 
   const cards = all(".card");
+  cards.forEach((card, i) => { card.dataset.tile = i; });
+
+  function fits(i) {
+    const asked = (id) => find(id)?.value ?? "";
+    const judges = models.filter((model) => !asked("judge") || model.name === asked("judge"));
+    const right = judges.every((model) => model.predicted[i] === labels?.[i]);
+    const agree = models.every((model) => model.predicted[i] === models[0].predicted[i]);
+    const verdict = { "": true, right, wrong: !right, disagree: !agree }[asked("verdict")];
+    const label = !asked("label") || classes[labels[i]] === asked("label");
+    const least = Number(asked("least") || 0) / 100;
+    const most = Number(asked("most") || 100) / 100;
+    const says = (model) =>
+      (!asked("predicted") || model.predicted[i] === Number(asked("predicted"))) &&
+      model.confidence[i] >= least - 5e-5 && model.confidence[i] <= most + 5e-5;
+    return label && verdict && (labels === null || judges.some(says));
+  }
+
+  // What a card is sorted by: the lowest comes first.
+  function key(i) {
+    const order = find("sort")?.value ?? "";
+    const judge = find("judge")?.value;
+    const judges = models.filter((model) => !judge || model.name === judge);
+    if (order === "loss") return -Math.max(...judges.map((model) => model.loss[i]));
+    if (order === "confidence") return Math.min(...judges.map((model) => model.confidence[i]));
+    return order === "disagreement" ? -apart[i] : i;
+  }
+
   function choose() {
-    const label = find("label")?.value ?? "";
-    const verdict = find("verdict")?.value ?? "";
+    const keys = cards.map((_, i) => key(i));
+    const order = cards.map((_, i) => i).sort((a, b) => keys[a] - keys[b] || a - b);
+    const sorted = order.map((i) => cards[i]);
+    if (sorted.some((card, at) => find("cards").children[at] !== card)) find("cards").append(...sorted);
     let shown = 0;
-    for (const card of cards) {
-      const fits =
-        (!label || card.dataset.label === label) &&
-        (!verdict ||
-          (verdict === "disagree" ? card.dataset.agree === "no" : card.dataset.verdict === verdict));
-      card.hidden = !fits;
-      shown += fits ? 1 : 0;
-    }
+    cards.forEach((card, i) => {
+      card.hidden = !fits(i);
+      shown += card.hidden ? 0 : 1;
+    });
     find("count").textContent = `${shown} of ${cards.length} tile${cards.length === 1 ? "" : "s"}`;
     find("none").hidden = shown > 0;
   }
@@ -91,16 +146,20 @@
   cards.forEach((card) => watcher.observe(card));
   cards.filter((card) => card.getBoundingClientRect().top < 2 * innerHeight).forEach(draw);
   addEventListener("beforeprint", () => cards.forEach(draw));
-  find("label")?.addEventListener("change", choose);
-  find("verdict")?.addEventListener("change", choose);
+  for (const id of ["label", "predicted", "verdict", "judge", "least", "most", "sort"]) {
+    find(id)?.addEventListener("change", choose);
+  }
+  find("target")?.addEventListener("change", aim);
   find("opacity").addEventListener("input", setOpacity);
   find("cells").addEventListener("change", () => all(".card[data-drawn] .over").forEach(drawColumn));
   find("theme").addEventListener("change", (event) => { page.dataset.theme = event.target.value; });
   find("cards").addEventListener("pointermove", tell);
   for (const box of all(".toggle")) {
-    box.addEventListener("change", () => {
+    const show = () => {
       all(`.map[data-column="${box.dataset.column}"]`).forEach((map) => { map.hidden = !box.checked; });
-    });
+    };
+    box.addEventListener("change", show);
+    show();
   }
   document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
   choose();

@@ -32,7 +32,7 @@ function render({ model, el }) {
       row.forEach((count, j) => {
         const button = document.createElement("button");
         button.type = "button";
-        button.textContent = count || "·";
+        button.textContent = count > 999 ? `${(count / 1000).toFixed(0)}k` : count || "·";
         const kind = i === j ? "right" : "wrong";
         // Shares of a row differ by orders of magnitude: their square root is drawn.
         const share = count ? 12 + 68 * Math.sqrt(count / total) : 0;

@@ -15,8 +15,7 @@ from typing import Any, Literal
 import ipywidgets
 import numpy as np
 
-from lulc_lib.explanations import explain
-from lulc_lib.export import gallery_html
+from lulc_lib.export import explain_for_page, gallery_html
 from lulc_lib.images import data_uri, open_picture, png_bytes
 from lulc_lib.metrics import Predictions, predict
 from lulc_lib.models import TileClassifier, anatomy
@@ -180,12 +179,8 @@ class Explorer(ipywidgets.VBox):
         if not len(self.found):
             raise ValueError("no tile is found, so that there is nothing to export")
         shown = self.tiles.select(self.found[:count], part=self.tiles.part)
-        maps = {}
-        for name, model in self.models.items():
-            for method in self.state.methods:
-                with self.looking.lock:
-                    own = explain(model, shown, method)
-                maps[f"{name} · {method}" if len(self.state.methods) > 1 else name] = own
+        with self.looking.lock:
+            maps = explain_for_page(self.models, shown, self.state.methods, self.predictions)
         return gallery_html(shown, maps, path, self.predictions)
 
     def add_picture(self, path: str | Path, fit: Literal["crop", "resize"] = "crop") -> str:
@@ -300,7 +295,7 @@ class Explorer(ipywidgets.VBox):
             "classes": list(CLASSES),
             "label": state.label,
             "predicted": state.predicted,
-            "words": f"{judge}: rows are labels, columns predictions; a cell shows its tiles"
+            "words": f"{judge}: rows are labels, columns what it predicts; a cell shows its tiles"
             if known
             else f"{judge} has not predicted all tiles yet",
         }
@@ -370,7 +365,8 @@ class Explorer(ipywidgets.VBox):
         label = self.looking.label(state.tile)
         words = [Path(state.tile).name]
         words.append("no label" if label is None else f"label {CLASSES[label]}")
-        words.append(f"{len(state.strokes)} strokes" if state.strokes else "640 m across")
+        count = len(state.strokes)
+        words.append(f"{count} stroke{'s'[: count != 1]}" if count else "640 m across")
         if state.tile in self._own_words:
             words.append(self._own_words[state.tile])
         return " · ".join(words)

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from lulc_lib.metrics import Predictions
+from lulc_lib.metrics import Predictions, disagreement
 from lulc_lib.tiles import CLASSES, TileSet
 from lulc_lib.widgets.state import ALL, State
 
@@ -53,16 +53,8 @@ class Facts:
 
     @cached_property
     def disagreement(self) -> np.ndarray:
-        """Largest distance between two models' probabilities, (N,), 0 to 1.
-
-        The distance is total variation: the share of probability that would have to move.
-        """
-        rows = list(self.probabilities.values())
-        apart = np.zeros(len(self.labels))
-        for i, one in enumerate(rows):
-            for other in rows[:i]:
-                apart = np.maximum(apart, 0.5 * np.abs(one - other).sum(axis=1))
-        return apart
+        """Largest distance between two models' probabilities, (N,) (`metrics.disagreement`)."""
+        return disagreement(list(self.probabilities.values()) or [np.zeros((len(self.labels), 10))])
 
     @cached_property
     def position(self) -> dict[str, int]:
@@ -186,7 +178,9 @@ def colour_distance(image: np.ndarray, tiles: TileSet) -> float:
     """
     means = tiles.images.float().mean(dim=(2, 3)).numpy().astype(np.float64)  # (N, 3)
     centre = means.mean(axis=0)
-    spread = np.cov(means.T) + np.eye(3)  # a grey level squared, so that few tiles do not make it 0
+    spread = np.cov(means.T, bias=True) + np.eye(
+        3
+    )  # a grey level squared, so that few tiles do not make it 0
     inverse = np.linalg.inv(spread)
 
     def distance(colours: np.ndarray) -> np.ndarray:

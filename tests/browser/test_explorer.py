@@ -130,7 +130,7 @@ def test_paint(lab, page, panel, screenshot):
     page.mouse.down()
     page.mouse.move(box["x"] + 170, box["y"] + 130, steps=8)
     redrawn(page, panel, page.mouse.up)
-    panel.get_by_text("1 strokes").wait_for()
+    panel.get_by_text("1 stroke").wait_for()
     painted = answers(panel)
     assert painted != clean
     assert panel.locator(".lulc-bar-before").count() >= 4
@@ -141,7 +141,7 @@ def test_paint(lab, page, panel, screenshot):
     tile.focus()
     for key in ("ArrowLeft", "ArrowUp", "Space"):
         page.keyboard.press(key)
-    panel.get_by_text("1 strokes").wait_for()
+    panel.get_by_text("1 stroke").wait_for()
     assert page.locator(".jp-Notebook .jp-Cell").count() == 3  # the notebook took none of the keys
     redrawn(page, panel, lambda: page.keyboard.press("Backspace"))
     panel.get_by_text("640 m across").wait_for()

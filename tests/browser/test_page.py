@@ -1,0 +1,125 @@
+"""A hand on the page that needs no kernel: one file, opened from disk."""
+
+import numpy as np
+import pytest
+import torch
+
+from lulc_lib.export import explain_for_page, gallery_html
+from lulc_lib.metrics import predict
+from lulc_lib.models import create_model
+from lulc_lib.synthetic import synthetic
+from lulc_lib.tiles import CLASSES
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def tiles():
+    return synthetic(n_per_class=3, seed=0)
+
+
+@pytest.fixture(scope="module")
+def predictions(tiles):
+    torch.manual_seed(0)
+    models = {
+        "one": create_model("resnet18", image_size=64).eval(),
+        "two": create_model("vit", depth=1, embed_dim=48).eval(),
+    }
+    return models, {name: predict(model, tiles) for name, model in models.items()}
+
+
+@pytest.fixture(scope="module")
+def opened(page, tiles, predictions, tmp_path_factory):
+    """The page of 30 tiles, two models, three methods and three targets, in the browser."""
+    models, said = predictions
+    maps = explain_for_page(models, tiles, ["gradcam", "hirescam", "eigencam"], said)
+    path = gallery_html(tiles, maps, tmp_path_factory.mktemp("page") / "page.html", said)
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text))
+    page.goto(path.as_uri())
+    page.locator(".card[data-drawn]").first.wait_for()
+    yield page
+    assert errors == []
+
+
+def shown(page) -> list[int]:
+    """The numbers of the tiles on the page, in their order."""
+    return page.locator(".card:not([hidden])").evaluate_all(
+        "cards => cards.map(card => Number(card.dataset.tile))"
+    )
+
+
+def test_filters_and_orders(opened, predictions, tiles, screenshot):
+    """Label, prediction, answer, confidence and order are those of the predictions."""
+    page, (_, said) = opened, predictions
+    screenshot("page-first")
+    labels = tiles.labels.numpy()
+    assert shown(page) == list(range(30))
+    page.locator("#label").select_option("River")
+    assert shown(page) == np.flatnonzero(labels == CLASSES.index("River")).tolist()
+    page.locator("#label").select_option("")
+    predicted = int(said["one"].predicted[0])
+    page.locator("#judge").select_option("one")
+    page.locator("#predicted").select_option(str(predicted))
+    assert shown(page) == np.flatnonzero(said["one"].predicted == predicted).tolist()
+    page.locator("#predicted").select_option("")
+    page.locator("#verdict").select_option("wrong")
+    assert shown(page) == np.flatnonzero(said["one"].predicted != labels).tolist()
+    page.locator("#verdict").select_option("disagree")
+    apart = said["one"].predicted != said["two"].predicted
+    assert shown(page) == np.flatnonzero(apart).tolist()
+    page.locator("#verdict").select_option("")
+    page.locator("#most").fill("11")
+    page.locator("#most").blur()
+    assert shown(page) == np.flatnonzero(said["one"].confidence <= 0.11).tolist()
+    page.locator("#most").fill("100")
+    page.locator("#most").blur()
+    page.locator("#sort").select_option("loss")
+    losses = said["one"].losses[shown(page)]
+    assert (np.diff(losses) <= 1e-4).all()
+    screenshot("page-sorted")
+    page.locator("#sort").select_option("")
+    page.locator("#judge").select_option("")
+    assert shown(page) == list(range(30))
+
+
+def test_targets_change_maps_and_words(opened, predictions, tiles, screenshot):
+    """Another target draws other maps, names its class, and stays away where a method is blind."""
+    page, (_, said) = opened, predictions
+    figure = page.locator(".card").nth(4).locator(".map").first
+    figure.scroll_into_view_if_needed()
+    pixels = "canvas => canvas.toDataURL()"
+    before = figure.locator(".over").evaluate(pixels)
+    page.locator("#target").select_option("runner-up")
+    second = CLASSES[int(said["one"].logits[4].argsort()[-2])]
+    assert f"map for {second}" in figure.inner_text()
+    assert second in figure.locator(".over").get_attribute("aria-label")
+    assert figure.locator(".over").evaluate(pixels) != before
+    screenshot("page-runner-up")
+    page.locator("#target").select_option("predicted")
+    assert figure.locator(".over").evaluate(pixels) == before
+    assert "map for" not in figure.inner_text()
+
+
+def test_methods_can_be_shown_and_hidden(opened):
+    """Of six columns each model's first is shown; a tick shows another."""
+    page = opened
+    card = page.locator(".card").first
+    assert card.locator(".map:not([hidden])").count() == 2
+    page.locator(".toggle").nth(1).check()
+    assert card.locator(".map:not([hidden])").count() == 3
+    page.locator(".toggle").nth(1).uncheck()
+
+
+@pytest.mark.parametrize("width", [1200, 700])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_nothing_sticks_out(opened, screenshot, width, theme):
+    """The page fits its window at both widths, in both themes."""
+    page = opened
+    page.set_viewport_size({"width": width, "height": 1000})
+    page.locator("#theme").select_option(theme)
+    page.evaluate("scrollTo(0, 0)")
+    page.wait_for_timeout(200)
+    screenshot(f"page-{width}-{theme}")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
