@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
+APP := notebooks/06_explore_interactively.ipynb
 READY := $(VENV)/.ready
 INSTALL := $(RUN)/python -m pip --disable-pip-version-check install
 
@@ -22,9 +23,10 @@ lab: $(READY)  ## open JupyterLab at the first notebook
 	$(RUN)/jupyter lab notebooks/00_start_here.ipynb
 
 app: $(READY)  ## serve notebook 06 as a page for a class, on localhost (PORT=8866)
-	$(RUN)/voila notebooks/06_explore_interactively.ipynb --no-browser --port=$(or $(PORT),8866) \
-	  --VoilaConfiguration.http_keep_alive_timeout=60 --Voila.ip=127.0.0.1 \
-	  --TagRemovePreprocessor.remove_cell_tags=exercise,solution
+	$(RUN)/jupyter nbconvert --to notebook --output-dir outputs/app --output explorer.ipynb $(APP) \
+	  --TagRemovePreprocessor.enabled=True \
+	  --TagRemovePreprocessor.remove_cell_tags='["exercise", "solution"]'
+	$(RUN)/voila outputs/app/explorer.ipynb --no-browser --Voila.ip=127.0.0.1 --port=$(or $(PORT),8866)
 
 test: lint  ## lint, unit tests, and all notebooks under nbval
 	$(RUN)/python -m pytest

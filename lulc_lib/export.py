@@ -13,6 +13,7 @@ import json
 import re
 import string
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from lulc_lib.models import TileClassifier
 from lulc_lib.plots import (
     GROUND,
     Column,
+    Scale,
     colour_table,
     describe_grid,
     describe_probability,
@@ -139,6 +141,7 @@ def gallery_html(
     }
     first = {name: next(iter(given.values())) for name, given in variants.items()}
     columns = gallery_columns(tiles, first, predictions)
+    columns = [replace(c, scale=_common(c.scale, variants[c.name])) for c in columns]
     for target in dict.fromkeys(t for given in variants.values() for t in given):
         gallery_columns(tiles, {n: g[target] for n, g in variants.items() if target in g})
     models = list(dict.fromkeys(column.model for column in columns))
@@ -301,6 +304,14 @@ def _select(name: str, text: str, options: dict[str, str]) -> str:
         for value, shown in options.items()
     )
     return f'<label>{text} <select id="{name}" autocomplete="off">{choices}</select></label>\n'
+
+
+def _common(scale: Scale, variants: Mapping[str, Explanation]) -> Scale:
+    """Return the scale of the first target, signed or clipped where another target needs it."""
+    maps = [given.heatmap for given in variants.values()]
+    below = any(bool((values < 0).any()) for values in maps)
+    beyond = any(bool((np.abs(values) > scale.limit * (1 + 1e-6)).any()) for values in maps)
+    return Scale(scale.limit, below, beyond)
 
 
 def _shown_at_first(columns: list[Column]) -> set[int]:

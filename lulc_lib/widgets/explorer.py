@@ -494,7 +494,7 @@ class Explorer(ipywidgets.VBox):
             "confidence": _slider(ipywidgets.FloatRangeSlider, "Confidence", 0, 1, 0.01),
             "methods": ipywidgets.SelectMultiple(
                 options=list(method_facts()), description="Methods", rows=5,
-                layout=ipywidgets.Layout(width="240px"),
+                layout=ipywidgets.Layout(width="216px"), style={"description_width": "72px"},
             ),
             "target": _dropdown("Map for", [(_TARGET_WORDS.get(t, t), t) for t in TARGETS]),
             "contrast": _dropdown("and not", [("–", ""), *_pairs(CLASSES)]),
@@ -758,7 +758,10 @@ def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
 
 def _dropdown(text: str, options: Any) -> ipywidgets.Dropdown:
     return ipywidgets.Dropdown(
-        options=options, description=text, layout=ipywidgets.Layout(width="240px")
+        options=options,
+        description=text,
+        layout=ipywidgets.Layout(width="216px"),
+        style={"description_width": "72px"},
     )
 
 
@@ -766,12 +769,14 @@ def _slider(kind: type, text: str, low: float, high: float, step: float) -> Any:
     value = (low, high) if kind is ipywidgets.FloatRangeSlider else low
     return kind(
         value=value, min=low, max=high, step=step, description=text, continuous_update=False,
-        layout=ipywidgets.Layout(width="300px"),
+        layout=ipywidgets.Layout(width="280px"), style={"description_width": "72px"},
     )  # fmt: skip
 
 
 def _button(text: str, tooltip: str, act: Callable[[], None]) -> ipywidgets.Button:
-    button = ipywidgets.Button(description=text, tooltip=tooltip)
+    button = ipywidgets.Button(
+        description=text, tooltip=tooltip, layout=ipywidgets.Layout(width="auto")
+    )
     button.on_click(lambda _: act())
     return button
 
