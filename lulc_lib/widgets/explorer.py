@@ -493,8 +493,8 @@ class Explorer(ipywidgets.VBox):
             "sort": _dropdown("Sort by", [(_SORT_WORDS[s], s) for s in SORTS]),
             "confidence": _slider(ipywidgets.FloatRangeSlider, "Confidence", 0, 1, 0.01),
             "methods": ipywidgets.SelectMultiple(
-                options=list(method_facts()), description="Methods", rows=5,
-                layout=ipywidgets.Layout(width="216px"), style={"description_width": "72px"},
+                options=list(method_facts()), description="Methods", rows=10,
+                layout=ipywidgets.Layout(width="224px"), style={"description_width": "80px"},
             ),
             "target": _dropdown("Map for", [(_TARGET_WORDS.get(t, t), t) for t in TARGETS]),
             "contrast": _dropdown("and not", [("–", ""), *_pairs(CLASSES)]),
@@ -520,7 +520,7 @@ class Explorer(ipywidgets.VBox):
         self._deleted, self._links = ipywidgets.HTML(), ipywidgets.HTML()
         self._upload = ipywidgets.FileUpload(
             accept="image/*,.json", description="open a picture or a state",
-            layout=ipywidgets.Layout(width="220px"),
+            layout=ipywidgets.Layout(width="auto"),
         )  # fmt: skip
         self._upload.observe(self._on_upload, "value")
         self._progress = ipywidgets.IntProgress(layout=ipywidgets.Layout(display="none"))
@@ -760,8 +760,8 @@ def _dropdown(text: str, options: Any) -> ipywidgets.Dropdown:
     return ipywidgets.Dropdown(
         options=options,
         description=text,
-        layout=ipywidgets.Layout(width="216px"),
-        style={"description_width": "72px"},
+        layout=ipywidgets.Layout(width="224px"),
+        style={"description_width": "80px"},
     )
 
 
@@ -769,7 +769,7 @@ def _slider(kind: type, text: str, low: float, high: float, step: float) -> Any:
     value = (low, high) if kind is ipywidgets.FloatRangeSlider else low
     return kind(
         value=value, min=low, max=high, step=step, description=text, continuous_update=False,
-        layout=ipywidgets.Layout(width="280px"), style={"description_width": "72px"},
+        layout=ipywidgets.Layout(width="280px"), style={"description_width": "80px"},
     )  # fmt: skip
 
 

@@ -80,6 +80,9 @@ def test_find(lab, page, panel, screenshot):
 
     panel.get_by_role("tab", name="confusion").click()
     cell = panel.locator(".lulc-cell:not([disabled])").first
+    right = "el => el.getBoundingClientRect().right"
+    edge = panel.locator(".lulc-find").evaluate(right)
+    assert panel.locator(".lulc-cell").last.evaluate(right) < edge - 4  # the whole matrix is seen
     words = cell.get_attribute("aria-label")
     screenshot("explorer-confusion")
     redrawn(page, panel, cell.click)
