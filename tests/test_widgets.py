@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 import lulc_lib.widgets
+from lulc_lib.explanations import explain
 from lulc_lib.images import png_bytes
 from lulc_lib.metrics import Predictions, predict
 from lulc_lib.models import TileClassifier, create_model
@@ -31,10 +32,12 @@ from lulc_lib.widgets.looking import method_facts
 def models() -> dict[str, TileClassifier]:
     """Two small untrained networks, one of each family."""
     torch.manual_seed(0)
-    return {
+    made = {
         "resnet50": create_model("resnet18", image_size=64).eval(),
         "vit": create_model("vit", depth=2, embed_dim=48, num_heads=3).eval(),
     }
+    explain(made["vit"], synthetic(n_per_class=1, seed=0)[0], "gradcam")  # loads what makes CAMs
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +172,14 @@ def test_pages_turn(models, few, given, monkeypatch):
     shown._on_thumbnails({"kind": "pick", "name": few.names[11]})
     assert shown.state.tile == few.names[11]
     assert shown.state.page == 2  # the page stays while its tile is chosen
+    shown.step()
+    assert (shown.state.tile, shown.state.page) == (few.names[0], 0)  # the page follows the tile
+    pictures = shown._thumbnails.sprite
+    shown.step()
+    assert shown._thumbnails.sprite is pictures  # sent once a page
+    shown.step(5)
+    assert shown.state.page == 1
+    assert shown._thumbnails.sprite != pictures
     shown.show(label="Forest")
     assert shown.state.page == 0
 
@@ -199,6 +210,17 @@ def test_slow_methods_come_later(shown):
     shown.wait()
     assert maps(shown) == [["gradcam"], ["gradcam"]]
     assert text(shown._problems) == ""
+
+
+def test_the_first_map_does_not_hold_the_panel_up(models, few, given, monkeypatch):
+    """Until what makes CAMs is loaded, the panel shows tile and answers, then the map comes."""
+    monkeypatch.setattr("lulc_lib.widgets.looking.is_loaded", lambda: False)
+    shown = Explorer(models, few, given)
+    first = shown._look.shown["answers"][0]
+    assert "computing" in first["maps"][0]["waiting"]
+    assert sum(first["probabilities"]) == pytest.approx(1, abs=1e-3)
+    shown.wait()
+    assert "values" in shown._look.shown["answers"][0]["maps"][0]
 
 
 def test_a_model_without_a_map_is_named_beside_the_others(shown):

@@ -193,8 +193,12 @@ def test_caches_are_bounded_and_keep_what_is_used():
     assert 9 not in cache
 
 
-def test_methods_of_many_passes_are_known_as_slow():
-    """So that the hand does not wait for them."""
+def test_methods_of_many_passes_are_known_as_slow(looking, tiles, monkeypatch):
+    """So that the hand does not wait for them; nor for the first CAM of a session."""
+    explain(looking.models["vit"], tiles[0], "gradcam")
     slow = {"scorecam", "ablationcam", "smoothgrad", "occlusion"}
     assert all(map(is_slow, slow | {"integratedgradients"}))
     assert not any(map(is_slow, ("gradcam", "gradcam++", "eigencam", "legrad", "edge", "fullgrad")))
+    monkeypatch.setattr("lulc_lib.widgets.looking.is_loaded", lambda: False)
+    assert is_slow("gradcam")
+    assert not is_slow("legrad")

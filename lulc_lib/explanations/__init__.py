@@ -1,7 +1,7 @@
 """Explain what a model looks at: one call, any method, a signed map on the tile."""
 
 from lulc_lib.explanations.attention import attention_rollout
-from lulc_lib.explanations.cam import principal_map
+from lulc_lib.explanations.cam import is_loaded, principal_map
 from lulc_lib.explanations.engine import check_methods, explain, layers
 from lulc_lib.explanations.result import Explanation
 from lulc_lib.explanations.table import methods
@@ -11,6 +11,7 @@ __all__ = [
     "attention_rollout",
     "check_methods",
     "explain",
+    "is_loaded",
     "layers",
     "methods",
     "principal_map",

@@ -1,6 +1,7 @@
 """Class activation maps: a layer's activations, weighted (owns pytorch_grad_cam's definitions)."""
 
 import functools
+import sys
 import types
 from collections.abc import Callable
 
@@ -39,6 +40,11 @@ def weighted(definition: str, form: Form, activations: Tensor, gradients: Tensor
     arrays = activations.contiguous().numpy(), gradients.contiguous().numpy()
     with np.errstate(all="ignore"):  # what comes out not finite is named by NaNMap
         return _library(definition)(*arrays)
+
+
+def is_loaded() -> bool:
+    """Say whether pytorch-grad-cam is loaded, which takes seconds: the first CAM waits for it."""
+    return "pytorch_grad_cam" in sys.modules
 
 
 @functools.cache

@@ -114,7 +114,7 @@ function render({ model, el }) {
   let cursor = [SIDE / 2, SIDE / 2];
 
   function draw() {
-    const shown = model.get("shown");
+    const shown = { ...model.get("fixed"), ...model.get("shown") };
     asked = false;
     if (!shown.tile) {
       holder.hidden = true;

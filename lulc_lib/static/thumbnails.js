@@ -26,6 +26,7 @@ function render({ model, el }) {
 
   function draw() {
     const shown = model.get("shown");
+    const sprite = model.get("sprite");
     held = list.contains(document.activeElement);
     words.textContent = shown.words;
     turn[0].disabled = !shown.before;
@@ -41,7 +42,7 @@ function render({ model, el }) {
         button.setAttribute("aria-label", item.title);
         button.setAttribute("aria-selected", item.name === shown.chosen);
         button.tabIndex = item.name === shown.chosen || (!shown.onPage && i === 0) ? 0 : -1;
-        button.style.backgroundImage = `url(${shown.sprite})`;
+        button.style.backgroundImage = `url(${sprite})`;
         button.style.backgroundPosition = `0 ${shown.items.length > 1 ? (100 * i) / (shown.items.length - 1) : 0}%`;
         button.style.backgroundSize = `100% ${100 * shown.items.length}%`;
         button.addEventListener("click", () => model.send({ kind: "pick", name: item.name }));
@@ -67,9 +68,9 @@ function render({ model, el }) {
     event.preventDefault();
     event.stopPropagation();
   });
-  model.on("change:shown", draw);
+  model.on("change:shown change:sprite", draw);
   draw();
-  return () => model.off("change:shown", draw);
+  return () => model.off("change:shown change:sprite", draw);
 }
 
 export default { render };

@@ -24,19 +24,25 @@ def _script(name: str, shared: bool = False) -> str:
 class Look(anywidget.AnyWidget):
     """The tile with its brush, and beside it each model's probabilities and maps.
 
-    Sends {kind: "stroke", points, done} and {kind: "undo"}.
+    `fixed` never changes: names and colours of the classes, colour tables. Sends {kind: "stroke",
+    points, done} and {kind: "undo"}.
     """
 
     _esm = _script("look.js", shared=True)
     _css = _STYLE
+    fixed = traitlets.Dict().tag(sync=True)
     shown = traitlets.Dict({"tile": "", "words": "", "answers": []}).tag(sync=True)
 
 
 class Thumbnails(anywidget.AnyWidget):
-    """A page of tiles. Sends {kind: "pick", name} and {kind: "page", by}."""
+    """A page of tiles, whose pictures lie in `sprite`, sent when the page turns alone.
+
+    Sends {kind: "pick", name} and {kind: "page", by}.
+    """
 
     _esm = _script("thumbnails.js")
     _css = _STYLE
+    sprite = traitlets.Unicode("").tag(sync=True)
     shown = traitlets.Dict({"items": [], "words": ""}).tag(sync=True)
 
 

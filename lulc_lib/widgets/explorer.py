@@ -124,7 +124,8 @@ class Explorer(ipywidgets.VBox):
         names = [self.tiles.names[i] for i in self.found]
         if names:
             at = names.index(self.state.tile) if self.state.tile in names else -1
-            self._go(self.state.change(tile=names[(at + by) % len(names)]))
+            at = (at + by) % len(names)
+            self._go(self.state.change(tile=names[at], page=at // PER_PAGE))
 
     def to_json(self) -> str:
         """Return what is shown as JSON text, which `restore` shows again."""
@@ -179,8 +180,7 @@ class Explorer(ipywidgets.VBox):
         if not len(self.found):
             raise ValueError("no tile is found, so that there is nothing to export")
         shown = self.tiles.select(self.found[:count], part=self.tiles.part)
-        with self.looking.lock:
-            maps = explain_for_page(self.models, shown, self.state.methods, self.predictions)
+        maps = explain_for_page(self.models, shown, self.state.methods, self.predictions)
         return gallery_html(shown, maps, path, self.predictions)
 
     def add_picture(self, path: str | Path, fit: Literal["crop", "resize"] = "crop") -> str:
@@ -247,7 +247,10 @@ class Explorer(ipywidgets.VBox):
             if finds:
                 self._find(keep_page=everything)
             if finds or (state.tile, state.page) != (before.tile, before.page):
-                self._show_found()
+                self._show_page(refresh=everything)
+                self._show_place()
+            if finds:
+                self._show_matrix()
             self._show_tile()
         except Exception as error:
             self._problem(_in_words(error))
@@ -271,24 +274,28 @@ class Explorer(ipywidgets.VBox):
         for name, given in self.predictions.items():
             self.looking.learn(name, self.tiles.names, given.probabilities)
 
-    def _show_found(self) -> None:
+    def _show_page(self, refresh: bool) -> None:
         state, count = self.state, len(self.found)
         pages = max(1, -(-count // PER_PAGE))
         page = min(state.page, pages - 1)
         here = self.found[page * PER_PAGE : (page + 1) * PER_PAGE]
-        images = self.tiles.images[here].numpy()
         names = [self.tiles.names[i] for i in here]
+        items = self._thumbnails.shown["items"]
+        if refresh or names != [item["name"] for item in items]:
+            items = [self._thumbnail(i) for i in here]
+            self._thumbnails.sprite = sprite(self.tiles.images[here].numpy()) if count else ""
         first = page * PER_PAGE + 1 if count else 0
         self._thumbnails.shown = {
-            "sprite": sprite(images) if count else "",
-            "items": [self._thumbnail(i) for i in here],
+            "items": items,
             "chosen": state.tile,
             "onPage": state.tile in names,
             "words": f"{first:,}–{first + len(here) - bool(count):,} of {count:,}",
             "before": page > 0,
             "after": page < pages - 1,
         }
-        judge = self._judge()
+
+    def _show_matrix(self) -> None:
+        state, judge = self.state, self._judge()
         known = judge in self.predictions
         self._matrix.shown = {
             "counts": confusion(self.facts, judge).tolist() if known else [],
@@ -299,9 +306,12 @@ class Explorer(ipywidgets.VBox):
             if known
             else f"{judge} has not predicted all tiles yet",
         }
+
+    def _show_place(self) -> None:
+        """Mark the tile, and those found, on the embedding map."""
+        state, shown = self.state, self._scatter.shown
         kept = np.zeros(len(self.tiles), dtype=np.uint8)
         kept[self.found] = 1
-        shown = self._scatter.shown
         self._scatter.shown = {
             **shown,
             "kept": encoded(kept),
@@ -330,7 +340,7 @@ class Explorer(ipywidgets.VBox):
             for method in state.methods:
                 if is_slow(method) and not self._at_hand(name, method):
                     waiting.append((name, method))
-                    text = f"{method} takes many passes; computing …"
+                    text = f"{method} takes a while; computing …"
                     maps[name].append({"method": method, "waiting": text})
                 else:
                     maps[name].append(packed_map(state, self.looking, name, method))
@@ -346,9 +356,6 @@ class Explorer(ipywidgets.VBox):
             "answers": answers,
             "opacity": state.opacity,
             "radius": state.radius,
-            "classes": list(CLASSES),
-            "colours": list(CLASS_COLORS.values()),
-            "tables": _TABLES,
         }
         self._show_deletion()
         if waiting:
@@ -442,8 +449,7 @@ class Explorer(ipywidgets.VBox):
         self._progress.max = len(self.tiles)
         for first in range(0, len(self.tiles), CHUNK):
             some = self.tiles[first : first + CHUNK]
-            with self.looking.lock:
-                chunks.append(predict(self.models[name], some, features=features, cache=True))
+            chunks.append(predict(self.models[name], some, features=features, cache=True))
             self._progress.value = first + len(some)
             self._say(f"{name} predicts: {first + len(some):,} of {len(self.tiles):,} tiles")
         return joined(chunks, self.tiles)
@@ -510,7 +516,9 @@ class Explorer(ipywidgets.VBox):
         }  # fmt: skip
         for name, control in self._controls.items():
             control.observe(functools.partial(self._on_control, name), "value")
-        self._look, self._thumbnails, self._matrix = Look(), Thumbnails(), Matrix()
+        classes = {"classes": list(CLASSES), "colours": list(CLASS_COLORS.values())}
+        self._look = Look(fixed={**classes, "tables": _TABLES})
+        self._thumbnails, self._matrix = Thumbnails(), Matrix()
         self._scatter = Scatter()
         listener(self._look, self._on_look)
         listener(self._thumbnails, self._on_thumbnails)

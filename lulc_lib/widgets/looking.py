@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lulc_lib.explanations import Explanation, explain, layers, methods
+from lulc_lib.explanations import Explanation, explain, is_loaded, layers, methods
 from lulc_lib.export import pack_grid
 from lulc_lib.faithfulness import deletion_order, first_pixels, random_order, remove, swap
 from lulc_lib.metrics import predict
@@ -230,8 +230,10 @@ def method_facts() -> dict[str, dict[str, Any]]:
 
 
 def is_slow(method: str) -> bool:
-    """Say whether a map takes many passes, so that a hand would wait for it."""
-    return not method_facts()[method]["cost"].startswith(("1 forward", "none"))
+    """Say whether a hand would wait for a map: it takes many passes, or what makes it must load."""
+    facts = method_facts()[method]
+    unloaded = facts["family"] == "cam" and not is_loaded()
+    return unloaded or not facts["cost"].startswith(("1 forward", "none"))
 
 
 def asked_of(state: State, looking: Looking, model: str, method: str) -> Asked:

@@ -1,5 +1,6 @@
 """A real JupyterLab on localhost and a real Chromium, for the tests of what a hand can touch."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -95,10 +96,9 @@ def chromium() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
-def lab(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A JupyterLab with settings, caches and notebooks of its own, ended with its kernels."""
-    home = tmp_path_factory.mktemp("lab")
+@contextlib.contextmanager
+def running_lab(home: Path) -> Iterator[Lab]:
+    """Run a JupyterLab with settings, caches and notebooks of its own; end it with its kernels."""
     folder, runtime = home / "notebooks", home / "runtime"
     folder.mkdir()
     quiet = home / "settings" / "@jupyterlab" / "apputils-extension"
@@ -120,6 +120,13 @@ def lab(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab
     finally:
         _end(server)
         log.close()
+
+
+@pytest.fixture(scope="session")
+def lab(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A running JupyterLab."""
+    with running_lab(tmp_path_factory.mktemp("lab")) as lab:
+        yield lab
 
 
 @pytest.fixture(scope="module")

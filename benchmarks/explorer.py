@@ -1,0 +1,244 @@
+"""Measure the explorer with the shipped models, as a hand meets it.
+
+    python benchmarks/explorer.py            # some minutes on two cores
+    python benchmarks/explorer.py --quick    # tiny: does it run at all, nothing written
+
+In the kernel, two models, one gradient CAM each: (a) first display with predictions at hand; (b) a
+tile's picture the first time, and again; (c) a stroke of the brush to new probabilities and maps;
+(d) a filter over all test tiles; (e) 1,000 random changes: errors, and memory after the first 100;
+(f) the page without a kernel: its size with 200 tiles, two models and four methods. In Chromium,
+where there is one: (g) how long the page takes to open, and a click until it is drawn where the
+kernel has nothing to compute. Times are wall clock, p95 is the 95th percentile.
+"""
+
+import argparse
+import gc
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from input import get_tiles
+
+from lulc_lib.checkpoints import load_checkpoint
+from lulc_lib.export import explain_for_page, gallery_html
+from lulc_lib.metrics import predict
+from lulc_lib.models import create_model
+from lulc_lib.splits import split
+from lulc_lib.widgets import Explorer
+
+RESULTS = Path(__file__).parent / "results" / "explorer.json"
+METHODS = ("gradcam", "gradcam++", "hirescam", "layercam")
+WANTED = {  # milliseconds, but for megabytes and counts
+    "first_display": 3000, "tile_first_p95": 150, "tile_again_p95": 30, "stroke_p95": 200,
+    "filter_p95": 100, "errors": 0, "growth_mb": 50, "page_mb": 15, "page_opens": 2000,
+    "browser_adds": 100,
+}  # fmt: skip
+
+
+def milliseconds(act: Callable[[], Any]) -> float:
+    """Return how long a call takes."""
+    start = time.perf_counter()
+    act()
+    return 1000 * (time.perf_counter() - start)
+
+
+def p95(values: list[float]) -> float:
+    """Return the 95th percentile."""
+    return round(float(np.percentile(values, 95)), 1)
+
+
+def resident() -> float:
+    """Return this process's memory in MB, after collecting garbage."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def in_the_kernel(explorer: Explorer, count: int, changes: int) -> dict[str, float]:
+    """Measure tiles, strokes, filters, and random changes."""
+    rng = np.random.default_rng(0)
+    names = [explorer.tiles.names[i] for i in rng.permutation(len(explorer.tiles))[:count]]
+    explorer.show(methods=("gradcam",), tile=names[0])  # the scale is set once
+    first = [milliseconds(lambda name=name: explorer.show(tile=name)) for name in names[1:]]
+    again = [milliseconds(lambda name=name: explorer.show(tile=name)) for name in names]
+    strokes = []
+    for _ in range(count):
+        points = rng.uniform(8, 56, (6, 2)).tolist()
+        message = {"kind": "stroke", "points": points, "done": True}
+        strokes.append(milliseconds(lambda message=message: explorer._on_look(message)))
+    filters = []
+    for label in ("River", "Forest", "all"):
+        for asked in ({"answer": "wrong"}, {"answer": "disagree"}, {"sort": "loss"}):
+            explorer._clear()
+            state = explorer.state.change(label=label, **asked)
+            explorer.state = state
+            filters.append(milliseconds(lambda: explorer._find()))
+    explorer._clear()
+    found = {"tile_first_p95": p95(first), "tile_again_p95": p95(again)}
+    found |= {"stroke_p95": p95(strokes), "filter_p95": p95(filters)}
+    return {**found, **random_changes(explorer, rng, changes)}
+
+
+def random_changes(explorer: Explorer, rng: np.random.Generator, count: int) -> dict[str, float]:
+    """Change the state at random; return errors and growth of memory after the first tenth."""
+    choices: dict[str, list[Any]] = {
+        "label": ["all", "River", "Highway"], "answer": ["all", "right", "wrong", "disagree"],
+        "sort": ["order", "loss", "confidence", "disagreement"], "opacity": [0.3, 0.6],
+        "methods": [("gradcam",), ("gradcam++", "hirescam"), ("legrad",), ("eigencam", "edge")],
+        "target": ["predicted", "label", "River", "Forest"], "sign": ["signed", "positive"],
+        "scale": ["shared", "per map"], "tile": list(explorer.tiles.names), "deleted": [0.0, 0.3],
+        "tool": ["blur", "mean", "texture"], "page": [0, 1, 2],
+    }  # fmt: skip
+    errors, before = 0, 0.0
+    for number in range(count):
+        if number == count // 10:
+            before = resident()
+        name = list(choices)[rng.integers(len(choices))]
+        value = choices[name][rng.integers(len(choices[name]))]
+        try:
+            explorer.show(**{name: value})
+            if rng.random() < 0.2:
+                points = rng.uniform(0, 64, (3, 2)).tolist()
+                explorer._on_look({"kind": "stroke", "points": points, "done": True})
+        except Exception as error:
+            print(f"{name}={value!r}: {type(error).__name__} {error}", flush=True)
+            errors += 1
+        problem = explorer._problems.value
+        errors += bool(problem) and "No tile fits" not in problem
+    return {"errors": errors, "growth_mb": round(resident() - before, 1), "changes": count}
+
+
+def in_the_browser(page_file: Path, browser: str, quick: bool) -> dict[str, float]:
+    """Open the page, and click in a real JupyterLab; the explorer there is a small one."""
+    code = Path(__file__).parents[1] / "tests" / "browser"
+    line = (
+        f"import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(code)!r}]; "
+        f"import explorer; explorer.drive({str(page_file)!r}, {browser!r}, {quick})"
+    )
+    done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# A map that looks at no model, so that what is left of a click's time is the way there and back.
+CELLS = (
+    """\
+import lulc_lib as lulc
+models = {name: lulc.load_checkpoint(name)[0] for name in ("resnet50", "vit")}
+tiles = lulc.split(lulc.load_tiles(), "seed42").test[:60]
+preds = {name: lulc.predict(model, tiles) for name, model in models.items()}
+explorer = lulc.Explorer(models, tiles, preds)
+explorer.show(methods=("edge",))""",
+    "explorer",
+)
+
+
+def drive(page_file: str, browser: str, quick: bool) -> None:
+    """Print, as JSON, how long the page takes to open and what a click takes beyond the kernel."""
+    from conftest import BROWSER_FLAGS
+    from playwright.sync_api import sync_playwright
+    from test_explorer import redrawn
+
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
+        chromium = playwright.chromium.launch(executable_path=browser, args=BROWSER_FLAGS)
+        page = chromium.new_page(viewport={"width": 1200, "height": 1000})
+        opens = []
+        for _ in range(3):
+            start = time.perf_counter()
+            page.goto(Path(page_file).as_uri())
+            page.locator(".card[data-drawn]").first.wait_for()
+            opens.append(1000 * (time.perf_counter() - start))
+        found = {"page_opens": round(statistics.median(opens))}
+        if not quick:
+            found["browser_adds"] = clicks(page, Path(folder), redrawn)
+        chromium.close()
+    print(json.dumps(found))
+
+
+def clicks(page: Any, folder: Path, redrawn: Callable[..., None]) -> float:
+    """Return the 95th percentile of click to drawn where the kernel computes next to nothing."""
+    from conftest import running_lab
+
+    with running_lab(folder) as lab:
+        page.goto(lab.write("explorer.ipynb", *CELLS))
+        page.set_default_timeout(180_000)
+        lab.run_all(page)
+        panel = page.locator(".jp-Notebook .jp-Cell").nth(1)
+        panel.locator(".lulc-over").first.wait_for()
+        thumbs = panel.locator(".lulc-thumbnail")
+        page.evaluate(WATCH)
+        for number in range(1, 31):
+            redrawn(page, panel, lambda number=number: thumbs.nth(number).click())
+        return p95(page.evaluate("window.lulcTimes"))
+
+
+# From the click's event to the frame after the new picture is drawn.
+WATCH = """() => {
+    window.lulcTimes = [];
+    const look = document.querySelector('.lulc-look');
+    let clicked = null;
+    document.addEventListener('click', () => { clicked = performance.now(); }, true);
+    new MutationObserver(() => requestAnimationFrame(() => {
+        if (clicked !== null) window.lulcTimes.push(performance.now() - clicked);
+        clicked = null;
+    })).observe(look, {attributes: true, attributeFilter: ['data-serial']});
+}"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="tiny, nothing written")
+    quick = parser.parse_args().quick
+    tiles = split(get_tiles(quick), "seed42").test
+    if quick:
+        torch.manual_seed(0)
+        models = {"resnet50": create_model("resnet18", image_size=64).eval()}
+        models["vit"] = create_model("vit", depth=1, embed_dim=48).eval()
+    else:
+        models = {name: load_checkpoint(name)[0] for name in ("resnet50", "vit")}
+    predictions = {
+        name: predict(model, tiles, features=True, cache=not quick)
+        for name, model in models.items()
+    }
+    made: list[Explorer] = []
+    result: dict[str, Any] = {"wanted": WANTED, "tiles": len(tiles)}
+    result["first_display"] = round(
+        milliseconds(lambda: made.append(Explorer(models, tiles, predictions))), 1
+    )
+    result["first_map"] = round(milliseconds(made[0].wait), 1)  # what makes it loads meanwhile
+    result |= in_the_kernel(made[0], 5 if quick else 60, 30 if quick else 1000)
+    result["kernel_mb"] = round(resident())
+    with tempfile.TemporaryDirectory() as folder:
+        shown = tiles[: 5 if quick else 200]
+        maps = explain_for_page(models, shown, METHODS, predictions)
+        page = gallery_html(shown, maps, Path(folder) / "page.html", predictions)
+        result["page_mb"] = round(page.stat().st_size / 1e6, 2)
+        browser = shutil.which("chromium") or shutil.which("google-chrome")
+        if browser:
+            result |= in_the_browser(page, browser, quick)
+    short = [k for k, most in WANTED.items() if k in result and result[k] > most]
+    for name, most in WANTED.items():
+        print(f"{name}: {result.get(name, 'not measured')} (wanted: at most {most})")
+    print(f"the kernel takes {result['kernel_mb']} MB", flush=True)
+    if quick:
+        return 0
+    result |= {"torch": torch.__version__, "threads": torch.get_num_threads(),
+               "machine": platform.machine()}  # fmt: skip
+    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    return 1 if short else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
