@@ -343,8 +343,8 @@ def test_a_picture_of_ones_own(shown, tmp_path, few):
     shown.figure()
     shown.show(target="label")
     assert "has no label" in shown._look.shown["answers"][0]["maps"][0]["problem"]
-    shown.show(tile=few.names[0])
-    assert "red.png" not in shown._look.shown["words"]
+    shown.show(label="Forest")
+    assert shown.state.tile == few.names[1]  # what is looked for now
 
 
 def test_uploads_are_pictures_or_states(shown, few):

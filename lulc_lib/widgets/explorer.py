@@ -260,9 +260,9 @@ class Explorer(ipywidgets.VBox):
         self.found = find(self.state, self.facts)
         if not len(self.found):
             self._problem("No tile fits. Choose another label, answer or range, or clear.")
-        own = self.state.tile in self.looking.own
-        held = not own and self.looking.position[self.state.tile] in self.found
-        if len(self.found) and not own and not held:
+        own = self.state.tile in self.looking.own  # stays until something else is looked for
+        held = (own and keep_page) or self.looking.position.get(self.state.tile) in self.found
+        if len(self.found) and not held:
             first = self.tiles.names[self.found[0]]
             self.state = self.state.change(tile=first, strokes=(), deleted=0.0)
         if not keep_page:
