@@ -1,5 +1,6 @@
 """Train the shipped checkpoints again, stage by stage, and keep what they say of the test tiles.
 
+    python benchmarks/recipes.py                   # what there is
     python benchmarks/recipes.py resnet50          # train; killed, it goes on; validation figures
     python benchmarks/recipes.py resnet50 --ship   # also test once, and write the checkpoint
 
@@ -116,9 +117,15 @@ def keep(name: str, predictions: Predictions, weights: str, agree: float) -> Non
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", metavar="NAME", choices=list(RECIPES), help=", ".join(RECIPES))
+    parser.add_argument("name", metavar="NAME", nargs="?", help=f"of {', '.join(RECIPES)}")
     parser.add_argument("--ship", action="store_true", help="test once, write the checkpoint")
     options = parser.parse_args()
+    if options.name is None:
+        for name, recipe in RECIPES.items():
+            print(f"{name}: {', then '.join(f'{c.epochs} epochs' for c in recipe.stages)}")
+        return 0
+    if options.name not in RECIPES:
+        parser.error(f"there is no recipe {options.name!r}; there are {', '.join(RECIPES)}")
     parts = split(load_eurosat(download=False), "seed42")
     model, history = train(options.name, parts)
     if options.ship:

@@ -358,6 +358,9 @@ def test_uploads_are_pictures_or_states(shown, few):
 
     upload("mine.png", png_bytes(few.images[3].numpy()))
     assert shown.state.tile == "mine.png (crop)"
+    shown._fit.value = "resize"
+    upload("mine.png", png_bytes(few.images[3].numpy()))
+    assert shown.state.tile == "mine.png (resize)"
     upload("state.json", State(tile=few.names[2], label="River").to_json().encode())
     assert shown.state.tile == few.names[2]
     upload("state.json", b"{}")

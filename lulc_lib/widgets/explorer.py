@@ -531,6 +531,8 @@ class Explorer(ipywidgets.VBox):
             layout=ipywidgets.Layout(width="auto"),
         )  # fmt: skip
         self._upload.observe(self._on_upload, "value")
+        fits = [("cut out its centre", "crop"), ("shrink the whole", "resize")]
+        self._fit = _dropdown("Picture", fits)
         self._progress = ipywidgets.IntProgress(layout=ipywidgets.Layout(display="none"))
         self._note = ipywidgets.Textarea(
             description="Note", placeholder="what you see, and what would prove you wrong",
@@ -585,7 +587,7 @@ class Explorer(ipywidgets.VBox):
                 _row(c["deleted"]),
                 self._deleted,
                 self._note,
-                _row(*keep, self._upload),
+                _row(*keep, self._upload, self._fit),
                 self._links,
             ),
         ]
@@ -688,7 +690,7 @@ class Explorer(ipywidgets.VBox):
                 with tempfile.TemporaryDirectory() as folder:
                     file = Path(folder, Path(given["name"]).name)
                     file.write_bytes(content)
-                    self.add_picture(file)
+                    self.add_picture(file, self._fit.value)
         except Exception as error:
             self._problem(_in_words(error))
         self._upload.value = ()
