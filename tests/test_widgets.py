@@ -125,7 +125,7 @@ def test_stepping_goes_round(shown, few):
     assert seen == [*names, names[0]]
     shown.step(-1)
     assert shown.state.tile == names[-1]
-    assert shown._thumbnails.shown["chosen"] == names[-1]
+    assert shown._thumbnails.chosen == names[-1]
     assert "label" in shown._look.shown["words"]
 
 

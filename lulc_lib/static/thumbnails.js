@@ -1,4 +1,5 @@
 // A page of thumbnails: each a button; arrow keys move between them, Page Up and Down turn pages.
+// Python puts shared.js before this file.
 
 function render({ model, el }) {
   el.classList.add("lulc-thumbnails");
@@ -22,34 +23,50 @@ function render({ model, el }) {
   list.setAttribute("role", "listbox");
   list.setAttribute("aria-label", "Tiles found");
   el.replaceChildren(head, list);
-  let held = false; // whether the focus was in the grid when it was drawn anew
+  let address = ""; // of the sprite: a short one, since every button names it
+
+  function takeSprite() {
+    if (address) URL.revokeObjectURL(address);
+    const [head, data] = model.get("sprite").split(",");
+    const type = head.slice(5).split(";")[0];
+    address = data ? URL.createObjectURL(new Blob([bytesOf(data)], { type })) : "";
+    draw();
+  }
+
+  function thumbnail(item, i, count) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = `lulc-thumbnail lulc-is-${item.mark}`;
+    button.dataset.name = item.name;
+    button.title = item.title;
+    button.setAttribute("role", "option");
+    button.setAttribute("aria-label", item.title);
+    button.style.backgroundImage = `url(${address})`;
+    button.style.backgroundPosition = `0 ${count > 1 ? (100 * i) / (count - 1) : 0}%`;
+    button.style.backgroundSize = `100% ${100 * count}%`;
+    button.addEventListener("click", () => model.send({ kind: "pick", name: item.name }));
+    return button;
+  }
 
   function draw() {
     const shown = model.get("shown");
-    const sprite = model.get("sprite");
-    held = list.contains(document.activeElement);
     words.textContent = shown.words;
     turn[0].disabled = !shown.before;
     turn[1].disabled = !shown.after;
-    list.replaceChildren(
-      ...shown.items.map((item, i) => {
-        const button = document.createElement("button");
-        button.type = "button";
-        button.className = `lulc-thumbnail lulc-is-${item.mark}`;
-        button.dataset.name = item.name;
-        button.title = item.title;
-        button.setAttribute("role", "option");
-        button.setAttribute("aria-label", item.title);
-        button.setAttribute("aria-selected", item.name === shown.chosen);
-        button.tabIndex = item.name === shown.chosen || (!shown.onPage && i === 0) ? 0 : -1;
-        button.style.backgroundImage = `url(${sprite})`;
-        button.style.backgroundPosition = `0 ${shown.items.length > 1 ? (100 * i) / (shown.items.length - 1) : 0}%`;
-        button.style.backgroundSize = `100% ${100 * shown.items.length}%`;
-        button.addEventListener("click", () => model.send({ kind: "pick", name: item.name }));
-        return button;
-      }),
-    );
+    const held = list.contains(document.activeElement);
+    list.replaceChildren(...shown.items.map((item, i) => thumbnail(item, i, shown.items.length)));
+    choose();
     if (held) list.querySelector('[tabindex="0"]')?.focus();
+  }
+
+  function choose() {
+    const name = model.get("chosen");
+    const buttons = Array.from(list.children);
+    const at = buttons.findIndex((button) => button.dataset.name === name);
+    buttons.forEach((button, i) => {
+      button.setAttribute("aria-selected", i === at);
+      button.tabIndex = i === Math.max(at, 0) ? 0 : -1;
+    });
   }
 
   list.addEventListener("keydown", (event) => {
@@ -68,9 +85,16 @@ function render({ model, el }) {
     event.preventDefault();
     event.stopPropagation();
   });
-  model.on("change:shown change:sprite", draw);
-  draw();
-  return () => model.off("change:shown change:sprite", draw);
+  model.on("change:shown", draw);
+  model.on("change:sprite", takeSprite);
+  model.on("change:chosen", choose);
+  takeSprite();
+  return () => {
+    model.off("change:shown", draw);
+    model.off("change:sprite", takeSprite);
+    model.off("change:chosen", choose);
+    if (address) URL.revokeObjectURL(address);
+  };
 }
 
 export default { render };

@@ -40,10 +40,11 @@ class Thumbnails(anywidget.AnyWidget):
     Sends {kind: "pick", name} and {kind: "page", by}.
     """
 
-    _esm = _script("thumbnails.js")
+    _esm = _script("thumbnails.js", shared=True)
     _css = _STYLE
     sprite = traitlets.Unicode("").tag(sync=True)
     shown = traitlets.Dict({"items": [], "words": ""}).tag(sync=True)
+    chosen = traitlets.Unicode("").tag(sync=True)
 
 
 class Matrix(anywidget.AnyWidget):

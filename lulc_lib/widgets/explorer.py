@@ -246,12 +246,14 @@ class Explorer(ipywidgets.VBox):
             self._problem("")
             if finds:
                 self._find(keep_page=everything)
-            if finds or (state.tile, state.page) != (before.tile, before.page):
+            self._show_tile()  # first: it is what the hand waits for
+            if finds or self.state.page != before.page:
                 self._show_page(refresh=everything)
+            if finds or self.state.tile != before.tile:
+                self._thumbnails.chosen = self.state.tile
                 self._show_place()
             if finds:
                 self._show_matrix()
-            self._show_tile()
         except Exception as error:
             self._problem(_in_words(error))
         self._set_controls()
@@ -287,8 +289,6 @@ class Explorer(ipywidgets.VBox):
         first = page * PER_PAGE + 1 if count else 0
         self._thumbnails.shown = {
             "items": items,
-            "chosen": state.tile,
-            "onPage": state.tile in names,
             "words": f"{first:,}–{first + len(here) - bool(count):,} of {count:,}",
             "before": page > 0,
             "after": page < pages - 1,
