@@ -128,7 +128,9 @@ def in_the_browser(page_file: Path, browser: str, quick: bool) -> dict[str, floa
         f"import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(code)!r}]; "
         f"import explorer; explorer.drive({str(page_file)!r}, {browser!r}, {quick})"
     )
-    done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", line], stdout=subprocess.PIPE, text=True, check=True
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 

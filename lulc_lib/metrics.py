@@ -1,7 +1,7 @@
 """Predict tiles, and score the predictions with intervals."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from lulc_lib import models
 from lulc_lib.augmentation import WAYS, turned
 from lulc_lib.models import evaluating
-from lulc_lib.storage import cached_arrays, digest_arrays, digest_files
+from lulc_lib.storage import cached_arrays, digest_arrays, digest_files, load_arrays
 from lulc_lib.tiles import CLASSES, TILE_SIZE, TileSet, as_images
 
 ECE_BINS = 15  # equal-width bins of confidence, as in Guo et al. 2017 (arXiv 1706.04599)
@@ -281,15 +281,47 @@ def predict(
             _check_finite(kind, values, names)
         return {**arrays, "seconds": np.array(time.perf_counter() - start)}
 
-    settings = {"precision": precision, "features": bool(features), "tta": bool(tta)}
-    spec = getattr(model, "spec", None)
-    if cache and spec is not None:
-        key = {**settings, "spec": spec, "weights": weights_digest(model)}
-        key["code"] = digest_files(Path(__file__), Path(models.__file__))
-        key["images"] = digest_arrays(images.cpu().numpy())
+    if cache and getattr(model, "spec", None) is not None:
+        key = _cache_key(model, images, precision, features, tta)
         arrays = cached_arrays("predictions", key, compute)
     else:
         arrays = compute()
+    return _as_predictions(model, tiles, names, arrays, tta)
+
+
+def cached_predictions(
+    model: nn.Module, tiles: TileSet, features: bool = False, precision: str = "float32"
+) -> Predictions | None:
+    """Return what `predict(..., cache=True)` has kept, None where it has kept nothing."""
+    if getattr(model, "spec", None) is None:
+        return None
+    key = _cache_key(model, tiles.images, precision, features, tta=False)
+    arrays = load_arrays("predictions", key)
+    return None if arrays is None else _as_predictions(model, tiles, tiles.names, arrays, False)
+
+
+def _cache_key(
+    model: nn.Module, images: Tensor, precision: str, features: bool, tta: bool
+) -> dict[str, Any]:
+    return {
+        "precision": precision,
+        "features": bool(features),
+        "tta": bool(tta),
+        "spec": model.spec,
+        "weights": weights_digest(model),
+        "code": digest_files(Path(__file__), Path(models.__file__)),
+        "images": digest_arrays(images.cpu().numpy()),
+    }
+
+
+def _as_predictions(
+    model: nn.Module,
+    tiles: Any,
+    names: tuple[str, ...],
+    arrays: Mapping[str, np.ndarray],
+    tta: bool,
+) -> Predictions:
+    is_set = isinstance(tiles, TileSet)
     trained_on = getattr(model, "trained_on", None)
     return Predictions(
         logits=arrays["logits"],

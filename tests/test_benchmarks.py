@@ -1,6 +1,7 @@
 """What the benchmarks' pages say is what their scripts measured."""
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 
@@ -76,3 +77,12 @@ def test_masked_autoencoding_learns_and_leaves_a_classifier(experiments):
     assert model(tiles.images[:2] / 255).shape == (2, 10)
     with pytest.raises(ValueError, match="not a ViT of patch tokens alone"):
         MaskedAutoencoder(create_model("resnet18"))
+
+
+def test_the_readme_tells_the_measured_memory():
+    """What a kernel of the explorer takes is what the benchmark found."""
+    found = json.loads((BENCHMARKS / "results" / "explorer.json").read_text())
+    readme = " ".join((BENCHMARKS.parent / "README.md").read_text().split())
+    assert f"a kernel of its own, of about {found['kernel_mb'] / 1000:.1f} GB" in readme
+    short = [name for name, most in found["wanted"].items() if found[name] > most]
+    assert short == []

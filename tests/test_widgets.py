@@ -399,6 +399,19 @@ def test_it_opens_before_the_predictions_are_there(models, few, monkeypatch):
     assert text(shown._problems) == ""
 
 
+def test_cached_predictions_are_there_at_once(models, few, monkeypatch):
+    """What predict has kept is taken without asking the models again."""
+    tiles = few[:5]
+    said = {name: predict(model, tiles, cache=True) for name, model in models.items()}
+    monkeypatch.setattr(room, "predict", None)
+    shown = Explorer(models, tiles)
+    assert shown._worker is None
+    for name, given in said.items():
+        assert (shown.predictions[name].logits == given.logits).all()
+    shown.show(answer="wrong")
+    assert text(shown._problems) in ("", NONE_FITS)
+
+
 def test_many_changes_leave_nothing_behind(shown, models, few):
     """200 random changes raise nothing, leave no figure, no hook, no more widgets, no growth."""
     random = np.random.default_rng(0)

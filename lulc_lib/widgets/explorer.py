@@ -17,7 +17,7 @@ import numpy as np
 
 from lulc_lib.export import explain_for_page, gallery_html
 from lulc_lib.images import data_uri, open_picture, png_bytes
-from lulc_lib.metrics import Predictions, predict
+from lulc_lib.metrics import Predictions, cached_predictions, predict
 from lulc_lib.models import TileClassifier, anatomy
 from lulc_lib.plots import GalleryFigure, Scale, colour_table, figure_png, plot_gallery
 from lulc_lib.tiles import CLASS_COLORS, CLASSES, TileSet
@@ -77,7 +77,7 @@ class Explorer(ipywidgets.VBox):
             models: name -> model, made by `create_model` or `load_checkpoint`.
             tiles: the tiles to explore.
             predictions: name -> predictions that contain these tiles; those that are missing are
-                made in the background, while the panel can be used.
+                taken from the cache, or made in the background, while the panel can be used.
 
         Raises:
             TypeError: if models or predictions are no dicts, or tiles no TileSet.
@@ -86,6 +86,11 @@ class Explorer(ipywidgets.VBox):
         """
         self.models, self.tiles = checked_models(models), checked_tiles(tiles)
         self.predictions = matched(predictions, self.models, tiles)
+        for name in [name for name in self.models if name not in self.predictions]:
+            for features in (True, False):
+                found = cached_predictions(self.models[name], tiles, features)
+                if found is not None:
+                    self.predictions.setdefault(name, found)
         self.looking = Looking(self.models, tiles)
         self.state = State(tile=tiles.names[0])
         self.found = np.arange(len(tiles))
