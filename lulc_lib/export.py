@@ -30,6 +30,7 @@ from lulc_lib.plots import (
     Scale,
     colour_table,
     describe_grid,
+    describe_peak,
     describe_probability,
     describe_range,
     gallery_columns,
@@ -411,14 +412,7 @@ aria-label="{alt}" width="192" height="192"></canvas></div>
 
 def _where(grid: np.ndarray) -> str:
     """Say in words what a map shows."""
-    rows, columns = grid.shape
-    if not np.isfinite(grid).all() or grid.max() == grid.min():
-        return describe_range(grid)
-    row, column = np.unravel_index(int(grid.argmax()), grid.shape)
-    return (
-        f"{describe_range(grid)}, highest in row {row + 1} of {rows}, "
-        f"column {column + 1} of {columns}"
-    )
+    return ", ".join(dict.fromkeys([describe_range(grid), describe_peak(grid)]))
 
 
 def _listed(names: list[str]) -> str:

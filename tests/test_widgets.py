@@ -150,6 +150,13 @@ def test_the_lasso_filters_and_a_point_opens_its_tile(shown, few):
     places = np.frombuffer(base64.b64decode(shown._scatter.cloud["places"]), dtype=np.float32)
     assert places.shape == (24,)
     assert "PCA" in shown._scatter.shown["words"]
+    first = shown._scatter.cloud["places"]
+    shown.show(judge="vit")
+    shown.wait()
+    assert shown._scatter.shown["words"].startswith("vit's features")
+    shown.show(judge="all")
+    shown.wait()
+    assert shown._scatter.cloud["places"] == first
     shown._on_scatter({"kind": "point", "index": 7})
     assert shown.state.tile == few.names[7]
     shown._on_scatter({"kind": "lasso", "indices": [2, 9]})
@@ -307,6 +314,11 @@ def test_a_stored_state_opens_the_same_view(shown, models, few, given):
     assert one == two
     assert other._note.value == "the bank, not the water"
     other.step()
+    shown.show(strokes=(), deleted=0.4)
+    other.restore(shown.to_json())
+    assert other.state == shown.state  # what is deleted comes back, too
+    other.step()
+    assert other.state.deleted == 0
     assert other._note.value == ""
 
 

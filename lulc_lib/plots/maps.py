@@ -90,6 +90,16 @@ def describe_range(grid: Any) -> str:
     return f"raw {low:.2g} to {high:.2g}".replace("-", "−")
 
 
+def describe_peak(grid: Any) -> str:
+    """Say where a map (h, w) is highest, counted from 1; its range where it is highest nowhere."""
+    values = np.asarray(grid)
+    if not np.isfinite(values).all() or values.max() == values.min():
+        return describe_range(values)
+    row, column = np.unravel_index(int(values.argmax()), values.shape)
+    rows, columns = values.shape
+    return f"highest in row {row + 1} of {rows}, column {column + 1} of {columns}"
+
+
 def describe_probability(value: float) -> str:
     """Say a probability in per cent, such as "98.2 %"; never 100 % for what only comes near."""
     return ">99.9 %" if value >= 0.9995 else f"{100 * value:.1f} %"

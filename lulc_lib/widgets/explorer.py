@@ -243,7 +243,8 @@ class Explorer(ipywidgets.VBox):
     def _go(self, state: State, everything: bool = False) -> None:
         """Take a new state; what goes wrong is said in the panel, where the hand is."""
         before = self.state
-        if state.tile != before.tile and state.strokes == before.strokes:
+        kept = (state.strokes, state.deleted) == (before.strokes, before.deleted)
+        if state.tile != before.tile and kept and not everything:
             state = state.change(strokes=(), deleted=0.0)  # they belong to the tile
         finds = everything or any(getattr(state, n) != getattr(before, n) for n in _FINDS)
         self.state = state
@@ -259,6 +260,8 @@ class Explorer(ipywidgets.VBox):
                 self._show_place()
             if finds:
                 self._show_matrix()
+            if self._cloud not in (None, self._judge()):  # the embedding map shows another model
+                self._in_background(self._show_cloud)
         except Exception as error:
             self._problem(_in_words(error))
         self._set_controls()

@@ -19,6 +19,7 @@ from lulc_lib.models import TileClassifier
 from lulc_lib.plots import (
     Scale,
     describe_grid,
+    describe_peak,
     describe_probability,
     describe_range,
     map_scale,
@@ -326,16 +327,9 @@ def pack_map(found: Explanation, scale: Scale, state: State) -> dict[str, Any]:
         "clipped": bool(np.abs(grid).max() > scale.limit * (1 + 1e-6)),
         "words": words,
         "warnings": warned,
-        "alt": f"{found.method} for {target}: {_where(grid[0])}",
+        "alt": f"{found.method} for {target}: {describe_peak(grid[0])}",
         "problem": "",
     }
-
-
-def _where(grid: np.ndarray) -> str:
-    if not np.isfinite(grid).all() or grid.max() == grid.min():
-        return describe_range(grid)
-    row, column = np.unravel_index(int(grid.argmax()), grid.shape)
-    return f"highest in row {row + 1} of {grid.shape[0]}, column {column + 1} of {grid.shape[1]}"
 
 
 def _is_training_tile(looking: Looking, model: str, tile: str) -> bool:
