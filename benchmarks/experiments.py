@@ -65,6 +65,11 @@ IDEAS = {
     "cutmix": Experiment("cutmix 1.0", {"cutmix": 1.0}),
     "erase": Experiment("random erasing, chance 0.25", {"erase": 0.25}),
     "ema": Experiment("averaged weights, decay 0.99", {"ema": 0.99}),
+    "muon": Experiment("Muon instead of AdamW", {"optimizer": "muon"}),
+    "muon-conv-stem": Experiment(
+        "Muon, and patches from three convolutions", {"optimizer": "muon"},
+        {"conv_stem": [48, 96]},
+    ),
     "onecycle": Experiment("one cycle instead of cosine", {"schedule": "onecycle"}),
     "long": Experiment("twice as many epochs", {"epochs": 30}),
     "drop-path": Experiment("stochastic depth 0.1", {}, {"drop_path_rate": 0.1}),

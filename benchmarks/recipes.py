@@ -63,26 +63,15 @@ def train(name: str, parts: Split) -> tuple[TileClassifier, History]:
     """Train all stages of a recipe, or go on where they were; return model and joined history."""
     torch.manual_seed(RECIPES[name].stages[0].seed)
     model = create_model(RECIPES[name].stages[0].model)
-    histories = []
+    joined = History()
     for number, config in enumerate(RECIPES[name].stages):
         folder = RUNS / name / str(number)
         history = fit(model, parts.train, parts.val, config, run_dir=folder, resume=True)
         if history.interrupted:
             raise KeyboardInterrupt
-        histories.append(history)
+        joined = history.after(joined)
         print(f"{name}, stage {number}: {history.best}", flush=True)
-    return model, joined(histories)
-
-
-def joined(histories: list[History]) -> History:
-    """Return the stages' histories as one, its epochs numbered through."""
-    epochs = [epoch for history in histories for epoch in history.epochs]
-    epochs = [{**epoch, "epoch": number} for number, epoch in enumerate(epochs)]
-    before = sum(len(history.epochs) for history in histories[:-1])
-    return History(
-        tuple(epochs), before + histories[-1].best_epoch,
-        sum(history.seconds for history in histories), histories[-1].hardware,
-    )  # fmt: skip
+    return model, joined
 
 
 def ship(name: str, model: TileClassifier, history: History, parts: Split) -> None:
@@ -92,7 +81,7 @@ def ship(name: str, model: TileClassifier, history: History, parts: Split) -> No
     recipe, folder = RECIPES[name], HERE.parent / "checkpoints"
     save_checkpoint(
         model, recipe.stages[-1], folder / name, evaluate(before), history, recipe.notes,
-        report_tta=evaluate(averaged),
+        report_tta=evaluate(averaged), earlier=recipe.stages[:-1],
     )  # fmt: skip
     stored, card = load_checkpoint(folder / name)
     after = predict(stored, parts.test, progress=True)

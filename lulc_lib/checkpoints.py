@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib import metadata
@@ -54,6 +55,7 @@ class Card:
         weights_sha256: digest of the safetensors file.
         precision: how parameters are stored, "float16" or "float32".
         config: settings of the training run (`RunConfig`), empty if not known.
+        earlier: settings of the runs before it, first to last, whose weights it went on from.
         data: source, digest, part and count of the training tiles, empty if not known.
         training_names: names of the training tiles, sorted, one a line, zlib, base64.
         metrics: `Report.to_dict()`, with intervals, empty if not evaluated.
@@ -73,6 +75,7 @@ class Card:
     weights_sha256: str
     precision: str = "float16"
     config: dict[str, Any] = field(default_factory=dict)
+    earlier: list[dict[str, Any]] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
     training_names: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -113,23 +116,43 @@ class Card:
         return TrainedOn(self.data["source"], self.data["digest"], self.data["part"], names)
 
     def run_config(self) -> RunConfig | None:
-        """Return the settings of the training run, None where the card has none."""
+        """Return the settings of the training run, None where the card has none.
+
+        Where several runs followed each other, they are those of the last one; see `stages`.
+        """
         return RunConfig.from_dict(self.config) if self.config else None
 
-    def command(self) -> str:
-        """Return the `lulc train` line that repeats the recipe; "" where no line can say it.
+    def stages(self) -> list[RunConfig]:
+        """Return the settings of all training runs that made these weights, first to last."""
+        runs = [*self.earlier, self.config] if self.config else []
+        return [RunConfig.from_dict(values) for values in runs]
 
-        No line can where the card has no settings, or the model was made with arguments of its own.
+    def command(self) -> str:
+        """Return the `lulc train` lines, one a stage, that repeat the recipe; "" if none can.
+
+        None can where the card has no settings, or the model was made with arguments of its own.
         """
-        config = self.run_config()
+        stages = self.stages()
+        names = [f"{self.name}-{number}" for number in range(1, len(stages))] + [self.name]
+        lines = []
+        for number, config in enumerate(stages):
+            line = self._line(config, names[number - 1] if number else "")
+            if not line:
+                return ""
+            lines.append(line if len(stages) == 1 else f"{line} --name {names[number]}")
+        return "\n".join(lines)
+
+    def _line(self, config: RunConfig, before: str) -> str:
         name = self.model.get("name", "")
         _, usual_size, usual = ALIASES.get(name, (name, None, {}))
-        if config is None or self.model.get("arguments") != usual:
+        if self.model.get("arguments") != usual:
             return ""
         words = ["lulc train --model", name]
-        if list(self.model["mean"]) != list(EUROSAT_MEAN):
+        if before:
+            words.append(f"--start runs/{before}/{before}")
+        elif list(self.model["mean"]) != list(EUROSAT_MEAN):
             words.append("--pretrained")
-        if not config.sizes and self.model["image_size"] != usual_size:
+        if not (before or config.sizes) and self.model["image_size"] != usual_size:
             words.append(f"--image-size {self.model['image_size']}")
         part = self.data.get("part", "").partition("/")[0]
         if part not in ("", "seed42"):
@@ -163,6 +186,7 @@ def save_checkpoint(
     notes: str = "",
     precision: str = "float16",
     report_tta: Report | None = None,
+    earlier: Sequence[RunConfig] = (),
 ) -> Path:
     """Write NAME.safetensors and NAME.json; return the path of the weights.
 
@@ -179,6 +203,7 @@ def save_checkpoint(
         precision: of the parameters: "float16" halves the file, "float32" keeps every bit.
             Buffers, such as BatchNorm's statistics, keep their own dtype.
         report_tta: figures of `predict(..., tta=True)`, told apart from those of a single view.
+        earlier: settings of the runs whose weights this one went on from, first to last.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -217,6 +242,7 @@ def save_checkpoint(
         weights_sha256=sha256,
         precision=precision,
         config=asdict(config) if config else {},
+        earlier=[asdict(stage) for stage in earlier],
         metrics=report.to_dict() if report else {},
         metrics_tta=report_tta.to_dict() if report_tta else {},
         history=history.to_dict() if history else {},
@@ -640,7 +666,8 @@ def _section(card: Card) -> str:
         figures = [f"{t} {_interval_text(card.metrics_tta.get(k))}" for k, t in _TITLES.items()]
         lines.append(f"- **Averaged over eight flips and turns**: {', '.join(figures)}")
     if card.config:
-        lines.append(f"- **Recipe**: {_recipe(card.config)}")
+        stages = [_recipe(settings) for settings in (*card.earlier, card.config)]
+        lines.append(f"- **Recipe**: {'; then, from its best weights: '.join(stages)}")
     if card.seconds or card.hardware:
         lines.append(f"- **Cost**: {card.seconds / 60:.0f} minutes, {card.hardware or 'unknown'}")
     versions = ", ".join(f"{name} {version}" for name, version in card.versions.items())

@@ -3,9 +3,10 @@
 import difflib
 import json
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("constant", "cosine", "onecycle")
 AUGMENTATIONS = ("none", "flip", "d4")
 PRECISIONS = ("float32", "bfloat16")
@@ -25,8 +26,9 @@ class RunConfig:
     model: str = "resnet50"  # any timm name or an alias: what to train
     epochs: int = 10  # passes over the training tiles
     batch_size: int = 128  # tiles a step, over all processes together
+    optimizer: str = "adamw"  # muon: orthogonalised steps for matrices, AdamW for the rest
     learning_rate: float = 1e-3  # peak of the schedule
-    weight_decay: float = 0.05  # AdamW's decoupled decay; norms and biases are spared
+    weight_decay: float = 0.05  # decoupled, as AdamW's; norms and biases are spared
     decay_everything: bool = False  # also norms and biases, as plain AdamW(model.parameters()) does
     schedule: str = "cosine"  # how the rate moves after warm-up: constant, cosine, onecycle
     warmup_epochs: float = 0.5  # linear rise from 0: AdamW's first moments are noise
@@ -167,6 +169,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "save_every": (1, 1_000_000_000),
 }
 _CHOICES = {
+    "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
     "augment": AUGMENTATIONS,
     "precision": PRECISIONS,
@@ -222,6 +225,15 @@ class History:
     def best(self) -> dict[str, float]:
         """Return the numbers of the kept epoch, empty if there is none."""
         return self.epochs[self.best_epoch] if 0 <= self.best_epoch < len(self.epochs) else {}
+
+    def after(self, earlier: "History") -> "History":
+        """Return an earlier stage's history and this one as one, its epochs numbered through."""
+        shift = len(earlier.epochs)
+        own = tuple({**row, "epoch": row["epoch"] + shift} for row in self.epochs)
+        return replace(
+            self, epochs=earlier.epochs + own, seconds=earlier.seconds + self.seconds,
+            best_epoch=self.best_epoch + shift if self.best_epoch >= 0 else -1,
+        )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """Return the history as JSON-able data."""

@@ -68,6 +68,20 @@ class TrainedOn:
         known = set(self.names)
         return np.fromiter((name in known for name in tiles.names), dtype=bool, count=len(tiles))
 
+    def after(self, earlier: "TrainedOn | None") -> "TrainedOn":
+        """Return what a model was trained on that had learnt `earlier` before these tiles.
+
+        Of drawn tiles only those of the later seed are kept: others may share their names.
+        """
+        drawn = earlier is not None and "drawn" in earlier.source + self.source
+        if earlier is None or (drawn and earlier.digest != self.digest):
+            return self
+        own, before = set(self.names), set(earlier.names)
+        if before <= own:
+            return self
+        part = earlier.part if own <= before else f"{earlier.part} and {self.part}"
+        return replace(self, part=part, names=tuple(sorted(own | before)))
+
 
 @dataclass(frozen=True, eq=False)
 class TileSet:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast, gather_object, get_int_from_env
+from timm.optim import Muon
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -45,6 +46,8 @@ def fit(
     the same machine gives the same history, and a run that was killed and resumed ends with the
     weights of an unbroken one. Ctrl-C ends the run early and keeps the best weights so far.
 
+    A model that was trained before goes on from its weights, and still knows what it learnt then.
+
     Started by `accelerate launch` or `notebook_launcher`, the processes share each batch: all vary
     the whole of it alike, and each works through its part (docs/scaling.md).
 
@@ -62,11 +65,11 @@ def fit(
         The history; `history.best` holds the numbers of the kept epoch.
 
     Raises:
-        ValueError: if there are no tiles, the state belongs to another run, `resume` lacks a
-            `run_dir`, the teacher saw tiles that it must not know, fewer processes have met than
-            were launched, or the loss is not finite.
+        ValueError: if there are no tiles, the model knows tiles of `val`, the state belongs to
+            another run, `resume` lacks a `run_dir`, the teacher saw tiles that it must not know,
+            fewer processes have met than were launched, or the loss is not finite.
     """
-    _check(train, val, config, run_dir, resume)
+    _check(model, train, val, config, run_dir, resume)
     accelerator = _accelerator(config, run_dir)
     try:
         with torch.random.fork_rng(), PlainAttention():
@@ -188,7 +191,7 @@ def _run(
     best = state.best if state.best is not None else candidates[-1].state_dict()
     model.load_state_dict(best)
     model.to(memory_format=torch.contiguous_format).eval()
-    model.trained_on = train.provenance()
+    model.trained_on = train.provenance().after(model.trained_on)
     model.card = None
     return History(tuple(state.epochs), state.best_epoch, state.seconds, hardware, interrupted)
 
@@ -353,8 +356,13 @@ class _State:
 # --- the parts of a step, each of its own ---------------------------------------------------------
 
 
-def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
-    """Make AdamW (Loshchilov and Hutter 2019); norms, biases and position codes do not decay."""
+def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    """Make AdamW (Loshchilov and Hutter 2019), or Muon (Jordan et al. 2024) as timm has it.
+
+    Norms, biases and position codes do not decay. Muon's momentum is made orthogonal, which is for
+    matrices and convolutions; its steps are scaled to the size of AdamW's (Liu et al. 2025, arXiv
+    2502.16982), which takes care of all else, so that both take the same rates.
+    """
     decayed, spared = [], []
     for name, parameter in model.named_parameters():
         plain = parameter.ndim >= 2 and "pos_embed" not in name and "token" not in name
@@ -364,6 +372,10 @@ def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
         {"params": spared, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    if config.optimizer == "muon":
+        if spared and not config.decay_everything:
+            groups[-1] |= {"use_fallback": True, "nesterov": False}
+        return Muon(groups, lr=config.learning_rate, nesterov=True)
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 
@@ -518,6 +530,7 @@ def _since(moment: float) -> float:
 
 
 def _check(
+    model: TileClassifier,
     train: TileSet,
     val: TileSet | None,
     config: RunConfig,
@@ -533,6 +546,12 @@ def _check(
         raise ValueError(f"train must hold at least 2 tiles, got {len(train)}")
     if val is not None and train.digest == val.digest and set(train.names) & set(val.names):
         raise ValueError("train and val share tiles; split them first, with lulc.split")
+    known = 0 if val is None or model.trained_on is None else model.trained_on.contains(val).sum()
+    if known:
+        raise ValueError(
+            f"val holds {known:,} tiles that this model was trained on before "
+            f"({model.trained_on.part}): they cannot choose an epoch; take the same split again"
+        )
     if config.accumulate > min(config.batch_size, len(train)):
         raise ValueError(
             f"accumulate ({config.accumulate}) must not exceed the batch "

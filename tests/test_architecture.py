@@ -29,7 +29,7 @@ OWNERS = {
     "pytorch_grad_cam": "explanations",
     "safetensors": "checkpoints",
     "sklearn": "baselines and concepts",
-    "timm": "models",
+    "timm": "models and training",
     "traitlets": "widgets",
 }
 EVERYONE = {"numpy", "pandas", "torch", "tqdm"}

@@ -177,6 +177,26 @@ def test_card_gives_the_command_of_its_recipe(name, size, config, tmp_path):
     assert asked["pretrained"] is False
 
 
+def test_card_gives_the_commands_of_all_stages(tmp_path, monkeypatch):
+    """A model trained in two runs has a line for each; the second starts from the first's."""
+    monkeypatch.chdir(tmp_path)
+    before = RunConfig(model="vit", epochs=3, mixup=0.2)
+    after = replace(before, epochs=2, schedule="onecycle")
+    save_checkpoint(create_model("vit"), after, tmp_path / "a", earlier=[before])
+    card = read_card(tmp_path / "a")
+    assert card.stages() == [before, after]
+    assert card.run_config() == after
+    first, second = card.command().splitlines()
+    assert first.endswith("--name a-1")
+    assert second.startswith("lulc train --model vit --start runs/a-1/a-1 ")
+    save_checkpoint(create_model("vit"), before, tmp_path / "runs/a-1/a-1")
+    for line, config in ((first, before), (second, after)):
+        asked = read_request(make_parser().parse_args(line.split()[1:]))
+        assert RunConfig.from_dict(asked["config"]) == config
+    assert asked["start"] == str(tmp_path / "runs/a-1/a-1")
+    assert "; then, from its best weights: epochs 2" in describe_cards(tmp_path)
+
+
 def test_no_command_where_none_can_say_it(tmp_path):
     """A model made with arguments of its own, or without settings, has no such command."""
     own = create_model("vit", depth=1, embed_dim=24, num_heads=2)

@@ -283,6 +283,25 @@ def test_train_scores_saves_and_resumes(lulc):
     code, _, err = lulc("train", "--name", "first", "--resume", "--lr", "0.5")
     assert code == 2
     assert "has learning_rate=0.001, not 0.5" in err
+    again = ("train", *DRAWN, "--start", "runs/first/first", "--name", "second")
+    assert lulc(*again, "--epochs", "1", "--set", "augment=flip")[0] == 0
+    second, longer = load_checkpoint("runs/second/second")
+    assert [config.augment for config in longer.stages()] == ["none", "flip"]
+    assert [row["epoch"] for row in longer.history["epochs"]] == [0, 1]
+    assert second.trained_on == model.trained_on
+    assert lulc("train", "--name", "second", "--resume", "--start", "runs/first/first")[0] == 0
+    for more, fault in (
+        (("--pretrained",), "--start and --pretrained exclude each other"),
+        (("--image-size", "32"), "--start and --image-size exclude each other"),
+        (("--model", "resnet50"), "holds a resnet10t, not a resnet50: leave out --model"),
+    ):
+        code, _, err = lulc(*again, *more)
+        assert code == 2
+        assert re.search(fault, err), err
+    code, _, err = lulc("train", *DRAWN, "--start", "nothing")
+    assert code == 2
+    assert "there is no checkpoint 'nothing'" in err
+
     Path("runs/first/first.json").unlink()
     assert lulc("train", "--name", "first", "--resume")[0] == 0
     assert load_checkpoint("runs/first/first")[1].metrics["macro_f1"]["value"] == value
@@ -304,10 +323,10 @@ def test_same_seed_gives_the_same_first_weights(lulc):
 def test_settings_reach_every_field():
     """Each field of RunConfig can be set as text, and comes back with its own type."""
     other = {
-        "model": "vit", "epochs": 30, "batch_size": 8, "learning_rate": 0.5, "weight_decay": 2.0,
-        "decay_everything": True, "schedule": "onecycle", "warmup_epochs": 1.5,
-        "label_smoothing": 0.2, "mixup": 0.3, "cutmix": 1.0, "erase": 0.25, "teacher": "resnet50",
-        "distill": 0.5, "augment": "flip", "shift": 4, "crop_scale": 0.5,
+        "model": "vit", "epochs": 30, "batch_size": 8, "optimizer": "muon",
+        "learning_rate": 0.5, "weight_decay": 2.0, "decay_everything": True, "schedule": "onecycle",
+        "warmup_epochs": 1.5, "label_smoothing": 0.2, "mixup": 0.3, "cutmix": 1.0, "erase": 0.25,
+        "teacher": "resnet50", "distill": 0.5, "augment": "flip", "shift": 4, "crop_scale": 0.5,
         "precision": "bfloat16", "channels_last": True, "ema": 0.9, "clip_norm": 1.0,
         "accumulate": 2, "sizes": ((0, 64), (8, 96)), "best_by": "macro_f1", "seed": 7,
         "save_every": 5, "tracker": "wandb",

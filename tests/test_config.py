@@ -171,3 +171,14 @@ def test_history_round_trip():
         epochs=({"epoch": 0.0, "val_loss": 0.5},), best_epoch=0, seconds=1.5, hardware="2 cores"
     )
     assert History.from_dict(json.loads(json.dumps(history.to_dict()))) == history
+
+
+def test_histories_of_two_stages_become_one():
+    """Epochs are numbered through, seconds add up, the kept epoch is the second stage's."""
+    first = History(({"epoch": 0.0}, {"epoch": 1.0}), 1, 10.0, "A")
+    second = History(({"epoch": 0.0}, {"epoch": 1.0}), 0, 5.0, "B")
+    both = second.after(first)
+    assert [row["epoch"] for row in both.epochs] == [0, 1, 2, 3]
+    assert (both.best_epoch, both.seconds, both.hardware) == (2, 15.0, "B")
+    assert second.after(History()) == second
+    assert History().after(first).best == {}

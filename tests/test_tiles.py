@@ -1,5 +1,7 @@
 """Tiles: what travels together stays together, and what is no image is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -154,6 +156,23 @@ def test_training_tiles_are_recognised(some):
     assert not trained.contains(real).any()
     copy = TrainedOn("eurosat (modified)", "e2", "all", some.names[:5])
     assert copy.contains(real).sum() == 5
+
+
+def test_trained_on_remembers_what_came_before():
+    """Learning other tiles afterwards forgets none; of drawn tiles the later seed's are kept."""
+    first = TrainedOn("eurosat", "e1", "seed42/train", ("a", "b"))
+    other = TrainedOn("eurosat", "e1", "spatial/train", ("b", "c"))
+    assert other.after(None) == other
+    both = other.after(first)
+    assert both.names == ("a", "b", "c")
+    assert both.part == "seed42/train and spatial/train"
+    some = replace(first, part="seed42/train (subset)", names=("a",))
+    assert some.after(first).part == "seed42/train"
+    assert some.after(first).names == ("a", "b")
+    assert first.after(some) == first
+    drawn = TrainedOn("drawn tiles", "d1", "all", ("x",))
+    assert drawn.after(replace(drawn, digest="d2", names=("y",))) == drawn
+    assert first.after(drawn) == first
 
 
 def test_as_images_takes_three_kinds(some):

@@ -330,6 +330,18 @@ def test_onecycle_peaks_after_three_tenths():
     assert rates[-1] < 0.001
 
 
+def test_second_run_still_knows_the_tiles_of_the_first(parts):
+    """A model trained again knows both runs' tiles, and cannot choose an epoch by any of them."""
+    model = tiny()
+    once = replace(PLAIN, epochs=1)
+    fit(model, parts.train, None, once, progress=False)
+    fit(model, parts.val, None, once, progress=False)
+    assert set(model.trained_on.names) == {*parts.train.names, *parts.val.names}
+    assert model.trained_on.part == "seed42/train and seed42/val"
+    with pytest.raises(ValueError, match="val holds 12 tiles that this model was trained on"):
+        fit(model, parts.test, parts.val, once, progress=False)
+
+
 def test_norms_biases_and_positions_do_not_decay():
     """AdamW's decay reaches weight matrices alone, unless everything is asked for."""
     model = tiny()
@@ -340,6 +352,24 @@ def test_norms_biases_and_positions_do_not_decay():
     assert "network.pos_embed" in {names[id(p)] for p in spared["params"]}
     (everything,) = make_optimizer(model, replace(PLAIN, decay_everything=True)).param_groups
     assert len(everything["params"]) == len(list(model.parameters()))
+
+
+def test_muon_steps_are_orthogonal_where_that_means_something():
+    """Under Muon a weight matrix moves by equal singular values; norms and positions do not."""
+    model = tiny()
+    optimizer = make_optimizer(model, replace(PLAIN, optimizer="muon", weight_decay=0.0))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    rng = np.random.default_rng(0)
+    for parameter in model.parameters():
+        parameter.grad = torch.from_numpy(rng.standard_normal(parameter.shape)).float()
+    optimizer.step()
+    steps = {name: p.detach() - before[name] for name, p in model.named_parameters()}
+    for name in ("network.blocks.0.attn.proj.weight", "network.blocks.0.mlp.fc1.weight"):
+        values = torch.linalg.svdvals(steps[name])
+        assert values.max() < 2 * values.min(), name
+    alike = ["network.pos_embed", "network.blocks.0.norm1.weight"]
+    for name in alike:  # Adam's first step: the rate, whatever the gradient's size
+        assert torch.allclose(steps[name].abs(), torch.tensor(PLAIN.learning_rate), rtol=0.3), name
 
 
 def test_macro_f1_agrees_with_scikit_learn():

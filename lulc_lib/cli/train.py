@@ -29,6 +29,7 @@ examples:
   lulc train --preset seed --model resnet50 --pretrained     the earlier project's recipe
   lulc train --preset seed --model vit_base --pretrained
   lulc train --resume --name vit                             go on where it stopped
+  lulc train --start vit --name vit-longer --epochs 10       another run from a model's weights
   lulc train --model resnet18 --image-size 64 --drawn --epochs 2
   lulc train --model vit --set mixup=0.2 --set schedule=onecycle
 
@@ -75,6 +76,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="start from ImageNet weights: downloaded, or from a local file",
     )
+    add(
+        "--start",
+        metavar="CHECKPOINT",
+        help="start from the weights of a checkpoint: a shipped name, or a path",
+    )
     add("--image-size", type=int, metavar="PX", help="size inside the model (default: its own)")
     add("--split", metavar="NAME", help="seed42, paper80, spatial or aitlas (default: seed42)")
     add("--tracker", choices=TRACKERS, help="curves outside the terminal (wandb: set WANDB_MODE)")
@@ -103,14 +109,19 @@ def run(options: argparse.Namespace) -> int:
 
     import torch
 
-    from lulc_lib.checkpoints import save_checkpoint
+    from lulc_lib.checkpoints import load_checkpoint, save_checkpoint
+    from lulc_lib.config import History
     from lulc_lib.metrics import evaluate, predict
     from lulc_lib.models import create_model
     from lulc_lib.storage import atomic_write
     from lulc_lib.training import fit
 
     torch.manual_seed(config.seed)
-    model = create_model(config.model, asked["pretrained"], asked["image_size"])
+    first = None
+    if asked["start"]:
+        model, first = load_checkpoint(asked["start"])
+    else:
+        model = create_model(config.model, asked["pretrained"], asked["image_size"])
     parts = _parts(asked)
     if leads:
         with atomic_write(folder / _RECORD) as temporary:
@@ -129,9 +140,12 @@ def run(options: argparse.Namespace) -> int:
     report = evaluate(predictions)
     common.say(f"\n{len(parts.test):,} test tiles: {parts.test.source}, {parts.test.part}\n")
     common.say(common.report_text(report))
+    if first is not None and first.history:
+        history = history.after(History.from_dict(first.history))
     weights = save_checkpoint(
-        model, config, folder / folder.name, report, history, precision="float32"
-    )
+        model, config, folder / folder.name, report, history, precision="float32",
+        earlier=first.stages() if first else (),
+    )  # fmt: skip
     common.say(f"\nwrote {weights}\n  and {weights.with_suffix('.json')}")
     common.say(f"next: lulc explain {_shown(weights.with_suffix(''))} PICTURE.jpg")
     return 0
@@ -141,6 +155,8 @@ def read_request(options: argparse.Namespace) -> dict[str, Any]:
     """Return everything that a run depends on, as JSON-able data, checked."""
     given = _given(options)
     changes = given.pop("config", {})
+    if "start" in given:
+        changes = _continued(given, changes)
     if options.preset is not None:
         config = RunConfig.preset(options.preset, **changes)
     else:
@@ -152,6 +168,7 @@ def read_request(options: argparse.Namespace) -> dict[str, Any]:
         "drawn": False,
         "tiles_per_class": 50,
         "pretrained": False,
+        "start": None,
         "image_size": None,
     }
     return json.loads(json.dumps(asked | given))
@@ -213,9 +230,32 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
         given["data"] = str(Path(options.data).expanduser().absolute())
     if options.drawn:
         given["drawn"] = True
+    if options.start is not None:
+        from lulc_lib.checkpoints import find_checkpoint
+
+        given["start"] = str(find_checkpoint(options.start).with_suffix(""))
     if isinstance(options.pretrained, str):
         given["pretrained"] = str(Path(options.pretrained).expanduser().absolute())
     return given
+
+
+def _continued(given: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run that starts from a checkpoint, whose model it takes."""
+    from lulc_lib.checkpoints import read_card
+
+    for option in ("pretrained", "image_size"):
+        if option in given:
+            raise ValueError(
+                f"--start and --{option.replace('_', '-')} exclude each other: a checkpoint brings "
+                "its own weights and size (--set sizes=0:96 changes the size while training)"
+            )
+    card = read_card(given["start"])
+    model = card.model.get("name", "")
+    if changes.get("model", model) != model:
+        raise ValueError(
+            f"{given['start']} holds a {model}, not a {changes['model']}: leave out --model"
+        )
+    return {**changes, "model": model}
 
 
 def _run_folder(options: argparse.Namespace, config: RunConfig) -> Path:
@@ -249,7 +289,7 @@ def _resumed(folder: Path, asked: dict[str, Any], given: dict[str, Any]) -> dict
     if not record.is_file():
         raise FileNotFoundError(f"there is no run in {folder}: start one without --resume")
     try:
-        known = json.loads(record.read_text(encoding="utf-8"))
+        known = {"start": None, **json.loads(record.read_text(encoding="utf-8"))}
         before = {**known, **known["config"]}
         missing = set(asked) - set(known)
     except (ValueError, TypeError, KeyError):
