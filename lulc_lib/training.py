@@ -21,7 +21,7 @@ from timm.optim import Muon
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lulc_lib.augmentation import WAYS, augment, draw_turns, mix, turned
+from lulc_lib.augmentation import augment, draw_turns, mix
 from lulc_lib.checkpoints import load_checkpoint
 from lulc_lib.config import History, RunConfig
 from lulc_lib.metrics import Predictions, predict
@@ -138,7 +138,7 @@ def _run(
                 y = labels[chosen]
                 if taught is not None:
                     y = F.one_hot(y, len(CLASSES)).float()
-                    y = y.lerp(taught[chosen, torch.from_numpy(turns).to(device)], config.distill)
+                    y = y.lerp(taught[chosen], config.distill)
                 x, y = mix(x, y, config, rng)
                 x = x.contiguous(memory_format=layout)
                 for part in parts:
@@ -415,10 +415,10 @@ def _parts(batch: int, config: RunConfig, accelerator: Accelerator) -> list[slic
 
 
 def _ask_teacher(train: TileSet, config: RunConfig, device: torch.device) -> Tensor | None:
-    """Return a teacher's probabilities for each turn of each tile, float32 (N, turns, 10).
+    """Return a teacher's probabilities, float32 (N, 10).
 
-    The teacher sees the tiles turned as the student does, but not shifted, cropped or mixed: its
-    answers are computed once and kept in the cache folder.
+    The teacher sees each tile once, as it is, however the student sees it: its answers are computed
+    once and kept in the cache folder. To ask it for all eight turns would take eight times as long.
     """
     if not config.teacher:
         return None
@@ -442,12 +442,8 @@ def _ask_teacher(train: TileSet, config: RunConfig, device: torch.device) -> Ten
             "tiles it is tested on; take a teacher of the same split"
         )
     teacher.to(device)
-    answers = []
-    for way in WAYS[config.augment]:
-        images = turned(train.images, np.full(len(train), way))
-        seen = predict(teacher, images, precision=config.precision, cache=True)
-        answers.append(torch.from_numpy(seen.probabilities).float())
-    return torch.stack(answers, dim=1).to(device)
+    seen = predict(teacher, train, precision=config.precision, cache=True)
+    return torch.from_numpy(seen.probabilities).float().to(device)
 
 
 def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:

@@ -90,7 +90,7 @@ def test_mixup_blends_images_and_targets_alike():
 
 
 def test_turns_are_indices_of_the_ways_that_the_setting_knows():
-    """A teacher is asked once for each way; the draws say which of its answers to take."""
+    """A way is counted from 0 among those of its setting, all of which come up."""
     rng = np.random.default_rng(0)
     kinds = {a: set(draw_turns(99, replace(NONE, augment=a), rng)) for a in augmentation.WAYS}
     assert kinds == {"none": {0}, "flip": {0, 1}, "d4": set(range(8))}
