@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from masked_autoencoder import pretrain
 
+from lulc_lib.checkpoints import read_card
 from lulc_lib.config import RunConfig
 from lulc_lib.eurosat import load_eurosat
 from lulc_lib.models import TileClassifier, create_model
@@ -32,8 +33,10 @@ from lulc_lib.training import fit, validate
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "experiments.json"
 PAGE = HERE.parent / "docs" / "experiments.md"
+CHECKPOINTS = HERE.parent / "checkpoints"
 RUNS = HERE.parent / "outputs" / "experiments"
 MARKS = ("<!-- table: written by benchmarks/experiments.py --table -->", "<!-- end of table -->")
+RUN_MARKS = ("<!-- runs: written by benchmarks/experiments.py --table -->", "<!-- end of runs -->")
 TILES = 5400  # a third of the training tiles: an experiment takes minutes on two cores
 
 
@@ -173,14 +176,42 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def runs() -> str:
+    """Return the runs of the shipped checkpoints as Markdown, from their cards."""
+    lines = [
+        "| checkpoint | run | epochs | sizes | how | best validation macro-F1 | and the last |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in ("resnet50", "vit"):
+        card, done = read_card(CHECKPOINTS / name), 0
+        for number, stage in enumerate(card.stages(), start=1):
+            rows = card.history["epochs"][done : done + stage.epochs]
+            done += stage.epochs
+            figures = [row["val_macro_f1"] for row in rows if row["size"] == rows[-1]["size"]]
+            sizes = ", ".join(dict.fromkeys(f"{row['size']:.0f} px" for row in rows))
+            how = f"{stage.optimizer}, {stage.schedule} to {stage.learning_rate:g}"
+            how += "".join(f", {key} {getattr(stage, key):g}" for key in ("mixup", "ema")
+                           if getattr(stage, key))  # fmt: skip
+            how += f", teacher {stage.teacher}" if stage.teacher else ""
+            lines.append(
+                f"| {name} | {number} | {stage.epochs} | {sizes} | {how} | {max(figures):.4f} | "
+                f"{figures[-1]:.4f} |"
+            )
+    return "\n".join(lines)
+
+
+def put(text: str, marks: tuple[str, str], between: str) -> str:
+    """Return a page with other lines between two marks."""
+    before, _, rest = text.partition(marks[0])
+    _, _, after = rest.partition(marks[1])
+    return f"{before}{marks[0]}\n\n{between}\n\n{marks[1]}{after}"
+
+
 def write_page() -> None:
-    """Put the table into docs/experiments.md."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    whole = f"{before}{MARKS[0]}\n\n{table(measured())}\n\n{MARKS[1]}{after}"
+    """Put both tables into docs/experiments.md."""
+    text = put(PAGE.read_text(encoding="utf-8"), MARKS, table(measured()))
     with atomic_write(PAGE) as temporary:
-        temporary.write_text(whole, encoding="utf-8")
+        temporary.write_text(put(text, RUN_MARKS, runs()), encoding="utf-8")
 
 
 def main() -> int:

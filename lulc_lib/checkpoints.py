@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -666,8 +667,9 @@ def _section(card: Card) -> str:
         figures = [f"{t} {_interval_text(card.metrics_tta.get(k))}" for k, t in _TITLES.items()]
         lines.append(f"- **Averaged over eight flips and turns**: {', '.join(figures)}")
     if card.config:
-        stages = [_recipe(settings) for settings in (*card.earlier, card.config)]
-        lines.append(f"- **Recipe**: {'; then, from its best weights: '.join(stages)}")
+        stages = [*card.earlier, card.config]
+        recipes = [_recipe(stages[0])] + [_changes(*pair) for pair in pairwise(stages)]
+        lines.append(f"- **Recipe**: {'; then, from its best weights, '.join(recipes)}")
     if card.seconds or card.hardware:
         lines.append(f"- **Cost**: {card.seconds / 60:.0f} minutes, {card.hardware or 'unknown'}")
     versions = ", ".join(f"{name} {version}" for name, version in card.versions.items())
@@ -687,6 +689,13 @@ def _recipe(config: dict[str, Any]) -> str:
     silent = ("model", "save_every", "tracker")
     kept = {key: value for key, value in config.items() if key not in silent and value}
     return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in kept.items())
+
+
+def _changes(before: dict[str, Any], config: dict[str, Any]) -> str:
+    """Return what a run's settings change of those before it, in words."""
+    known = {"epochs": config["epochs"]}
+    known |= {key: value for key, value in config.items() if value != before.get(key)}
+    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in known.items())
 
 
 def _class_table(metrics: dict[str, Any]) -> str:

@@ -5,10 +5,13 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from lulc_lib.checkpoints import read_card
 from lulc_lib.config import RunConfig
+from lulc_lib.metrics import Predictions, evaluate
 from lulc_lib.models import create_model
 from lulc_lib.synthetic import synthetic
 
@@ -32,6 +35,8 @@ def test_the_table_of_experiments_is_the_measured_one(experiments):
     table, _, _ = rest.partition(experiments.MARKS[1])
     assert table.strip() == experiments.table(experiments.measured())
     assert set(experiments.measured()) <= set(experiments.IDEAS)
+    _, _, rest = page.partition(experiments.RUN_MARKS[0])
+    assert rest.partition(experiments.RUN_MARKS[1])[0].strip() == experiments.runs()
 
 
 def test_each_experiment_changes_the_base(experiments):
@@ -45,7 +50,8 @@ def test_each_experiment_changes_the_base(experiments):
 def test_a_page_is_written_between_its_marks(experiments, tmp_path, monkeypatch):
     """What stands around the table stays; the base's own row differs from it by nothing."""
     page, results = tmp_path / "page.md", tmp_path / "rows.json"
-    page.write_text(f"before\n{experiments.MARKS[0]}\nold\n{experiments.MARKS[1]}\nafter\n")
+    both = [f"{first}\nold\n{last}\n" for first, last in (experiments.MARKS, experiments.RUN_MARKS)]
+    page.write_text(f"before\n{both[0]}between\n{both[1]}after\n")
     rows = '{"mixup": {"val_macro_f1": 0.82, "minutes": 3.0}, '
     results.write_text(rows + '"base": {"val_macro_f1": 0.8, "minutes": 2.0}}')
     monkeypatch.setattr(experiments, "PAGE", page)
@@ -55,6 +61,8 @@ def test_a_page_is_written_between_its_marks(experiments, tmp_path, monkeypatch)
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "old" not in text
+    assert "between\n" in text
+    assert "| resnet50 | 1 | 29 | 64 px, 128 px | adamw, onecycle to 0.002, mixup 0.2 |" in text
     assert "| 0.8000 | +0.0000 | 2.0 |" in text
     assert "| mixup | mixup 0.2 | 0.8200 | +0.0200 | 3.0 |" in text
 
@@ -77,6 +85,23 @@ def test_masked_autoencoding_learns_and_leaves_a_classifier(experiments):
     assert model(tiles.images[:2] / 255).shape == (2, 10)
     with pytest.raises(ValueError, match="not a ViT of patch tokens alone"):
         MaskedAutoencoder(create_model("resnet18"))
+
+
+@pytest.mark.parametrize("name", ["resnet50", "vit"])
+def test_the_kept_logits_are_the_shipped_models(name):
+    """They name the weights they came from, give the card's figures, and float16 changed little."""
+    card = read_card(BENCHMARKS.parent / "checkpoints" / name)
+    with np.load(BENCHMARKS / "results" / "logits" / f"{name}.npz") as kept:
+        facts = json.loads(str(kept["facts"]))
+        names, labels = kept["names"], kept["labels"].astype(np.int64)
+        logits = kept["logits"].astype(np.float32)
+    assert facts["weights_sha256"] == card.weights_sha256
+    assert (facts["digest"], facts["part"]) == (card.metrics["digest"], "seed42/test")
+    assert facts["float16_agrees"] >= 0.999
+    assert len(set(names)) == card.metrics["n"] == 5400
+    assert not set(names) & set(card.trained_on().names)
+    report = evaluate(Predictions(logits, labels, tuple(names)), resamples=10)
+    assert float(report.macro_f1) == pytest.approx(card.metrics["macro_f1"]["value"], abs=5e-4)
 
 
 def test_the_readme_tells_the_measured_memory():

@@ -194,7 +194,9 @@ def test_card_gives_the_commands_of_all_stages(tmp_path, monkeypatch):
         asked = read_request(make_parser().parse_args(line.split()[1:]))
         assert RunConfig.from_dict(asked["config"]) == config
     assert asked["start"] == str(tmp_path / "runs/a-1/a-1")
-    assert "; then, from its best weights: epochs 2" in describe_cards(tmp_path)
+    assert "; then, from its best weights, epochs 2, schedule onecycle\n" in describe_cards(
+        tmp_path
+    )
 
 
 def test_no_command_where_none_can_say_it(tmp_path):
