@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from masked_autoencoder import pretrain
+from self_supervised import pretrain
 
 from lulc_lib.checkpoints import read_card
 from lulc_lib.config import RunConfig
@@ -47,7 +47,8 @@ class Experiment:
     idea: str
     changes: dict[str, Any] = field(default_factory=dict)
     network: dict[str, Any] = field(default_factory=dict)
-    pretrain: int = 0  # epochs of masked autoencoding before
+    pretrain: int = 0  # epochs of training without labels before
+    way: str = "masked"  # how, of self_supervised.WAYS
     unlabelled: int = TILES  # on so many of the training tiles, without their labels
     beside: str = "base"  # the row that its figure is held to
 
@@ -90,6 +91,14 @@ IDEAS = {
     "masked-all": Experiment(
         "masked autoencoding before, 20 epochs, all 16,200 training tiles",
         pretrain=20, unlabelled=16_200,
+    ),
+    "contrast": Experiment(
+        "contrast of two views (SimCLR) before, 15 epochs, the same tiles",
+        pretrain=15, way="contrast",
+    ),
+    "distillation": Experiment(
+        "self-distillation of two views (DINO) before, 15 epochs, the same tiles",
+        pretrain=15, way="distillation",
     ),
     "cnn": Experiment(
         "ResNet18 at 128 px inside", {"model": "resnet18", "channels_last": True},
@@ -143,8 +152,8 @@ def pretrained(name: str, model: TileClassifier, train: TileSet) -> float:
     if not file.is_file():
         began = time.perf_counter()
         config = dataclasses.replace(config_of("base"), epochs=IDEAS[name].pretrain)
-        loss = pretrain(model, train.images[: IDEAS[name].unlabelled], config)
-        print(f"{name}: the hidden patches' error is {loss:.3f}", flush=True)
+        loss = pretrain(IDEAS[name].way, model, train.images[: IDEAS[name].unlabelled], config)
+        print(f"{name}: loss {loss:.3f} after training without labels", flush=True)
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as temporary:
             torch.save((model.state_dict(), (time.perf_counter() - began) / 60), temporary)

@@ -25,7 +25,7 @@ def experiments(monkeypatch):
     import experiments
 
     yield experiments
-    del sys.modules["experiments"], sys.modules["masked_autoencoder"]
+    del sys.modules["experiments"], sys.modules["self_supervised"]
 
 
 def test_the_table_of_experiments_is_the_measured_one(experiments):
@@ -67,24 +67,26 @@ def test_a_page_is_written_between_its_marks(experiments, tmp_path, monkeypatch)
     assert "| mixup | mixup 0.2 | 0.8200 | +0.0200 | 3.0 |" in text
 
 
-def test_masked_autoencoding_learns_and_leaves_a_classifier(experiments):
-    """The hidden patches' error falls, the ViT's weights move, and its head stays as it was."""
-    from masked_autoencoder import MaskedAutoencoder, pretrain
+@pytest.mark.parametrize("way", ["masked", "contrast", "distillation"])
+def test_training_without_labels_learns_and_leaves_a_classifier(experiments, way):
+    """The loss falls, the ViT's weights move, and its head stays as it was."""
+    from self_supervised import WAYS, pretrain
 
     tiles = synthetic(n_per_class=8, seed=0)
     torch.manual_seed(0)
     model = create_model("vit", depth=1, embed_dim=48)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     config = RunConfig(model="vit", epochs=1, batch_size=40, learning_rate=1e-3, seed=1)
-    first = pretrain(create_model("vit", depth=1, embed_dim=48), tiles.images, config)
-    last = pretrain(model, tiles.images, dataclasses.replace(config, epochs=20))
+    first = pretrain(way, create_model("vit", depth=1, embed_dim=48), tiles.images, config)
+    last = pretrain(way, model, tiles.images, dataclasses.replace(config, epochs=20))
     assert last < 0.95 * first
     assert torch.equal(model.network.head.weight, before["network.head.weight"])
     moved = model.network.blocks[0].attn.qkv.weight - before["network.blocks.0.attn.qkv.weight"]
     assert moved.abs().max() > 1e-4
     assert model(tiles.images[:2] / 255).shape == (2, 10)
-    with pytest.raises(ValueError, match="not a ViT of patch tokens alone"):
-        MaskedAutoencoder(create_model("resnet18"))
+    if way == "masked":
+        with pytest.raises(ValueError, match="not a ViT of patch tokens alone"):
+            WAYS[way](create_model("resnet18"))
 
 
 @pytest.mark.parametrize("name", ["resnet50", "vit"])
