@@ -652,7 +652,9 @@ def _section(card: Card) -> str:
     metrics, data = card.metrics, card.data
     architecture = card.model.get("architecture") or f"{card.model.get('name')} (wrapped)"
     architecture = architecture.partition(".")[0]  # the tag names weights, not a network
-    lines = [f"## {card.name}", "", f"- **Model**: {architecture}"]
+    arguments = (card.model.get("arguments") or {}).items()
+    words = [architecture, *(f"{key.replace('_', ' ')} {value}" for key, value in arguments)]
+    lines = [f"## {card.name}", "", f"- **Model**: {', '.join(words)}"]
     first = card.model.get("pretrained")
     lines[-1] += f", {card.model.get('image_size', '?')} px inside, first weights "
     lines[-1] += f"from {first}" if first else "random"

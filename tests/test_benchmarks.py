@@ -37,6 +37,24 @@ def test_the_table_of_experiments_is_the_measured_one(experiments):
     assert set(experiments.measured()) <= set(experiments.IDEAS)
     _, _, rest = page.partition(experiments.RUN_MARKS[0])
     assert rest.partition(experiments.RUN_MARKS[1])[0].strip() == experiments.runs()
+    _, _, rest = page.partition(experiments.COST_MARKS[0])
+    assert rest.partition(experiments.COST_MARKS[1])[0].strip() == experiments.costs()
+
+
+@pytest.mark.parametrize(
+    ("word", "names"),
+    {
+        "helps": ("muon", "long", "small-patches"),
+        "hurts": ("mixup", "cutmix", "erase", "drop-path", "conv-stem", "masked"),
+        "no difference seen": ("base-again", "flip", "ema", "teacher", "cnn-progressive"),
+    }.items(),
+)
+def test_the_prose_says_what_the_rows_say(experiments, word, names):
+    """The verdicts that docs/experiments.md speaks of are those of the measured rows."""
+    rows = experiments.measured()
+    for name in names:
+        beside = rows[experiments.IDEAS[name].beside]["val_macro_f1"]
+        assert experiments.verdict(rows[name]["val_macro_f1"] - beside) == word, name
 
 
 def test_each_experiment_changes_the_base(experiments):
@@ -50,8 +68,11 @@ def test_each_experiment_changes_the_base(experiments):
 def test_a_page_is_written_between_its_marks(experiments, tmp_path, monkeypatch):
     """What stands around the table stays; the base's own row differs from it by nothing."""
     page, results = tmp_path / "page.md", tmp_path / "rows.json"
-    both = [f"{first}\nold\n{last}\n" for first, last in (experiments.MARKS, experiments.RUN_MARKS)]
-    page.write_text(f"before\n{both[0]}between\n{both[1]}after\n")
+    both = [
+        f"{first}\nold\n{last}\n"
+        for first, last in (experiments.MARKS, experiments.RUN_MARKS, experiments.COST_MARKS)
+    ]
+    page.write_text(f"before\n{both[0]}between\n{both[1]}{both[2]}after\n")
     rows = '{"mixup": {"val_macro_f1": 0.82, "minutes": 3.0}, '
     results.write_text(rows + '"base": {"val_macro_f1": 0.8, "minutes": 2.0}}')
     monkeypatch.setattr(experiments, "PAGE", page)
@@ -63,8 +84,14 @@ def test_a_page_is_written_between_its_marks(experiments, tmp_path, monkeypatch)
     assert "old" not in text
     assert "between\n" in text
     assert "| resnet50 | 1 | 29 | 64 px, 128 px | adamw, onecycle to 0.002, mixup 0.2 |" in text
-    assert "| 0.8000 | +0.0000 | 2.0 |" in text
-    assert "| mixup | mixup 0.2 | 0.8200 | +0.0200 | 3.0 |" in text
+    assert "| 0.8000 | +0.0000 | 2.0 |  |" in text
+    assert "| mixup | mixup 0.2 | 0.8200 | +0.0200 | 3.0 | helps |" in text
+
+
+def test_a_pause_costs_an_experiment_no_minutes(experiments):
+    """Each size's fastest epoch stands for the others of its size."""
+    epochs = [{"size": 64, "seconds": s} for s in (9.0, 2.0, 3.0)]
+    assert experiments.undisturbed([*epochs, {"size": 128, "seconds": 8.0}]) == 14.0
 
 
 @pytest.mark.parametrize("way", ["masked", "contrast", "distillation"])
@@ -104,6 +131,19 @@ def test_the_kept_logits_are_the_shipped_models(name):
     assert not set(names) & set(card.trained_on().names)
     report = evaluate(Predictions(logits, labels, tuple(names)), resamples=10)
     assert float(report.macro_f1) == pytest.approx(card.metrics["macro_f1"]["value"], abs=5e-4)
+
+
+def test_the_pages_tell_the_measured_training():
+    """What docs/scaling.md says of two processes is what the benchmark found; its claims hold."""
+    found = json.loads((BENCHMARKS / "results" / "training.json").read_text())
+    page = " ".join((BENCHMARKS.parent / "docs" / "scaling.md").read_text().split())
+    for name in ("vit", "resnet50"):
+        one, two = found["processes"][name]["one"], found["processes"][name]["two"]
+        assert f"{one:.3f} in one process and {two:.3f} in two" in page, name
+    assert f"takes {found['fused_over_plain_attention']:.1f} times as long" in page
+    assert f"takes {found['allocator']:.2f} times as long" in page
+    short = [name for name, least in found["wanted"].items() if found[name]["ratio"] < least]
+    assert short == []
 
 
 def test_the_readme_tells_the_measured_memory():

@@ -29,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         action="append",
-        help="gradcam, gradcam++, hirescam, layercam or eigencam; give it again for more "
+        help="of `lulc.methods()`: gradcam, gradcam++, layercam, ...; give it again for more "
         "(default: gradcam++)",
     )
     parser.add_argument(
