@@ -218,7 +218,7 @@ def runs() -> str:
             done += stage.epochs
             figures = [row["val_macro_f1"] for row in rows if row["size"] == rows[-1]["size"]]
             sizes = ", ".join(dict.fromkeys(f"{row['size']:.0f} px" for row in rows))
-            how = f"{stage.optimizer}, {stage.schedule} to {stage.learning_rate:g}"
+            how = f"{stage.optimizer}, {stage.schedule} with peak {stage.learning_rate:g}"
             how += "".join(f", {key} {getattr(stage, key):g}" for key in ("mixup", "ema")
                            if getattr(stage, key))  # fmt: skip
             how += f", teacher {stage.teacher}" if stage.teacher else ""

@@ -58,7 +58,7 @@ class MaskedAutoencoder(nn.Module):
         order = torch.from_numpy(rng.random(tokens.shape[:2])).argsort(1)  # (B, T)
         seen, hidden = order.tensor_split([int(SEEN * order.shape[1])], dim=1)
         x = tokens.gather(1, seen[..., None].expand(-1, -1, width))
-        x = vit.norm(vit.blocks(x))
+        x = vit.norm(vit.blocks(x))  # no norm at all where timm has it behind the pooling
         whole = self.hidden.to(x.dtype).expand(count, tokens.shape[1], width)
         whole = whole.scatter(1, seen[..., None].expand(-1, -1, width), x)
         painted = self.decoder(whole + self.places)  # (B, T, 3 * patch * patch)
@@ -139,7 +139,7 @@ def view(images: Tensor, config: RunConfig, rng: np.random.Generator, size: int)
         rng: source of all draws.
         size: size inside the model.
     """
-    config = replace(config, crop_scale=SMALLEST, shift=0)
+    config = replace(config, crop_scale=SMALLEST, shift=0, erase=0.0)
     x = augment(images, draw_turns(len(images), config, rng), config, rng, size)
     gain = rng.uniform(1 - GAIN, 1 + GAIN, (len(x), 3, 1, 1)).astype(np.float32)
     return (x * torch.from_numpy(gain)).clamp_(0, 1)

@@ -45,8 +45,15 @@ def test_the_table_of_experiments_is_the_measured_one(experiments):
     ("word", "names"),
     {
         "helps": ("muon", "long", "small-patches"),
-        "hurts": ("mixup", "cutmix", "erase", "drop-path", "conv-stem", "masked"),
-        "no difference seen": ("base-again", "flip", "ema", "teacher", "cnn-progressive"),
+        "hurts": ("mixup", "cutmix", "erase", "drop-path", "conv-stem", "masked", "distillation"),
+        "no difference seen": (
+            "base-again",
+            "flip",
+            "ema",
+            "teacher",
+            "contrast",
+            "cnn-progressive",
+        ),
     }.items(),
 )
 def test_the_prose_says_what_the_rows_say(experiments, word, names):
@@ -83,7 +90,9 @@ def test_a_page_is_written_between_its_marks(experiments, tmp_path, monkeypatch)
     assert text.endswith("\nafter\n")
     assert "old" not in text
     assert "between\n" in text
-    assert "| resnet50 | 1 | 29 | 64 px, 128 px | adamw, onecycle to 0.002, mixup 0.2 |" in text
+    assert (
+        "| resnet50 | 1 | 29 | 64 px, 128 px | adamw, onecycle with peak 0.002, mixup 0.2 |" in text
+    )
     assert "| 0.8000 | +0.0000 | 2.0 |  |" in text
     assert "| mixup | mixup 0.2 | 0.8200 | +0.0200 | 3.0 | helps |" in text
 
