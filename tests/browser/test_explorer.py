@@ -67,6 +67,7 @@ def test_find(lab, page, panel, screenshot):
     assert thumbs.count() == 60
     screenshot("explorer-1200-first")
     redrawn(page, panel, lambda: panel.get_by_label("Label", exact=True).select_option("River (8)"))
+    thumbs.nth(8).wait_for(state="detached")  # the tile may be drawn first
     assert thumbs.count() == 8
     assert "River_1.jpg" in panel.locator(".lulc-caption").inner_text()
     redrawn(page, panel, lambda: thumbs.nth(3).click())
