@@ -366,11 +366,14 @@ class Anatomy:
 
     Attributes:
         family: "cnn" (maps of channels) or "vit" (tokens).
-        layer: dotted name of the default target layer for CAM, as in `model.named_modules()`.
+        layer: dotted name of the default target layer for CAM, as in `model.named_modules()`: a
+            cut, which every path from a patch to the logits passes.
         grid: (h, w) of that layer.
         prefix_tokens: class, distillation and register tokens before the patch tokens.
-        stages: dotted names of the layers that can be chosen, in order of depth.
+        stages: dotted names of the layers that can be chosen, in order of depth: the last layer at
+            each resolution of a "cnn", the first norm of each block of a "vit".
         grids: (h, w) of each stage.
+        blocks: dotted names of the blocks of a "vit", whose outputs can be chosen as well; else ().
         head: dotted name of the last linear layer.
         values: how many numbers the modules return for one tile: what a pass needs of memory.
     """
@@ -381,6 +384,7 @@ class Anatomy:
     prefix_tokens: int
     stages: tuple[str, ...]
     grids: tuple[tuple[int, int], ...]
+    blocks: tuple[str, ...]
     head: str
     values: int
 
@@ -394,9 +398,13 @@ def anatomy(model: TileClassifier) -> Anatomy:
     """Find the layers of a model that explanations look at.
 
     The model runs once on a black tile; nothing is asked of the user. A network whose last
-    feature maps come as (N, C, h, w) is a "cnn", one that ends in tokens (N, T, D) a "vit". The
-    default layer of a ViT is the first norm of its last block: at that block's output, the
-    gradient of patch tokens that no class token reads any more is exactly zero.
+    feature maps come as (N, C, h, w) is a "cnn", one that ends in tokens (N, T, D) a "vit".
+
+    The default layer is the deepest cut: a layer that every path from a patch to the logits passes.
+    Where the head reads the patch tokens, as with averaged tokens, that is the output of the last
+    block; its first norm is none, since the residual connection goes round it. Where the head reads
+    a class token alone, the gradient of the patch tokens at that output is exactly zero, and the
+    cut is the first norm of the last block, through which the class token reads them.
 
     Raises:
         ValueError: if no layer has a grid of at least 2x2.
@@ -415,7 +423,7 @@ def to_grid(activation: Tensor, found: Anatomy) -> Tensor:
     if activation.ndim != 3:
         raise ValueError(
             f"a layer with output {tuple(activation.shape)} has no grid; "
-            f"choose one of {', '.join(found.stages)}"
+            f"choose one of {', '.join(found.stages + found.blocks)}"
         )
     h, w = found.grid
     patches = activation[:, found.prefix_tokens :]
@@ -458,12 +466,15 @@ def _read_anatomy(model: TileClassifier) -> Anatomy:
                 f"{model.name} merges its tokens on the way ({grid[0]}x{grid[1]} at first, "
                 f"{prefix + grid[0] * grid[1]} tokens at last); it cannot be explained yet"
             )
-        return Anatomy("vit", norms[-1], grid, prefix, norms, (grid,) * len(norms), head, values)
+        blocks = tuple(name.rpartition(".")[0] for name in norms)
+        layer = blocks[-1] if _reads_patches(model, blocks[-1], head, prefix) else norms[-1]
+        grids = (grid,) * len(norms)
+        return Anatomy("vit", layer, grid, prefix, norms, grids, blocks, head, values)
     found = [trace[i] for i in wide if trace[i][0].startswith("network.")]
     outer = [(name, shape) for name, shape in found if name.count(".") <= 2] or found
     stages = {_cells(shape): name for name, shape in outer}  # the last one at each resolution
     names, grids = tuple(stages.values()), tuple(stages)
-    return Anatomy("cnn", names[-1], grids[-1], 0, names, grids, head, values)
+    return Anatomy("cnn", names[-1], grids[-1], 0, names, grids, (), head, values)
 
 
 def _trace(model: TileClassifier) -> list[tuple[str, tuple[int, ...]]]:
@@ -485,6 +496,41 @@ def _trace(model: TileClassifier) -> list[tuple[str, tuple[int, ...]]]:
         for handle in handles:
             handle.remove()
     return trace
+
+
+def _reads_patches(model: TileClassifier, block: str, head: str, prefix: int) -> bool:
+    """Tell whether the head's input depends on the patch tokens that leave the last block.
+
+    The head's input is asked rather than the logits, so that a head of zeros, as some trainings
+    start with, does not hide what it reads.
+    """
+    tokens: list[Tensor] = []
+    read: list[Tensor] = []
+
+    def cut(module: nn.Module, inputs: Any, output: Any) -> Any:
+        if not isinstance(output, Tensor):
+            return output
+        tokens.append(output.detach().requires_grad_())
+        torch.set_grad_enabled(True)
+        return tokens[-1].clone()
+
+    handles = [
+        model.get_submodule(block).register_forward_hook(cut),
+        model.get_submodule(head).register_forward_pre_hook(lambda _, given: read.append(given[0])),
+    ]
+    try:
+        with torch.inference_mode(False), evaluating(model):
+            model(torch.zeros(1, 3, TILE_SIZE, TILE_SIZE, device=_device(model)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not (tokens and read and read[-1].requires_grad):
+        return False
+    seen = read[-1].float()
+    weights = torch.linspace(-1, 1, seen.numel(), device=seen.device).view_as(seen)
+    with torch.enable_grad():  # a plain sum over a layer norm's output would never change
+        slope = torch.autograd.grad((weights * seen).sum(), tokens[-1], allow_unused=True)[0]
+    return slope is not None and bool((slope[:, prefix:] != 0).any())
 
 
 def _block_norms(

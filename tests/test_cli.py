@@ -381,7 +381,7 @@ def test_explain_states_fit_and_ground(fit: str, fitted: str, ground: str, lulc,
     assert ground in out
     assert "8x8 grid, 1 cell = " + ("80 m" if fit == "crop" else "112 m") in out
     written = Path(out.split("wrote")[1].strip())
-    assert written == Path("outputs/photo_vit_gradcam++.png").absolute()
+    assert written == Path("outputs/photo_vit_gradcam.png").absolute()
     width, height = open_picture(written).size
     assert min(width, height) > 300
 

@@ -28,6 +28,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget, FinerWe
 from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 from torch import nn
 
+from lulc_lib.concepts import concepts
 from lulc_lib.explanations import cam, explain, layers, methods, principal_map
 from lulc_lib.explanations.batch import Batch
 from lulc_lib.explanations.table import METHODS
@@ -440,7 +441,7 @@ def test_logits_and_targets_are_the_models_own(model, images):
     np.testing.assert_allclose(result.logits, expected, atol=1e-5 * np.abs(expected).max())
     np.testing.assert_array_equal(result.target, expected.argmax(axis=1))
     np.testing.assert_array_equal(result.predicted, result.target)
-    assert result.method == "gradcam++"
+    assert result.method == "gradcam"
     assert len(result) == 5
 
 
@@ -710,6 +711,78 @@ def test_layers_lists_what_can_be_chosen(model, images):
         layers(nn.Identity())
 
 
+def test_no_method_means_gradcam(model, images):
+    """Without a method, and with None, the map must be Grad-CAM's at the default layer."""
+    plain, none = explain(model, images), explain(model, images, None)
+    named = explain(model, images, "gradcam", layer=anatomy(model).layer)
+    for result in (plain, none):
+        assert (result.method, result.layer) == ("gradcam", named.layer)
+        np.testing.assert_array_equal(result.grid, named.grid)
+
+
+def averaged(seed=0):
+    """Return a small ViT whose head reads the mean of its patch tokens."""
+    torch.manual_seed(seed)
+    model = create_model("vit", embed_dim=48, depth=3)
+    for parameter in model.network.parameters():
+        if parameter.ndim == 1:
+            nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", ["cnn", "averaged"])
+def test_the_default_layer_is_a_cut(name, images):
+    """What a cut returned for another tile must give that tile's logits, whatever lies below.
+
+    Negative control: of a ViT with averaged tokens, the first norm of the last block is no cut,
+    since the residual connection goes round it.
+    """
+    model = averaged() if name == "averaged" else make(name)
+
+    def with_another(layer):
+        kept = []
+        hook = model.get_submodule(layer).register_forward_hook(lambda *a: kept.append(a[2]))
+        expected = model(images[1:2])
+        hook.remove()
+        hook = model.get_submodule(layer).register_forward_hook(lambda *_: kept[0])
+        found = model(images[:1])
+        hook.remove()
+        return (found - expected).abs().max() / expected.abs().max()
+
+    with torch.no_grad():
+        assert with_another(anatomy(model).layer) < 1e-5
+        if name == "averaged":
+            assert with_another("network.blocks.2.norm1") > 1e-2
+
+
+def test_numbers_of_layers_mean_what_they_meant():
+    """Numbers must name a ViT's first norms as they always did; block outputs come after them."""
+    model = averaged()
+    norms = [f"network.blocks.{i}.norm1" for i in range(3)]
+    outputs = [f"network.blocks.{i}" for i in range(3)]
+    assert layers(model)["layer"].tolist() == norms + outputs
+    tile = torch.rand(1, 3, 64, 64)
+    taken = {n: explain(model, tile, layer=n).layer for n in range(-3, 6)}
+    assert [taken[n] for n in (-3, -2, -1)] == norms
+    assert [taken[n] for n in range(6)] == norms + outputs
+    for number in (-4, 6):
+        with pytest.raises(ValueError, match=rf"layer must lie in -3\.\.5, got {number}"):
+            explain(model, tile, layer=number)
+
+
+@pytest.mark.parametrize("layer", ["network.layer4", "network.layer3"])
+def test_the_first_call_may_come_in_batches(layer, images):
+    """A model whose anatomy nobody has asked for yet must be explained at a named layer."""
+    fresh = make("cnn")
+    fresh._anatomies.clear()
+    found = explain(fresh, images, "gradcam", layer=layer, batch_size=2)
+    np.testing.assert_allclose(
+        found.grid, explain(fresh, images, "gradcam", layer=layer).grid, atol=1e-5
+    )
+    fresh._anatomies.clear()
+    assert concepts(fresh, images, n=2, layer=layer).layer == layer
+
+
 def test_several_methods_share_one_pass(model, images):
     """A list must give what single calls give, for one forward pass in all."""
     runs = []
@@ -753,7 +826,7 @@ def test_cache_returns_the_same_without_running(images, tmp_path, monkeypatch):
     np.testing.assert_array_equal(second.heatmap, first.heatmap)
     np.testing.assert_array_equal(second.target, first.target)
     assert second.warnings == first.warnings
-    explain(model, images, "gradcam", cache=True)
+    explain(model, images, "gradcam++", cache=True)
     explain(model, images, target=2, cache=True)
     explain(model, images[:3], cache=True)
     with torch.no_grad():
@@ -779,7 +852,7 @@ def test_kept_maps_do_not_outlive_the_code(images, tmp_path, monkeypatch):
     ("arguments", "error", "message"),
     [
         ({"method": "gradcampp"}, ValueError, r"unknown method 'gradcampp'; did you mean 'gradcam"),
-        ({"method": None}, ValueError, "unknown method None.*There are gradcam"),
+        ({"method": 3}, ValueError, "unknown method 3.*There are gradcam"),
         ({"method": []}, ValueError, "method is an empty list"),
         ({"method": ["gradcam", "atention"]}, ValueError, "unknown method 'atention'"),
         ({"method": "rollout"}, ValueError, "rollout needs one attention over all tokens.*toy"),
@@ -800,7 +873,7 @@ def test_kept_maps_do_not_outlive_the_code(images, tmp_path, monkeypatch):
             "no layer 'network.mapps'; did you mean 'network.m",
         ),
         ({"layer": ""}, ValueError, "no layer ''"),
-        ({"layer": 9}, ValueError, r"layer must lie in -1\.\.0, got 9; the stages are network"),
+        ({"layer": 9}, ValueError, r"layer must lie in -1\.\.0, got 9; the numbers.*network"),
         ({"layer": 1.5}, TypeError, "layer must be 'auto', a dotted name or an index, got 1.5"),
         (
             {"layer": "network.head"},
@@ -813,7 +886,7 @@ def test_kept_maps_do_not_outlive_the_code(images, tmp_path, monkeypatch):
         ({"target": [1, 2]}, ValueError, r"one for each of the 1 tiles, got shape \(2,\)"),
         ({"target": 1.0}, TypeError, "target must be None, a class index, a class name.*got 1.0"),
         ({"target": True}, TypeError, "target must be None.*got True"),
-        ({"contrast": 2}, ValueError, r"gradcam\+\+ takes no contrast, got 2.*use finercam"),
+        ({"contrast": 2}, ValueError, r"gradcam takes no contrast, got 2.*use finercam"),
         ({"precision": "fp16"}, ValueError, "must be one of float32, bfloat16, got 'fp16'"),
         ({"batch_size": 0}, ValueError, "batch_size must be a whole number of at least 1, got 0"),
         ({"images": torch.zeros(0, 3, 64, 64)}, ValueError, "the batch is empty"),

@@ -45,7 +45,7 @@ class Toy(nn.Module):
         ("resnet18", {"image_size": 64}, "cnn", (2, 2), 0, "network.layer4"),
         ("resnet50", {"image_size": 128}, "cnn", (4, 4), 0, "network.layer4"),
         ("resnet50", {}, "cnn", (7, 7), 0, "network.layer4"),
-        ("vit", {}, "vit", (8, 8), 0, "network.blocks.5.norm1"),
+        ("vit", {}, "vit", (8, 8), 0, "network.blocks.5"),
         ("vit_tiny_patch16_224", {"image_size": 64}, "vit", (4, 4), 1, "network.blocks.11.norm1"),
         ("deit3_small_patch16_224", {"depth": 2}, "vit", (14, 14), 1, "network.blocks.1.norm1"),
         (
@@ -72,6 +72,33 @@ def test_anatomy_is_found(name, arguments, family, grid, prefix, layer):
     assert set(found.stages) <= set(names)
     assert len(found.stages) == len(found.grids)
     assert isinstance(names[found.head], nn.Linear)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "layer"),
+    [
+        ({"class_token": False, "global_pool": "avg"}, "network.blocks.1"),
+        ({"class_token": True, "global_pool": "avg"}, "network.blocks.1"),
+        ({"class_token": False, "global_pool": "avg", "fc_norm": True}, "network.blocks.1"),
+        ({"class_token": False, "global_pool": "map"}, "network.blocks.1"),
+        ({"class_token": True, "global_pool": "token"}, "network.blocks.1.norm1"),
+        ({"class_token": True, "global_pool": "token", "reg_tokens": 2}, "network.blocks.1.norm1"),
+    ],
+)
+def test_the_default_layer_of_a_vit_follows_what_its_head_reads(arguments, layer):
+    """The last block's output where the head reads patch tokens, else its first norm.
+
+    So it must be with a head of zeros too, whose logits depend on nothing.
+    """
+    small = {"embed_dim": 48, "depth": 2, "num_heads": 3}
+    model = create_model("vit_tiny_patch16_224", image_size=64, **small, **arguments)
+    assert anatomy(model).layer == layer
+    assert anatomy(model).blocks == ("network.blocks.0", "network.blocks.1")
+    nn.init.zeros_(model.network.head.weight)
+    model._anatomies.clear()
+    assert anatomy(model).layer == layer
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert not any(p.grad is not None for p in model.parameters())
 
 
 def test_anatomy_of_wrapped_torchvision_models():
@@ -205,7 +232,7 @@ def test_patches_may_come_from_convolutions():
     model = create_model("vit", conv_stem=(8, 16), depth=2).eval()
     found = anatomy(model)
     assert (found.family, found.grid, found.prefix_tokens) == ("vit", (8, 8), 0)
-    assert found.layer == "network.blocks.1.norm1"
+    assert found.layer == "network.blocks.1"
     assert anatomy(create_model("vit", conv_stem=(16,), depth=1)).grid == (16, 16)
     images = torch.rand(3, 3, 64, 64)
     with evaluating(model):

@@ -93,7 +93,7 @@ def test_it_opens_on_the_first_tile(shown, few):
     """The first tile, each model's answer and one map; thumbnails of all; a short fixed repr."""
     assert repr(shown) == "Explorer(resnet50, vit: 12 tiles)"
     assert shown.state.tile == few.names[0]
-    assert maps(shown) == [["gradcam++"], ["gradcam++"]]
+    assert maps(shown) == [["gradcam"], ["gradcam"]]
     assert [a["verdict"] for a in shown._look.shown["answers"]] == ["right", "right"]
     assert thumbnails(shown) == list(few.names)
     assert shown._thumbnails.shown["words"] == "1–12 of 12"
@@ -395,7 +395,7 @@ def test_it_opens_before_the_predictions_are_there(models, few, monkeypatch):
 
     monkeypatch.setattr(room, "predict", slowly)
     shown = Explorer(models, few)
-    assert maps(shown) == [["gradcam++"], ["gradcam++"]]
+    assert maps(shown) == [["gradcam"], ["gradcam"]]
     shown.show(label="River")
     assert len(shown.found) == 6
     shown.show(answer="wrong")
@@ -432,7 +432,8 @@ def test_many_changes_leave_nothing_behind(shown, models, few):
         "answer": ["all", "right", "wrong", "disagree"], "judge": ["all", "vit"],
         "sort": ["order", "loss", "confidence", "disagreement"],
         "methods": [("gradcam",), ("legrad", "eigencam"), ("edge",), ("finercam", "hirescam")],
-        "target": ["predicted", "label", "River"], "contrast": ["", "Forest"], "stage": [0, -1, -2],
+        "target": ["predicted", "label", "River"], "contrast": ["", "Forest"],
+        "stage": [0, -1, -2, 1, 2],
         "sign": ["signed", "positive"], "scale": ["shared", "per map"], "deleted": [0.0, 0.4],
         "tile": list(few.names), "confidence": [(0.0, 1.0), (0.2, 0.6)],
     }  # fmt: skip

@@ -127,6 +127,12 @@ def test_the_page_gets_the_map_itself(looking, tiles):
     assert "network.blocks.0.norm1" in early["words"]
     deep = packed_map(state.change(stage=-99), looking, "vit", "gradcam")
     assert "network.blocks.0.norm1" in deep["words"]
+    for stage, layer in (
+        (1, "network.blocks.1"),
+        (2, "network.blocks.0"),
+        (99, "network.blocks.0"),
+    ):
+        assert layer in packed_map(state.change(stage=stage), looking, "vit", "gradcam")["words"]
 
 
 def test_what_cannot_be_drawn_is_said(looking, tiles):

@@ -36,7 +36,7 @@ def test_a_state_survives_json():
         ({"deleted": "much"}, "deleted must lie in"),
         ({"page": -1}, "page must be a whole number from 0, got -1"),
         ({"page": True}, "page must be a whole number"),
-        ({"stage": 1}, "stage counts from the last layer"),
+        ({"stage": 1001}, r"stage must lie in -1000\.\.1000, got 1001"),
         ({"confidence": (0.9, 0.1)}, "confidence must rise"),
         ({"confidence": 0.9}, "confidence must be a pair"),
         ({"methods": ()}, "at least one method"),

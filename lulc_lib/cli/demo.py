@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> None:
     common.say()
     common.say(common.table(["model", "macro-F1", "AUPRC", "accuracy", "seconds"], rows))
     common.say("in brackets: 95 % intervals; seconds: time to predict the test tiles")
-    common.say("\n4 of 4  Grad-CAM++: what the models look at")
+    common.say("\n4 of 4  Grad-CAM: what the models look at")
     _draw(models, predictions, parts.test, files)
     if tiles.source != "eurosat":
         common.say(f"\nThese were {tiles.source}: the figures above say nothing about EuroSAT.")
@@ -134,7 +134,7 @@ def _draw(
 
     chosen = choose(list(predictions.values()), TILES_A_CLASS * len(CLASSES))
     shown = test.select(chosen, part=test.part)
-    maps = {name: explain(model, shown, "gradcam++") for name, model in models.items()}
+    maps = {name: explain(model, shown) for name, model in models.items()}
     for name, explanation in maps.items():
         common.say(f"{name}: {describe_grid(explanation.grid)}")
     common.say(

@@ -30,9 +30,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE", type=Path, help="a picture (JPEG, PNG, TIFF ...)")
     parser.add_argument(
         "--method",
-        default="gradcam++",
         help="a name in lulc.methods(), such as layercam or finercam, for a ViT also relevance "
-        "(default: gradcam++)",
+        "(default: gradcam)",
     )
     parser.add_argument(
         "--target",
@@ -66,11 +65,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Fit the picture, explain it, draw it."""
-    from lulc_lib.explanations import explain
+    from lulc_lib.explanations import DEFAULT_METHOD, explain
     from lulc_lib.images import SENTINEL_METRES, SIDE, open_picture
     from lulc_lib.plots import describe_grid, plot_gallery, save_figure
 
-    asked = Path("outputs", f"{options.image.stem}_{Path(options.name).name}_{options.method}.png")
+    method = options.method or DEFAULT_METHOD
+    asked = Path("outputs", f"{options.image.stem}_{Path(options.name).name}_{method}.png")
     out = common.output_file(options.out or asked, (".png",), spare=[options.image])
     picture = open_picture(options.image, options.fit)
     ((name, model),) = common.get_models([options.name]).items()
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> None:
     maps = explain(
         model,
         images,
-        options.method,
+        method,
         _number_or_word(options.target),
         _number_or_word(options.layer),
         _number_or_word(options.contrast),

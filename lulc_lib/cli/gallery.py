@@ -18,7 +18,7 @@ on purpose."""
 EXAMPLES = """\
 examples:
   lulc gallery resnet50 vit --out outputs/gallery.html
-  lulc gallery vit --method gradcam++ --method layercam --n 20
+  lulc gallery vit --method gradcam --method gradcam++ --n 20
   lulc gallery resnet50 vit --wrong --n 60 --out mistakes.html
 """
 
@@ -30,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--method",
         action="append",
         help="of `lulc.methods()`: gradcam, gradcam++, layercam, ...; give it again for more "
-        "(default: gradcam++)",
+        "(default: gradcam)",
     )
     parser.add_argument(
         "--n", type=parsing.whole(1), default=40, metavar="N", help="tiles (default: %(default)s)"
@@ -54,12 +54,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Predict the part, choose tiles, explain them, write the page."""
-    from lulc_lib.explanations import check_methods
+    from lulc_lib.explanations import DEFAULT_METHOD, check_methods
     from lulc_lib.export import explain_for_page, gallery_html
     from lulc_lib.metrics import predict
 
     out = common.output_file(options.out, (".html", ".htm"))
-    methods = list(dict.fromkeys(options.method or ["gradcam++"]))
+    methods = list(dict.fromkeys(options.method or [DEFAULT_METHOD]))
     models = common.get_models(options.names)
     for model in models.values():
         check_methods(model, methods)

@@ -4,9 +4,10 @@ from lulc_lib.explanations.attention import attention_rollout
 from lulc_lib.explanations.cam import is_loaded, principal_map
 from lulc_lib.explanations.engine import check_methods, explain, layers
 from lulc_lib.explanations.result import Explanation
-from lulc_lib.explanations.table import methods
+from lulc_lib.explanations.table import DEFAULT_METHOD, methods
 
 __all__ = [
+    "DEFAULT_METHOD",
     "Explanation",
     "attention_rollout",
     "check_methods",

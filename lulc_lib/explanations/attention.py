@@ -108,9 +108,7 @@ def look(batch: Batch) -> Seen:
         ValueError: if the model's attention does not lie on its tokens, one matrix a block.
     """
     found, tokens = batch.anatomy, []
-    blocks = {
-        stage.rpartition(".")[0]: lambda _, __, out: tokens.append(out) for stage in found.stages
-    }
+    blocks = {block: lambda _, __, out: tokens.append(out) for block in found.blocks}
     watch = _Watch()
     with torch.no_grad(), _fused(batch.model), hooked(batch.model, blocks), watch:
         logits = batch.run(batch.images)
@@ -175,7 +173,7 @@ def legrad(batch: Batch) -> np.ndarray:
     tokens, then over blocks.
     """
     seen = _seen(batch)
-    last = batch.anatomy.stages[-1].rpartition(".")[0]
+    last = batch.anatomy.blocks[-1]
     total = 0
     with torch.enable_grad():
         for tokens, attention in zip(seen.tokens, seen.attention, strict=True):
@@ -199,7 +197,7 @@ def _readers(batch: Batch) -> Tensor:
     """
 
     def find() -> Tensor:
-        last = batch.anatomy.stages[-1].rpartition(".")[0]
+        last = batch.anatomy.blocks[-1]
         leaf = _seen(batch).tokens[-1].detach().requires_grad_()
         with torch.enable_grad():
             logits = graft(batch, last, batch.images[:1], leaf)

@@ -48,6 +48,8 @@ class Batch:
         self.images = images.to(self.device)
         self._wanted = wanted
         self._made: dict[str, Any] = {}
+        # Asked now: a first look at the anatomy runs the model, which no hook of a pass may meet.
+        self._likes_channels_last = model.spec is not None and _is_cnn(model)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -70,11 +72,6 @@ class Batch:
         with self.autocast():
             logits = self.model(images)
         return logits.float()
-
-    @functools.cached_property
-    def _likes_channels_last(self) -> bool:
-        """Whether it has convolutions, and is no module that may count on another order."""
-        return self.model.spec is not None and self.anatomy.family == "cnn"
 
     def autocast(self) -> torch.autocast:
         """Return the context of the asked precision."""
@@ -150,9 +147,16 @@ class Batch:
         if not fits:
             raise ValueError(
                 f"layer {self.layer!r} returns {shape}, which has no grid; "
-                f"choose one of {', '.join(self.anatomy.stages)}"
+                f"choose one of {', '.join(self.anatomy.stages + self.anatomy.blocks)}"
             )
         return to_grid(activation, self.anatomy)
+
+
+def _is_cnn(model: TileClassifier) -> bool:
+    """Tell whether a model ends in maps of channels; not, where no layer has a grid."""
+    with contextlib.suppress(ValueError):
+        return anatomy(model).family == "cnn"
+    return False
 
 
 def pick(logits: Tensor, target: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from lulc_lib.explanations.attention import look
 from lulc_lib.explanations.batch import Batch
 from lulc_lib.explanations.pixels import not_piecewise_linear
 from lulc_lib.explanations.result import Explanation, finished
-from lulc_lib.explanations.table import METHODS, Method, method_named, nearest
+from lulc_lib.explanations.table import DEFAULT_METHOD, METHODS, Method, method_named, nearest
 from lulc_lib.metrics import weights_digest
 from lulc_lib.models import PlainAttention, TileClassifier, anatomy, evaluating
 from lulc_lib.storage import digest_arrays, digest_files, free_memory, load_arrays, store_arrays
@@ -44,7 +44,7 @@ class _Request:
 
 @overload
 def explain(
-    model: TileClassifier, images: Any, method: str = ..., *args: Any, **kwargs: Any
+    model: TileClassifier, images: Any, method: str | None = ..., *args: Any, **kwargs: Any
 ) -> Explanation: ...
 @overload
 def explain(
@@ -53,7 +53,7 @@ def explain(
 def explain(
     model: TileClassifier,
     images: Any,
-    method: str | Sequence[str] = "gradcam++",
+    method: str | Sequence[str] | None = None,
     target: Any = None,
     layer: str | int = "auto",
     contrast: Any = None,
@@ -71,11 +71,12 @@ def explain(
     Args:
         model: made by `create_model` or `load_checkpoint`.
         images: a TileSet, or images (N, 3, 64, 64), float32 in [0, 1] or uint8.
-        method: a name in `methods()`, or several, which then share one pass.
+        method: a name in `methods()`, or several, which then share one pass; None takes Grad-CAM.
         target: class to explain: None for the predicted one, an index or a name for all tiles, or
             one per tile.
-        layer: for CAM methods: "auto", a dotted name in `model.named_modules()`, or the index of
-            a row of `layers(model)` (-1 is the deepest).
+        layer: for CAM methods: "auto" takes the deepest layer that every path from a patch to the
+            logits passes; else a dotted name in `model.named_modules()`, or a number as in
+            `layers(model)`.
         contrast: class to tell the target from, for finercam; None compares with the three
             nearest in logit.
         precision: "float32", or "bfloat16" for autocast.
@@ -92,7 +93,7 @@ def explain(
             fit, a method takes no contrast or no layer, cannot explain this network, or the layer
             has no grid or does not reach the logits.
     """
-    chosen = _chosen(method)
+    chosen = _chosen(DEFAULT_METHOD if method is None else method)
     request = _checked(model, images, chosen, target, layer, contrast, precision, batch_size)
     keys: dict[str, dict[str, Any]] = {}
     found: dict[str, Mapping[str, np.ndarray]] = {}
@@ -112,16 +113,21 @@ def explain(
         )
         for m in chosen
     }
-    return results[method] if isinstance(method, str) else results
+    several = not (method is None or isinstance(method, str))
+    return results if several else results[chosen[0].name]
 
 
 def layers(model: TileClassifier) -> pd.DataFrame:
     """List the layers that CAM methods can look at.
 
     Returns:
-        DataFrame, from shallow to deep: layer (dotted name), grid ("7x7"), cell_metres (ground size
-        of a cell), auto (whether `layer="auto"` takes it). Its row numbers serve as `layer=`, too.
-        Other layers with a grid can be chosen by name.
+        DataFrame whose index is the number that `layer=` takes: layer (dotted name), grid ("7x7"),
+        cell_metres (ground size of a cell), auto (whether `layer="auto"` takes it). Of a
+        convolutional network, the last layer at each resolution, from shallow to deep. Of a ViT,
+        the first norm of each block, then the output of each block, each from shallow to deep.
+        Negative numbers count back from the end of the first list: -1 is the last stage of a
+        convolutional network, and the first norm of a ViT's last block. Other layers with a grid
+        can be chosen by name.
 
     Raises:
         TypeError: if it is no model of ours.
@@ -129,9 +135,10 @@ def layers(model: TileClassifier) -> pd.DataFrame:
     """
     _check_model(model)
     found = anatomy(model)
+    sides = (*found.grids, *[found.grid] * len(found.blocks))
     rows = [
         (name, f"{h}x{w}", 640 / h, name == found.layer)
-        for name, (h, w) in zip(found.stages, found.grids, strict=True)
+        for name, (h, w) in zip(found.stages + found.blocks, sides, strict=True)
     ]
     return pd.DataFrame(rows, columns=["layer", "grid", "cell_metres", "auto"])
 
@@ -256,13 +263,14 @@ def _layer_name(model: TileClassifier, layer: Any, chosen: list[Method]) -> str 
     if layer == "auto":
         return anatomy(model).layer
     if isinstance(layer, int) and not isinstance(layer, bool):
-        stages = anatomy(model).stages
-        if not -len(stages) <= layer < len(stages):
+        stages, blocks = anatomy(model).stages, anatomy(model).blocks
+        numbered = stages + blocks
+        if not -len(stages) <= layer < len(numbered):
             raise ValueError(
-                f"layer must lie in {-len(stages)}..{len(stages) - 1}, got {layer}; "
-                f"the stages are {', '.join(stages)}"
+                f"layer must lie in {-len(stages)}..{len(numbered) - 1}, got {layer}; the numbers "
+                f"from 0 mean {', '.join(numbered)}"
             )
-        return stages[layer]
+        return stages[layer] if layer < 0 else numbered[layer]
     if not isinstance(layer, str):
         raise TypeError(f"layer must be 'auto', a dotted name or an index, got {layer!r}")
     names = [name for name, _ in model.named_modules() if name]

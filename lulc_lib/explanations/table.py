@@ -101,6 +101,7 @@ _METHODS = (
     Method("blur", "null", False, True, "none", "brightness blurred by 4 px", nulls.blur),
 )  # fmt: skip
 METHODS = {method.name: method for method in _METHODS}
+DEFAULT_METHOD = "gradcam"  # of `explain(method=None)`, and of all that draws maps unasked
 
 
 def methods() -> pd.DataFrame:

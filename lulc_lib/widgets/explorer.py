@@ -553,14 +553,18 @@ class Explorer(ipywidgets.VBox):
         found = {}
         for name, model in self.models.items():
             with contextlib.suppress(ValueError):  # without a grid there is nothing to choose
-                found[name] = anatomy(model).grids
+                found[name] = anatomy(model)
+        fewest = min((len(one.grids) for one in found.values()), default=0)
         options = [("the method's own choice", 0)]
-        for back in range(-1, -min(map(len, found.values()), default=0) - 1, -1):
+        for back in range(1, fewest + 1):
             grids = []
-            for name, own in found.items():
-                h, w = own[back]
+            for name, one in found.items():
+                h, w = one.grids[-back]
                 grids.append(f"{name} {h}x{w} = {640 / h:.0f} m")
-            options.append((f"{-back} from the end: {', '.join(grids)}", back))
+            options.append((f"output {back} from the end: {', '.join(grids)}", back))
+        if any(one.blocks for one in found.values()):
+            options += [(f"first norm in block {back} from the end (ViT)", -back)
+                        for back in range(1, fewest + 1)]  # fmt: skip
         return options
 
     def _layout(self) -> list[ipywidgets.Widget]:

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lulc_lib.explanations import Explanation, explain, is_loaded, layers, methods
+from lulc_lib.explanations import Explanation, explain, is_loaded, methods
 from lulc_lib.export import pack_grid
 from lulc_lib.faithfulness import deletion_order, first_pixels, random_order, remove, swap
 from lulc_lib.metrics import predict
-from lulc_lib.models import TileClassifier
+from lulc_lib.models import TileClassifier, anatomy
 from lulc_lib.plots import (
     Scale,
     describe_grid,
@@ -213,10 +213,17 @@ def _without_tile(asked: Asked) -> Asked:
 def _arguments(asked: Asked, model: TileClassifier) -> dict[str, Any]:
     arguments: dict[str, Any] = {"target": asked.target}
     if asked.stage and _takes("layer", asked.method):
-        arguments["layer"] = max(asked.stage, -len(layers(model)))
+        arguments["layer"] = _layer_at(asked.stage, model)
     if asked.contrast is not None and _takes("contrast", asked.method):
         arguments["contrast"] = asked.contrast
     return arguments
+
+
+def _layer_at(stage: int, model: TileClassifier) -> str:
+    """Return the layer that a state's `stage` means; one beyond the first layer means the first."""
+    found = anatomy(model)
+    names = found.blocks if stage > 0 and found.blocks else found.stages
+    return names[-min(abs(stage), len(names))]
 
 
 def _takes(what: str, method: str) -> bool:

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from lulc_lib.explanations import DEFAULT_METHOD
 from lulc_lib.faithfulness import FILLS
 from lulc_lib.tiles import CLASSES, TILE_SIZE
 
@@ -71,8 +72,9 @@ class State:
         methods: names in `methods()`.
         target: class to explain: "predicted", "label" or a class name.
         contrast: class name to tell the target from ("why A, not B"), "" for none.
-        stage: which of the model's layers, counted from the last one: -1 is the last; 0 stands for
-            the method's own choice.
+        stage: which layer CAM methods look at: 0 for the method's own choice; 1 for the output of
+            the last block or stage, 2 for the one before it; -1, -2, ... for a ViT's first norm in
+            these blocks, and for the same stages of a convolutional network.
         opacity: of maps over the tile, 0 to 1.
         sign: "signed", or "positive" to show only what speaks for the target.
         scale: "shared" by all tiles, or "per map": each stretched to its own range.
@@ -93,7 +95,7 @@ class State:
     sort: str = "order"
     page: int = 0
     tile: str = ""
-    methods: tuple[str, ...] = ("gradcam++",)
+    methods: tuple[str, ...] = (DEFAULT_METHOD,)
     target: str = "predicted"
     contrast: str = ""
     stage: int = 0
@@ -119,10 +121,8 @@ class State:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise ValueError(f"{name} must be a whole number from {low}, got {value!r}")
-        if self.stage > 0:
-            raise ValueError(
-                f"stage counts from the last layer: -1, -2, ... or 0, got {self.stage}"
-            )
+        if self.stage > 1000:
+            raise ValueError(f"stage must lie in -1000..1000, got {self.stage}")
         object.__setattr__(self, "confidence", _checked_range(self.confidence))
         object.__setattr__(self, "among", _texts("among", self.among))
         object.__setattr__(self, "methods", _texts("methods", self.methods))
