@@ -15,13 +15,37 @@ from lulc_lib.config import RunConfig
 from lulc_lib.models import EUROSAT_MEAN
 from lulc_lib.tiles import CLASSES
 
-WAYS = {"none": (0,), "flip": (0, 4), "d4": tuple(range(8))}  # what `turned` may do, by setting
+WAYS = {  # what `turned` may do, by setting
+    "none": (0,),
+    "flip": (0, 4),
+    "d4": tuple(range(8)),
+    "d4_cycle": tuple(range(8)),
+}
 
 
 def draw_turns(count: int, config: RunConfig, rng: np.random.Generator) -> np.ndarray:
     """Return for each tile which of `WAYS[config.augment]` it takes: an index, int64 (count,)."""
     ways = len(WAYS[config.augment])
     return rng.integers(0, ways, count) if ways > 1 else np.zeros(count, dtype=np.int64)
+
+
+def turns_in_cycle(chosen: np.ndarray, count: int, epoch: int, seed: int) -> np.ndarray:
+    """Return the turn of each chosen tile in an epoch, so that eight epochs show all eight.
+
+    Each tile starts at a turn of its own and takes the next one in the next epoch (alternating
+    flips, Jordan 2024, arXiv 2404.00498, for the eight flips and quarter turns of a square).
+
+    Args:
+        chosen: int64 (B,), numbers of the tiles among all training tiles.
+        count: number of training tiles.
+        epoch: number of the epoch, from 0.
+        seed: of the first turns.
+
+    Returns:
+        int64 (B,) in 0..7, indices of `WAYS["d4_cycle"]`.
+    """
+    first = np.random.default_rng((seed, 2)).integers(0, 8, count)
+    return (first[chosen] + epoch) % 8
 
 
 def augment(

@@ -8,7 +8,7 @@ from typing import Any
 
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("constant", "cosine", "onecycle")
-AUGMENTATIONS = ("none", "flip", "d4")
+AUGMENTATIONS = ("none", "flip", "d4", "d4_cycle")
 PRECISIONS = ("float32", "bfloat16")
 CRITERIA = ("loss", "macro_f1")
 TRACKERS = ("none", "tensorboard", "wandb")
@@ -37,7 +37,9 @@ class RunConfig:
     cutmix: float = 0.0  # Beta(a, a) of patches put in from another tile, 0 = off
     teacher: str = ""  # checkpoint whose probabilities are learned too: small models learn better
     distill: float = 0.0  # their weight in the targets, the labels have the rest
-    augment: str = "d4"  # d4: the 8 flips and quarter turns, true for a view from above
+    # d4: the 8 flips and quarter turns, true for a view from above, drawn each time; d4_cycle: each
+    # tile meets them in turn, from a start of its own
+    augment: str = "d4"
     shift: int = 0  # up to so many pixels each way, edges reflected: position carries no label
     crop_scale: float = 1.0  # smallest area of a random resized crop, 1 = no crop
     erase: float = 0.0  # chance that a rectangle is blanked, 0 = off: no single spot decides

@@ -21,7 +21,7 @@ from timm.optim import Muon
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lulc_lib.augmentation import augment, draw_turns, mix
+from lulc_lib.augmentation import augment, draw_turns, mix, turns_in_cycle
 from lulc_lib.checkpoints import load_checkpoint
 from lulc_lib.config import History, RunConfig
 from lulc_lib.metrics import Predictions, predict
@@ -131,9 +131,12 @@ def _run(
                 rate = learning_rate_at(state.step, steps, config)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                chosen = torch.from_numpy(order[position * batch : (position + 1) * batch])
-                chosen = chosen.to(device)
-                turns = draw_turns(batch, config, rng)
+                numbers = order[position * batch : (position + 1) * batch]
+                chosen = torch.from_numpy(numbers).to(device)
+                if config.augment == "d4_cycle":
+                    turns = turns_in_cycle(numbers, len(train), epoch, config.seed)
+                else:
+                    turns = draw_turns(batch, config, rng)
                 x = augment(images[chosen], turns, config, rng, model.image_size)  # (B, 3, S, S)
                 y = labels[chosen]
                 if taught is not None:

@@ -93,7 +93,8 @@ def test_turns_are_indices_of_the_ways_that_the_setting_knows():
     """A way is counted from 0 among those of its setting, all of which come up."""
     rng = np.random.default_rng(0)
     kinds = {a: set(draw_turns(99, replace(NONE, augment=a), rng)) for a in augmentation.WAYS}
-    assert kinds == {"none": {0}, "flip": {0, 1}, "d4": set(range(8))}
+    eight = set(range(8))
+    assert kinds == {"none": {0}, "flip": {0, 1}, "d4": eight, "d4_cycle": eight}
 
 
 def test_cutmix_puts_in_a_patch_and_its_share_of_the_target():
@@ -143,3 +144,14 @@ def test_erasing_blanks_one_rectangle_of_some_images(chance):
         area = int(one.any(0).sum()) * int(one.any(1).sum())
         assert area == int(one.sum())
         assert 0.01 < area / 64**2 < 0.36
+
+
+def test_in_a_cycle_each_tile_meets_each_turn_once():
+    """Eight epochs show all eight turns of each tile, whatever the order; starts differ by seed."""
+    order = np.random.default_rng(1).permutation(50)
+    met = np.stack([augmentation.turns_in_cycle(order, 50, epoch, 7) for epoch in range(8)])
+    assert all(sorted(turns) == list(range(8)) for turns in met.T.tolist())
+    assert len(set(met[0].tolist())) > 4
+    again = augmentation.turns_in_cycle(order[::-1], 50, 3, 7)
+    np.testing.assert_array_equal(again[::-1], met[3])
+    assert (augmentation.turns_in_cycle(order, 50, 0, 8) != met[0]).any()

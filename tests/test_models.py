@@ -46,6 +46,7 @@ class Toy(nn.Module):
         ("resnet50", {"image_size": 128}, "cnn", (4, 4), 0, "network.layer4"),
         ("resnet50", {}, "cnn", (7, 7), 0, "network.layer4"),
         ("vit", {}, "vit", (8, 8), 0, "network.blocks.5"),
+        ("vit_fine", {}, "vit", (16, 16), 0, "network.blocks.5"),
         ("vit_tiny_patch16_224", {"image_size": 64}, "vit", (4, 4), 1, "network.blocks.11.norm1"),
         ("deit3_small_patch16_224", {"depth": 2}, "vit", (14, 14), 1, "network.blocks.1.norm1"),
         (
