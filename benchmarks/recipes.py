@@ -6,31 +6,27 @@
 
 A stage starts from the best weights of the one before it. All choices were made by validation
 figures (docs/experiments.md); test tiles are read by --ship alone. Beside the checkpoint, --ship
-writes the test logits (float16), so that later evaluation needs no training, and on how many test
-tiles the float16 file answers as the float32 weights do.
+writes NAME.predictions.npz: what the float16 file says of the test tiles, and on how many of them
+it answers as the float32 weights do.
 """
 
 import argparse
-import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from lulc_lib.checkpoints import load_checkpoint, save_checkpoint
+from lulc_lib.checkpoints import load_checkpoint, save_checkpoint, save_predictions
 from lulc_lib.config import History, RunConfig
 from lulc_lib.eurosat import load_eurosat
-from lulc_lib.metrics import Predictions, evaluate, predict
+from lulc_lib.metrics import evaluate, predict
 from lulc_lib.models import TileClassifier, create_model
 from lulc_lib.splits import Split, split
-from lulc_lib.storage import atomic_write
 from lulc_lib.training import fit
 
 HERE = Path(__file__).parent
 RUNS = HERE.parent / "outputs" / "recipes"
-RESULTS = HERE / "results" / "logits"
 
 
 @dataclass(frozen=True)
@@ -87,7 +83,7 @@ def train(name: str, parts: Split) -> tuple[TileClassifier, History]:
 
 
 def ship(name: str, model: TileClassifier, history: History, parts: Split) -> None:
-    """Test once, write the checkpoint, then the logits of what was written."""
+    """Test once, write the checkpoint, then what was written says of the test tiles."""
     before = predict(model, parts.test, progress=True)
     averaged = predict(model, parts.test, tta=True, precision="bfloat16", progress=True)
     recipe, folder = RECIPES[name], HERE.parent / "checkpoints"
@@ -96,24 +92,10 @@ def ship(name: str, model: TileClassifier, history: History, parts: Split) -> No
         report_tta=evaluate(averaged), earlier=recipe.stages[:-1],
     )  # fmt: skip
     stored, card = load_checkpoint(folder / name)
-    after = predict(stored, parts.test, progress=True)
+    after = save_predictions(stored, parts.test, exact=before, progress=True)
     agree = float((before.predicted == after.predicted).mean())
     print(f"{name}: float16 and float32 weights agree on {agree:.2%} of {len(after):,} test tiles")
     print(card.summary())
-    keep(name, after, card.weights_sha256, agree)
-
-
-def keep(name: str, predictions: Predictions, weights: str, agree: float) -> None:
-    """Write logits with the names they belong to, and what they came from."""
-    facts = {
-        "weights_sha256": weights, "source": predictions.source, "digest": predictions.digest,
-        "part": predictions.part, "float16_agrees": agree, "torch": torch.__version__,
-    }  # fmt: skip
-    with atomic_write(RESULTS / f"{name}.npz") as temporary, temporary.open("wb") as file:
-        np.savez_compressed(
-            file, logits=predictions.logits.astype(np.float16), names=np.array(predictions.names),
-            labels=predictions.labels.astype(np.int8), facts=np.array(json.dumps(facts)),
-        )  # fmt: skip
 
 
 def main() -> int:

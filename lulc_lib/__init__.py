@@ -38,12 +38,13 @@ _HOME = {
     "predict": "metrics",
     "ready_model": "quickstart",
     "save_checkpoint": "checkpoints",
+    "save_predictions": "checkpoints",
     "split": "splits",
     "synthetic": "synthetic",
 }
 _ROOMS = (
     "augmentation", "baselines", "checkpoints", "cli", "concepts", "config", "eurosat",
-    "explanations", "export", "faithfulness", "hub", "images", "metrics", "models", "plots",
+    "explanations", "export", "faithfulness", "hub", "images", "kept", "metrics", "models", "plots",
     "quickstart", "splits", "storage", "synthetic", "tiles", "training", "widgets",
 )  # fmt: skip
 __all__ = [*_HOME, "__version__"]  # noqa: PLE0604

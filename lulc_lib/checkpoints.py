@@ -26,10 +26,11 @@ from torch import Tensor, nn
 
 from lulc_lib import __version__
 from lulc_lib.config import History, RunConfig
-from lulc_lib.metrics import Report
+from lulc_lib.kept import write_kept
+from lulc_lib.metrics import Predictions, Report, model_key, predict
 from lulc_lib.models import ALIASES, EUROSAT_MEAN, TileClassifier, create_model, from_spec
 from lulc_lib.storage import atomic_write, sha256_file
-from lulc_lib.tiles import CLASSES, TrainedOn
+from lulc_lib.tiles import CLASSES, TileSet, TrainedOn
 
 CARD_FORMAT = 1  # raised when a card can no longer be read by older code
 _PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin")
@@ -192,7 +193,8 @@ def save_checkpoint(
     """Write NAME.safetensors and NAME.json; return the path of the weights.
 
     Each file appears whole or not at all. The card comes last and names the digest of its
-    weights, so that a pair torn by a kill between the two is recognised on loading.
+    weights, so that a pair torn by a kill between the two is recognised on loading. Predictions
+    that an earlier checkpoint of that name had beside it are deleted.
 
     Args:
         model: the model; its `trained_on` goes into the card.
@@ -257,7 +259,54 @@ def save_checkpoint(
     text = json.dumps(_jsonable(asdict(card)), indent=1, allow_nan=False)
     with atomic_write(card_path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+    _predictions_file(weights).unlink(missing_ok=True)
     return weights
+
+
+def save_predictions(
+    model: TileClassifier,
+    tiles: TileSet,
+    exact: Predictions | None = None,
+    progress: bool = False,
+) -> Predictions:
+    """Predict tiles and write NAME.predictions.npz beside the model's checkpoint.
+
+    `predict(..., cache=True)` then reads these logits wherever model, weights, settings and tiles
+    are the same. The file holds the logits (float32), the first principal components of the
+    features (float16), labels and names, and a hash of each tile's pixels.
+
+    Args:
+        model: as `load_checkpoint` gave it.
+        tiles: test tiles, each with a name of its own.
+        exact: predictions of the weights before they were rounded to float16: on how many tiles
+            the answers agree is kept as well.
+        progress: show a bar.
+
+    Returns:
+        The predictions, with features.
+
+    Raises:
+        CheckpointError: if the model was not loaded from a checkpoint, or is a wrapped module.
+        ValueError: if two tiles share a name, or `exact` is of other tiles.
+    """
+    if model.predictions_file is None or model.spec is None:
+        raise CheckpointError(
+            f"{model.name} {'is a wrapped module' if model.spec is None else 'has no checkpoint'}: "
+            "predictions are kept for a model that load_checkpoint has built"
+        )
+    if exact is not None and exact.names != tiles.names:
+        raise ValueError("exact must hold predictions of the same tiles in the same order")
+    made = predict(model, tiles, features=True, progress=progress)
+    facts = {"weights_sha256": model.card.weights_sha256, "torch": torch.__version__}
+    if exact is not None:
+        facts["float16_agrees"] = float((made.predicted == exact.predicted).mean())
+    key = model_key(model)
+    write_kept(model.predictions_file, tiles, made.logits, made.features, key, facts)
+    return made
+
+
+def _predictions_file(weights: Path) -> Path:
+    return weights.with_name(f"{weights.name.removesuffix('.safetensors')}.predictions.npz")
 
 
 def _stored_tensors(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -459,7 +508,8 @@ def load_checkpoint(
     """Load a model with its card: on the CPU, float32, eval mode; `model=` stays on its device.
 
     The model gets `.card`, and `.trained_on` from the card, so that its own training tiles are
-    recognised.
+    recognised. It knows where predictions may lie beside its weights, for
+    `predict(..., cache=True)`.
 
     Args:
         name: a name or a path, as in `find_checkpoint`.
@@ -478,6 +528,7 @@ def load_checkpoint(
     _load_state(classifier, tensors, path)
     classifier.card = card
     classifier.trained_on = card.trained_on()
+    classifier.predictions_file = _predictions_file(path)
     return classifier.eval(), card
 
 

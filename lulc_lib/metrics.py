@@ -14,10 +14,12 @@ from tqdm.auto import tqdm
 
 from lulc_lib import models
 from lulc_lib.augmentation import WAYS, turned
+from lulc_lib.kept import Kept, read_kept
 from lulc_lib.models import evaluating
 from lulc_lib.storage import cached_arrays, digest_arrays, digest_files, load_arrays
 from lulc_lib.tiles import CLASSES, TILE_SIZE, TileSet, as_images
 
+SAME_LOGITS = 1e-3  # processors and batch sizes change float32 logits by less
 ECE_BINS = 15  # equal-width bins of confidence, as in Guo et al. 2017 (arXiv 1706.04599)
 _BATCH_PIXELS = {"cpu": 2**20, "cuda": 2**24}  # pixels inside the model at once: bounds the memory
 
@@ -36,8 +38,10 @@ class Predictions:
         part: which part of it.
         model: name of the model.
         seen: bool (N,), the tiles that the model was trained on, or None where that is not known.
-        seconds: time the model took.
+        seconds: time the model took, 0 where it did not run.
         tta: whether the logits are logarithms of probabilities averaged over flips and turns.
+        read_from: name of the file beside a checkpoint that the logits were read from, "" where
+            the model has run.
 
     Raises:
         ValueError: if shapes do not fit together, or a value is not finite.
@@ -54,6 +58,7 @@ class Predictions:
     seen: np.ndarray | None = None
     seconds: float = 0.0
     tta: bool = False
+    read_from: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "logits", np.asarray(self.logits, dtype=np.float32))
@@ -248,8 +253,10 @@ def predict(
         precision: "float32", or "bfloat16" for autocast: faster where the processor has it,
             logits within about 1 %.
         progress: show a bar.
-        cache: keep the result in the cache folder, under the digests of weights, model, tiles
-            and settings. A wrapped module is always run: its code has no digest.
+        cache: read the logits from the file of predictions beside the model's checkpoint, if it
+            has one that speaks of these weights, settings and tiles; else keep the result in the
+            cache folder, under the digests of weights, model, tiles and settings. A wrapped
+            module is always run: its code has no digest.
         tta: test-time augmentation: average the probabilities over the tile's eight flips and
             quarter turns, at eight times the cost. Report such figures beside those of a single
             view, not in their place.
@@ -259,6 +266,10 @@ def predict(
         ValueError: if images have another shape or range, a setting is unknown, features are
             asked together with tta, or the model returns something else than finite logits
             (N, 10).
+
+    Warns:
+        KeptPredictionsWarning: with `cache`, if the checkpoint's file of predictions is damaged
+            or was written for other weights; it is not used then.
     """
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"precision must be float32 or bfloat16, got {precision!r}")
@@ -283,6 +294,9 @@ def predict(
 
     if cache and getattr(model, "spec", None) is not None:
         key = _cache_key(model, images, precision, features, tta)
+        kept = _kept(model, tiles, key)
+        if kept is not None:
+            return _as_predictions(model, tiles, names, _arrays(kept), tta, kept.file)
         arrays = cached_arrays("predictions", key, compute)
     else:
         arrays = compute()
@@ -292,10 +306,13 @@ def predict(
 def cached_predictions(
     model: nn.Module, tiles: TileSet, features: bool = False, precision: str = "float32"
 ) -> Predictions | None:
-    """Return what `predict(..., cache=True)` has kept, None where it has kept nothing."""
+    """Return what `predict(..., cache=True)` need not compute, None where it must."""
     if getattr(model, "spec", None) is None:
         return None
     key = _cache_key(model, tiles.images, precision, features, tta=False)
+    kept = _kept(model, tiles, key)
+    if kept is not None:
+        return _as_predictions(model, tiles, tiles.names, _arrays(kept), False, kept.file)
     arrays = load_arrays("predictions", key)
     return None if arrays is None else _as_predictions(model, tiles, tiles.names, arrays, False)
 
@@ -304,13 +321,22 @@ def _cache_key(
     model: nn.Module, images: Tensor, precision: str, features: bool, tta: bool
 ) -> dict[str, Any]:
     return {
+        **model_key(model, precision, features, tta),
+        "code": digest_files(Path(__file__), Path(models.__file__)),
+        "images": digest_arrays(images.cpu().numpy()),
+    }
+
+
+def model_key(
+    model: nn.Module, precision: str = "float32", features: bool = False, tta: bool = False
+) -> dict[str, Any]:
+    """Return what the logits depend on beside the tiles and our code, as JSON-able data."""
+    return {
         "precision": precision,
         "features": bool(features),
         "tta": bool(tta),
         "spec": model.spec,
         "weights": weights_digest(model),
-        "code": digest_files(Path(__file__), Path(models.__file__)),
-        "images": digest_arrays(images.cpu().numpy()),
     }
 
 
@@ -320,6 +346,7 @@ def _as_predictions(
     names: tuple[str, ...],
     arrays: Mapping[str, np.ndarray],
     tta: bool,
+    read_from: str = "",
 ) -> Predictions:
     is_set = isinstance(tiles, TileSet)
     trained_on = getattr(model, "trained_on", None)
@@ -335,7 +362,54 @@ def _as_predictions(
         seen=trained_on.contains(tiles) if is_set and trained_on is not None else None,
         seconds=float(arrays["seconds"]),
         tta=bool(tta),
+        read_from=read_from,
     )
+
+
+def kept_components(model: nn.Module, tiles: TileSet) -> tuple[np.ndarray, float] | None:
+    """Return principal components of the features that lie beside the model's checkpoint.
+
+    Returns:
+        float16 (N, K) in the order of the tiles, and the share of the features' variance that
+        they hold; None where no file speaks of this model and these tiles.
+    """
+    if getattr(model, "spec", None) is None:
+        return None
+    kept = _kept(model, tiles, model_key(model))
+    return None if kept is None else (kept.components, kept.spread)
+
+
+def predict_sample(
+    model: nn.Module, kept: Predictions, tiles: TileSet, count: int = 128, seed: int | None = None
+) -> tuple[Predictions, float]:
+    """Predict some of the tiles now, and compare with what is known of them.
+
+    Args:
+        model: the model that is said to have made the predictions.
+        kept: predictions of all the tiles, in their order.
+        tiles: N tiles.
+        count: how many tiles to predict, at most N.
+        seed: of the draw; None draws other tiles each time.
+
+    Returns:
+        Predictions of the sample, and the largest difference between its logits and those known.
+        Where it is less than half the distance of a tile's two largest logits, both name the same
+        class.
+    """
+    drawn = np.random.default_rng(seed).permutation(len(tiles))[:count]
+    live = predict(model, tiles[np.sort(drawn)])
+    return live, float(np.abs(live.logits - kept.logits[np.sort(drawn)]).max())
+
+
+def _kept(model: nn.Module, tiles: Any, key: Mapping[str, Any]) -> Kept | None:
+    path, card = getattr(model, "predictions_file", None), getattr(model, "card", None)
+    if path is None or card is None or not isinstance(tiles, TileSet):
+        return None
+    return read_kept(path, card.weights_sha256, tiles, key)
+
+
+def _arrays(kept: Kept) -> dict[str, np.ndarray]:
+    return {"logits": kept.logits, "seconds": np.array(0.0)}
 
 
 def disagreement(probabilities: Sequence[np.ndarray]) -> np.ndarray:

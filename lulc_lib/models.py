@@ -93,6 +93,7 @@ class TileClassifier(nn.Module):
         network: the timm or other module inside.
         spec: JSON-able data to build it again, or None for a wrapped module.
         card: the card of the checkpoint it was loaded from, or None.
+        predictions_file: where that checkpoint keeps its predictions, if it does, or None.
         trained_on: the tiles it was trained on (`TrainedOn`), or None.
     """
 
@@ -111,6 +112,7 @@ class TileClassifier(nn.Module):
         self.name = name
         self._spec = spec
         self.card: Any = None
+        self.predictions_file: Path | None = None
         self.trained_on: Any = None
         self._anatomies: dict[int, Anatomy] = {}
 

@@ -13,8 +13,8 @@ PACKAGE = REPO / "lulc_lib"
 
 ORDER = (
     "config", "storage", "hub", "images", "tiles", "eurosat", "splits", "synthetic", "models",
-    "augmentation", "metrics", "baselines", "checkpoints", "training", "quickstart", "explanations",
-    "faithfulness", "concepts", "plots", "export", "widgets", "cli",
+    "augmentation", "kept", "metrics", "baselines", "checkpoints", "training", "quickstart",
+    "explanations", "faithfulness", "concepts", "plots", "export", "widgets", "cli",
 )  # fmt: skip
 OWNERS = {
     "IPython": "plots",

@@ -47,7 +47,7 @@ def tracked_files() -> list[Path]:
     paths = [REPO / name for name in names if name] or [
         path for path in REPO.rglob("*") if ".venv" not in path.parts and ".git" not in path.parts
     ]
-    binary = {".safetensors", ".png", ".pyc"}
+    binary = {".safetensors", ".npz", ".png", ".pyc"}
     return [path for path in paths if path.is_file() and path.suffix not in binary]
 
 

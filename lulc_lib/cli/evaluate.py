@@ -7,10 +7,12 @@ from lulc_lib.cli import common, parsing
 DETAILS = """\
 Prints macro-F1, AUPRC (macro average precision), accuracy and calibration error, each with a
 bootstrap 95 % interval over tiles, and figures by class. Predictions are kept in the cache, so
-that a second time is quick."""
+that a second time is quick; those of a shipped model's test tiles lie beside its weights. The
+output says when they were read from there; --fresh runs the model, whatever is kept."""
 EXAMPLES = """\
 examples:
   lulc evaluate resnet50
+  lulc evaluate resnet50 --fresh
   lulc evaluate runs/vit/vit --part val
   lulc evaluate resnet50 --part all --allow-training-tiles
   lulc evaluate runs/small/small --drawn --tiles-per-class 20
@@ -33,6 +35,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="average over the tile's eight flips and turns: another figure, at eight times the "
         "cost",
     )
+    parser.add_argument(
+        "--fresh", action="store_true", help="run the model also where its predictions are kept"
+    )
     parsing.add_precision_option(parser)
 
 
@@ -47,13 +52,17 @@ def run(options: argparse.Namespace) -> None:
     if remark := common.foreign(model, part):
         common.say(remark)
     predictions = predict(
-        model, part, precision=options.precision, progress=True, cache=True, tta=options.tta
-    )
+        model, part, precision=options.precision, progress=True, cache=not options.fresh,
+        tta=options.tta,
+    )  # fmt: skip
+    how = f"{predictions.seconds:.1f} s"
+    if predictions.read_from:
+        how = f"predictions read from {predictions.read_from} (--fresh predicts now)"
     report = evaluate(predictions, allow_training_tiles=options.allow_training_tiles)
     common.say(
         f"\n{name} on {len(part):,} tiles: {part.source}, {part.part}; "
         f"{options.precision}{', averaged over eight views' if options.tta else ''}, "
-        f"{predictions.seconds:.1f} s"
+        f"{how}"
     )
     if report.training_tiles:
         common.say(f"WARNING: it was trained on {report.training_tiles:,} of them")

@@ -17,7 +17,7 @@ import numpy as np
 
 from lulc_lib.export import explain_for_page, gallery_html
 from lulc_lib.images import data_uri, open_picture, png_bytes
-from lulc_lib.metrics import Predictions, cached_predictions, predict
+from lulc_lib.metrics import Predictions, cached_predictions, kept_components, predict
 from lulc_lib.models import TileClassifier, anatomy
 from lulc_lib.plots import GalleryFigure, Scale, colour_table, figure_png, plot_gallery
 from lulc_lib.tiles import CLASS_COLORS, CLASSES, TileSet
@@ -467,14 +467,8 @@ class Explorer(ipywidgets.VBox):
         judge = self._judge()
         if self._cloud == judge:
             return
-        given = self.predictions.get(judge)
-        if given is None or given.features is None:
-            self._scatter.shown = {**self._scatter.shown, "words": f"asking {judge} for features …"}
-            given = self._predicted(judge, features=True)
-            self.predictions[judge] = given
-            self._progress.layout.display = "none"
-            self._say("")
-        places, share = embed(given.features)
+        features, spread = self._features(judge)
+        places, share = embed(features)
         self._cloud = judge
         self._scatter.cloud = {
             "places": encoded(places),
@@ -484,9 +478,23 @@ class Explorer(ipywidgets.VBox):
         }
         self._scatter.shown = {
             **self._scatter.shown,
-            "words": f"{judge}'s features in two dimensions (PCA), which hold {share:.0%} of their "
-            "spread: neighbours here may be far apart there",
+            "words": f"{judge}'s features in two dimensions (PCA), which hold "
+            f"{share * spread:.0%} of their spread: neighbours here may be far apart there",
         }
+
+    def _features(self, judge: str) -> tuple[np.ndarray, float]:
+        """Return a model's features, or the components kept beside it, and their part of it all."""
+        given = self.predictions.get(judge)
+        if given is not None and given.features is not None:
+            return given.features, 1.0
+        if (kept := kept_components(self.models[judge], self.tiles)) is not None:
+            return kept
+        self._scatter.shown = {**self._scatter.shown, "words": f"asking {judge} for features …"}
+        given = self._predicted(judge, features=True)
+        self.predictions[judge] = given
+        self._progress.layout.display = "none"
+        self._say("")
+        return given.features, 1.0
 
     # --- the panel ---
 
