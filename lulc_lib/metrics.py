@@ -1,5 +1,6 @@
 """Predict tiles, and score the predictions with intervals."""
 
+import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,21 @@ from lulc_lib import models
 from lulc_lib.augmentation import WAYS, turned
 from lulc_lib.kept import Kept, read_kept
 from lulc_lib.models import evaluating
-from lulc_lib.storage import cached_arrays, digest_arrays, digest_files, load_arrays
+from lulc_lib.storage import (
+    cached_arrays,
+    digest_arrays,
+    digest_files,
+    load_arrays,
+    processor_cache,
+)
 from lulc_lib.tiles import CLASSES, TILE_SIZE, TileSet, as_images
 
 SAME_LOGITS = 1e-3  # processors and batch sizes change float32 logits by less
 ECE_BINS = 15  # equal-width bins of confidence, as in Guo et al. 2017 (arXiv 1706.04599)
 _BATCH_PIXELS = {"cpu": 2**20, "cuda": 2**24}  # pixels inside the model at once: bounds the memory
+_FIRST_BATCH = 4  # on a processor: small, and watched to choose the size of the others
+_CACHE_SHARE = 1 / 4  # of the processor's cache for a layer's largest output; its input is near
+_USUAL_CACHE = 2**24  # bytes, where the system does not say
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,7 +259,8 @@ def predict(
         model: a `TileClassifier`, or any module from images (N, 3, 64, 64) to logits (N, 10).
         tiles: a TileSet; or images uint8, or float32 in [0, 1], (N, 3, 64, 64), without labels.
         features: also keep what the last linear layer saw.
-        batch_size: tiles at once; default: as many as keep the memory small at the model's size.
+        batch_size: tiles at once; default: as many as keep the memory small at the model's size,
+            and on a processor no more than its cache holds.
         precision: "float32", or "bfloat16" for autocast: faster where the processor has it,
             logits within about 1 %.
         progress: show a bar.
@@ -463,27 +474,62 @@ def _forward(
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     size = getattr(model, "image_size", TILE_SIZE)
     pixels = _BATCH_PIXELS.get(device.type, _BATCH_PIXELS["cpu"])
-    batch_size = batch_size or min(1024, max(1, pixels // size**2))
+    most = batch_size or min(1024, max(1, pixels // size**2))
+    watch = batch_size is None and device.type == "cpu"  # until the largest output is known
+    count = min(most, _FIRST_BATCH) if watch else most
     kept: dict[str, list[Tensor]] = {"logits": [], "features": []} if features else {"logits": []}
     reduced = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
     # bfloat16 convolutions like their channels last: twice as fast on a CPU.
     layout = torch.channels_last if precision == "bfloat16" else torch.contiguous_format
     bar = tqdm(total=len(images), desc="predicting", unit="tile", disable=not progress)
     with evaluating(model), reduced, bar:
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size].to(device)
+        start = 0
+        while start < len(images):
+            batch = images[start : start + count].to(device)
             if batch.dtype == torch.uint8:
                 batch = batch.to(torch.float32).div_(255)
-            if tta:
-                result = (_averaged(model, batch, layout),)
-            else:
-                batch = batch.contiguous(memory_format=layout)
-                result = model.forward_with_features(batch) if features else (model(batch),)
+            with _outputs(model) if watch else contextlib.nullcontext([]) as outputs:
+                if tta:
+                    result = (_averaged(model, batch, layout),)
+                else:
+                    batch = batch.contiguous(memory_format=layout)
+                    result = model.forward_with_features(batch) if features else (model(batch),)
             _check_logits(result[0], len(batch))
             for kind, values in zip(kept, result, strict=True):
                 kept[kind].append(values.to(torch.float16 if kind == "features" else torch.float32))
             bar.update(len(batch))
+            start += len(batch)
+            if watch:
+                count = min(most, _fitting(max([batch.nbytes, *outputs]) / len(batch)))
+                watch = False
     return {kind: torch.cat(parts).cpu().numpy() for kind, parts in kept.items()}
+
+
+@contextlib.contextmanager
+def _outputs(model: nn.Module) -> Iterator[list[int]]:
+    """Yield a list that grows by the bytes of what each innermost module returns."""
+    found: list[int] = []
+
+    def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            found.append(output.nbytes)
+
+    inner = [module for module in model.modules() if not any(module.children())]
+    handles = [module.register_forward_hook(note) for module in inner]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _fitting(tile_bytes: float) -> int:
+    """Return how many tiles' largest layer the processor's cache holds, at least 1.
+
+    Larger batches are slower: each layer would read what the one before it wrote from memory.
+    """
+    cache = processor_cache() or _USUAL_CACHE
+    return max(1, int(cache * _CACHE_SHARE / tile_bytes))
 
 
 def _averaged(model: nn.Module, batch: Tensor, layout: torch.memory_format) -> Tensor:

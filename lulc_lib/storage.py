@@ -1,4 +1,4 @@
-"""Files the library derives: where they live, how they are written, how they are named."""
+"""Files the library derives: where they live and how they are written; what memory there is."""
 
 import contextlib
 import hashlib
@@ -132,6 +132,21 @@ def free_memory() -> int | None:
         limit = int((group / "memory.max").read_text())
         free = min(free, limit - int((group / "memory.current").read_text()))
     return free
+
+
+def processor_cache(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int | None:
+    """Return the bytes of the processor's largest cache, None where the system does not say.
+
+    Args:
+        folder: where Linux describes the caches, one folder `index*` each.
+    """
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    sizes = []
+    for path in folder.glob("index*/size"):
+        with contextlib.suppress(OSError, ValueError):
+            text = path.read_text().strip()
+            sizes.append(int(text.rstrip("KMG")) * units.get(text[-1:], 1))
+    return max(sizes, default=None)
 
 
 def _umask() -> int:

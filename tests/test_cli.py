@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lulc_lib.checkpoints import load_checkpoint, save_checkpoint
+from lulc_lib.checkpoints import load_checkpoint, save_checkpoint, save_predictions
 from lulc_lib.cli import COMMANDS, common, doctor, main, train
 from lulc_lib.cli.gallery import choose
 from lulc_lib.config import RunConfig
@@ -535,6 +535,64 @@ def test_demo_takes_shipped_models_of_these_tiles(lulc):
         assert re.search(rf"{kind} +{re.escape(str(path))}", out)
         assert path.stat().st_size > 10_000
     assert out.rstrip().splitlines()[-1].startswith("next: make lab")
+
+
+@pytest.fixture
+def with_predictions(checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The checkpoints in a folder of their own, with predictions of the test tiles beside them."""
+    folder = tmp_path / "with predictions"
+    folder.mkdir()
+    test = split(synthetic(6, common.DRAWN_SEED), "seed42").test
+    for file in checkpoints.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    for name in ("resnet50", "vit"):
+        save_predictions(load_checkpoint(folder / name)[0], test)
+    monkeypatch.setenv("LULC_CHECKPOINTS", str(folder))
+    return folder
+
+
+def test_demo_shows_the_kept_predictions_after_a_check(lulc, with_predictions: Path):
+    """The models predict a sample, which is said; files that agree are shown, others are not."""
+    agree = (
+        "12 of 12 test tiles predicted now: their logits agree with {0}.predictions.npz to 0.001"
+    )
+    code, out, _ = lulc("demo", *DRAWN)
+    assert code == 0
+    for name in ("resnet50", "vit"):
+        assert f"{name}: {agree.format(name)}; the table is from that file" in out
+    file = with_predictions / "vit.predictions.npz"
+    with np.load(file) as stored:
+        arrays = dict(stored)
+    np.savez(file, **(arrays | {"logits": arrays["logits"][:, ::-1]}))
+    code, told, _ = lulc("demo", *DRAWN)
+    assert code == 0
+    assert f"resnet50: {agree.format('resnet50')}" in told
+    assert re.search(r"vit: 12 of 12 .* THEIR LOGITS DIFFER from vit\.predictions\.npz by", told)
+    assert "The file is not believed, and all test tiles are predicted now" in told
+    rows = [
+        [line.split()[:10] for line in text.splitlines() if re.match(r"(resnet50|vit) +\d", line)]
+        for text in (out, told)
+    ]
+    assert rows[0] == rows[1], "the table is the models' own both times"
+
+
+def test_evaluate_says_where_its_predictions_are_from(lulc, with_predictions: Path):
+    """Read from the file, it says so; --fresh, or other tiles, run the model."""
+    kept = "predictions read from vit.predictions.npz (--fresh predicts now)"
+    out = lulc("evaluate", "vit", *DRAWN)[1]
+    assert kept in out
+    for more in (["--fresh"], ["--part", "val"], ["--tta"]):
+        fresh = lulc("evaluate", "vit", *DRAWN, *more)[1]
+        assert kept not in fresh
+        assert re.search(r", \d+\.\d s$", fresh, flags=re.MULTILINE)
+        if more == ["--fresh"]:
+            assert out.partition("figure")[2] == fresh.partition("figure")[2]
+
+
+def test_gallery_says_where_its_predictions_are_from(lulc, with_predictions: Path):
+    """What was read from the file is not claimed to have been predicted."""
+    out = lulc("gallery", "vit", *DRAWN, "--n", "2", "--method", "edge", "--out", "a.html")[1]
+    assert "vit: its predictions were read from vit.predictions.npz" in out
 
 
 def test_demo_with_a_wrong_place_is_an_error(lulc, monkeypatch: pytest.MonkeyPatch):

@@ -146,10 +146,28 @@ def test_predict_takes_smaller_batches_for_larger_networks():
     """Left to itself, the batch shrinks with the area inside, so that the memory stays small."""
     tiles, counter = random_tiles(150), Brightness()
     predict(counter, tiles)
-    assert counter.sizes == [150]
+    assert counter.sizes == [4, 146]
     counter.image_size, counter.sizes = 224, []
     predict(counter, tiles)
     assert max(counter.sizes) == 20
+
+
+@pytest.mark.parametrize(("cache", "expected"), [(12, 3), (1, 1), (1200, 96), (None, 4)])
+def test_predict_takes_batches_that_the_cache_holds(cache, expected, monkeypatch):
+    """After four tiles that are watched, a layer's largest output takes a quarter of the cache."""
+    monkeypatch.setattr(metrics, "processor_cache", lambda: cache and cache * 2**20)
+    sizes = []
+    counting = nn.Identity()  # the largest output: 64 channels of 64x64 are 1 MiB a tile
+    counting.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    model = nn.Sequential(counting, nn.Conv2d(3, 64, 1), head)
+    predict(model, random_tiles(100))
+    assert sizes[:2] == [4, expected]
+    assert sum(sizes) == 100
+    assert not any(module._forward_hooks for module in model.modules())
+    sizes.clear()
+    predict(model, random_tiles(20), batch_size=16)
+    assert sizes == [16, 4], "a size that is asked for is taken"
 
 
 def test_predict_divides_no_more_than_one_batch():
@@ -197,6 +215,7 @@ def test_predict_restores_each_modules_mode(small_model):
     with pytest.raises(RuntimeError, match="no"):
         predict(failing, random_tiles(2))
     assert failing.training
+    assert not failing._forward_hooks
 
 
 def test_predict_is_in_eval_mode_meanwhile():

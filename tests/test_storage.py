@@ -8,7 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lulc_lib.storage import atomic_write, cache_dir, cached_arrays, digest_arrays, sha256_file
+from lulc_lib.storage import (
+    atomic_write,
+    cache_dir,
+    cached_arrays,
+    digest_arrays,
+    processor_cache,
+    sha256_file,
+)
 
 
 def test_cache_dir_is_the_environments(tmp_path, monkeypatch):
@@ -127,6 +134,16 @@ def test_cached_arrays_computes_once(tmp_path):
     cached_arrays("kind", {"x": 2, "y": "z"}, compute)
     assert len(calls) == 2
     assert len(list((cache_dir() / "kind").iterdir())) == 2
+
+
+def test_the_largest_cache_of_the_processor_is_found(tmp_path):
+    """Sizes are read with their units; without a description the answer is None."""
+    assert processor_cache(tmp_path) is None
+    for index, text in enumerate(("32K", "512K\n", "32M", "", "unknown")):
+        (tmp_path / f"index{index}").mkdir()
+        (tmp_path / f"index{index}" / "size").write_text(text)
+    assert processor_cache(tmp_path) == 32 * 2**20
+    assert processor_cache() is None or processor_cache() >= 2**15
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 cut short", b"no zip", "half"])

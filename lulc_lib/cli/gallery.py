@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
             model, part, precision=options.precision, progress=True, cache=True
         )
         if file := predictions[name].read_from:
-            common.say(f"{name}: nothing to do, its predictions were read from {file}")
+            common.say(f"{name}: its predictions were read from {file}")
     chosen = choose(list(predictions.values()), options.n, options.seed, options.wrong)
     shown = part.select(chosen, part=part.part)
     common.say(f"{', '.join(models)}: {', '.join(methods)} on {len(shown)} tiles")
