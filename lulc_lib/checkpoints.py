@@ -674,7 +674,8 @@ _PAGE_HEAD = """# Model cards
 
 Written by `lulc cards` from the JSON cards in this folder: change those, not this page. Figures
 are followed by their 95 % bootstrap interval over test tiles; training once more would move them
-too. `lulc.load_checkpoint("NAME")` loads a model; the weights are safetensors and run no code.
+too. `lulc.load_checkpoint("NAME")` loads a model; the weights are safetensors and run no code. What
+it says of the test tiles lies in `NAME.predictions.npz`; `lulc.predict(..., cache=True)` reads it.
 """
 
 _PAGE_FOOT = """## For all of them

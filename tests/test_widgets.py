@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 import lulc_lib.widgets
+from lulc_lib.checkpoints import load_checkpoint, save_checkpoint, save_predictions
 from lulc_lib.explanations import explain
 from lulc_lib.images import png_bytes
 from lulc_lib.metrics import Predictions, predict
@@ -25,6 +26,7 @@ from lulc_lib.synthetic import synthetic
 from lulc_lib.tiles import CLASSES, TileSet
 from lulc_lib.widgets import Explorer, State
 from lulc_lib.widgets import explorer as room
+from lulc_lib.widgets.finding import embed
 from lulc_lib.widgets.looking import method_facts
 
 
@@ -422,6 +424,25 @@ def test_cached_predictions_are_there_at_once(models, few, monkeypatch):
         assert (shown.predictions[name].logits == given.logits).all()
     shown.show(answer="wrong")
     assert text(shown._problems) in ("", NONE_FITS)
+
+
+def test_what_lies_beside_a_checkpoint_needs_no_model(few, tmp_path, monkeypatch):
+    """Kept predictions and components fill the panel and the map of features, none computed."""
+    torch.manual_seed(0)
+    save_checkpoint(create_model("vit", depth=2, embed_dim=48, num_heads=3), None, tmp_path / "vit")
+    model, _ = load_checkpoint(tmp_path / "vit")
+    exact = save_predictions(model, few)
+    monkeypatch.setattr(room, "predict", None)
+    shown = Explorer({"vit": model}, few)
+    shown.wait()
+    assert np.array_equal(shown.predictions["vit"].logits, exact.logits)
+    shown._tabs.selected_index = 2
+    shown.wait()
+    assert text(shown._problems) == ""
+    places = np.frombuffer(base64.b64decode(shown._scatter.cloud["places"]), dtype=np.float32)
+    expected, share = embed(exact.features)
+    np.testing.assert_allclose(places.reshape(-1, 2), expected, atol=2e-3)
+    assert f"which hold {share:.0%} of their spread" in shown._scatter.shown["words"]
 
 
 def test_many_changes_leave_nothing_behind(shown, models, few):
