@@ -524,12 +524,13 @@ def _outputs(model: nn.Module) -> Iterator[list[int]]:
 
 
 def _fitting(tile_bytes: float) -> int:
-    """Return how many tiles' largest layer the processor's cache holds, at least 1.
+    """Return for how many tiles a layer's largest output fits the processor's cache, at least 4.
 
-    Larger batches are slower: each layer would read what the one before it wrote from memory.
+    Larger batches are slower: the allocator returns large blocks to the system, and fresh ones are
+    mapped for each layer.
     """
     cache = processor_cache() or _USUAL_CACHE
-    return max(1, int(cache * _CACHE_SHARE / tile_bytes))
+    return max(_FIRST_BATCH, int(cache * _CACHE_SHARE / tile_bytes))
 
 
 def _averaged(model: nn.Module, batch: Tensor, layout: torch.memory_format) -> Tensor:
