@@ -154,7 +154,7 @@ def test_predict_takes_smaller_batches_for_larger_networks():
 
 @pytest.mark.parametrize(("cache", "expected"), [(24, 6), (1, 4), (1200, 96), (None, 4)])
 def test_predict_takes_batches_that_the_cache_holds(cache, expected, monkeypatch):
-    """After four tiles that are watched, a layer's output takes a quarter of the cache, 4 at least."""
+    """After four tiles that are watched, a layer takes a quarter of the cache; 4 tiles at least."""
     monkeypatch.setattr(metrics, "processor_cache", lambda: cache and cache * 2**20)
     sizes = []
     counting = nn.Identity()  # the largest output: 64 channels of 64x64 are 1 MiB a tile
