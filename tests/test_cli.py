@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from lulc_lib import hardware
 from lulc_lib.checkpoints import load_checkpoint, save_checkpoint
 from lulc_lib.cli import COMMANDS, common, doctor, main, train
 from lulc_lib.cli.gallery import choose
@@ -488,9 +490,31 @@ def test_doctor_finds_everything_that_is_needed(lulc):
     for word in ("versions", "device", "data", "checkpoints", "memory and disk"):
         assert f"\n{word}\n" in out
     assert re.search(r"torch \d", out)
+    here = hardware.processor()
+    assert f"processor {here.kind}: {here.meaning}" in " ".join(out.split())
     assert "resnet50: resnet10t at 64 px, trained on 36 tiles (drawn tiles" in out
     assert re.search(r"ok +disk for cache: [\d.]+ GiB free", out)
     assert out.endswith("all that is needed is here\n")
+
+
+@pytest.mark.parametrize("flag", ["amx_bf16", "avx512_bf16", "avx2"])
+@pytest.mark.parametrize("gpu", [None, True, False])
+def test_doctor_names_the_kind_of_processor(
+    flag: str, gpu: bool | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Each kind is named with what it means, and a GPU with whether it has bfloat16."""
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flag}\n")
+    monkeypatch.setattr(hardware, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu)
+    kind = hardware.FLAGS[flag]
+    text = " ".join(doctor._wrapped(finding) for finding in doctor.device())
+    text = " ".join(text.split())
+    assert f"{'ok' if kind.fast_bfloat16 else 'note'} processor {kind.kind}:" in text
+    assert kind.meaning in text
+    said = {None: "no GPU", True: "GPU has bfloat16: use", False: "GPU has no bfloat16: do not use"}
+    assert [words in text for words in said.values()] == [gpu is value for value in said]
 
 
 def test_doctor_says_what_each_missing_thing_prevents(
