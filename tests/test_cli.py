@@ -261,6 +261,7 @@ def test_broken_pipe_is_silent(words: tuple[str, ...], checkpoints: Path):
 # --- train, evaluate, explain, gallery, cards ----------------------------------------------------
 
 
+@pytest.mark.training
 def test_train_scores_saves_and_resumes(lulc):
     """A run ends with test figures and a checkpoint whose card carries them; it is never lost."""
     code, out, _ = lulc(*TINY, "--epochs", "1", "--name", "first", "--set", "augment=none")
@@ -313,6 +314,7 @@ def test_train_scores_saves_and_resumes(lulc):
     assert "run.json does not describe a run" in err
 
 
+@pytest.mark.training
 def test_same_seed_gives_the_same_first_weights(lulc):
     """The seed also fixes the initial weights: two runs end alike, another seed does not."""
     digests = []
@@ -570,6 +572,7 @@ def test_demo_with_a_wrong_place_is_an_error(lulc, monkeypatch: pytest.MonkeyPat
     assert "DRAWN" not in out
 
 
+@pytest.mark.training
 @pytest.mark.slow
 def test_demo_without_data_and_network(tmp_path: Path):
     """Without EuroSAT and with a dead network, small models are trained on drawn tiles."""
@@ -589,6 +592,7 @@ def test_demo_without_data_and_network(tmp_path: Path):
     assert "the figures above say nothing about EuroSAT" in out
 
 
+@pytest.mark.training
 @pytest.mark.slow
 def test_demo_takes_a_copy_in_data(tmp_path: Path):
     """A copy in data/ is found; it is said that these tiles are not the original ones."""
@@ -607,6 +611,7 @@ def test_demo_takes_a_copy_in_data(tmp_path: Path):
     assert out.count("is trained instead") == 2, "the checkpoints belong to other tiles"
 
 
+@pytest.mark.training
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a child there")
 def test_ctrl_c_during_training_can_be_resumed(lulc):

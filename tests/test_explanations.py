@@ -269,6 +269,7 @@ def library_map(cls, model, images, reshape, call, **arguments):
         return call(theirs, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "cls"), [("scorecam", ScoreCAM), ("ablationcam", AblationCAM)])
 def test_methods_that_try_equal_pytorch_grad_cam(method, cls, images):
     """Where activations cannot be negative, masks, ablations and weights must be the library's."""

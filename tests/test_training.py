@@ -22,6 +22,8 @@ from lulc_lib.splits import split
 from lulc_lib.synthetic import synthetic
 from lulc_lib.training import fit, learning_rate_at, make_optimizer
 
+pytestmark = pytest.mark.training
+
 TINY = {"depth": 1, "embed_dim": 24, "num_heads": 2}
 PLAIN = RunConfig(
     model="vit",
