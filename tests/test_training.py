@@ -211,6 +211,7 @@ print([(r["epoch"], r["train_loss"], r["train_macro_f1"], r["val_loss"]) for r i
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
     """SIGKILL in mid-epoch; the resumed run ends as an unbroken one, bit by bit."""
 
