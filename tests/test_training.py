@@ -458,7 +458,7 @@ def test_teacher_and_its_weight_go_together():
 def test_a_second_training_of_the_same_model_is_like_the_first():
     """The asked precision holds, and nothing of accelerate stays on the model between them."""
     tiles = synthetic(n_per_class=2, seed=0)
-    model, seen = create_model("resnet18", image_size=64), []
+    model, seen = create_model("resnet18", image_size=32), []
     own = set(vars(model))
     model.network.layer1.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
     for _ in range(2):
