@@ -12,7 +12,7 @@ absolute = $(if $(filter /%,$(firstword $($1))),$($1),$(CURDIR)/$($1))
 $(foreach name,LULC_EUROSAT LULC_CHECKPOINTS LULC_CACHE,\
   $(if $($(name)),$(eval override export $(name) := $(call absolute,$(name)))))
 
-.PHONY: help demo lab app test lint notebooks bench
+.PHONY: help demo lab app test quick lint notebooks bench
 help:  ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 
@@ -28,8 +28,11 @@ app: $(READY)  ## serve notebook 06 as a page for a class, on localhost (PORT=88
 	  --TagRemovePreprocessor.remove_cell_tags='["exercise", "solution"]'
 	$(RUN)/voila outputs/app/explorer.ipynb --no-browser --Voila.ip=127.0.0.1 --port=$(or $(PORT),8866)
 
-test: lint  ## lint, unit tests, and all notebooks under nbval
-	$(RUN)/python -m pytest
+test: lint  ## lint, unit tests, browser tests and all notebooks under nbval, on up to four cores
+	$(RUN)/python -m pytest -n auto
+
+quick: lint  ## lint, and the tests that take no notebook, browser or training
+	$(RUN)/python -m pytest -n auto -m "not (slow or notebook or browser or training)"
 
 lint: $(READY)  ## check style and layout of code and notebooks
 	$(RUN)/ruff check .

@@ -151,6 +151,7 @@ def pretrain(way: str, model: TileClassifier, images: Tensor, config: RunConfig)
     optimizer = make_optimizer(objective, config)
     steps = len(images) // config.batch_size
     losses: list[float] = []
+    reduced = config.precision == "bfloat16"  # emulated, and slow, where the processor lacks it
     for step in range(config.epochs * steps):
         rng = np.random.default_rng((config.seed, 2, step))
         if step % steps == 0:
@@ -159,7 +160,7 @@ def pretrain(way: str, model: TileClassifier, images: Tensor, config: RunConfig)
         chosen = order[step % steps * config.batch_size :][: config.batch_size]
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(step, steps, config)
-        with PlainAttention(), torch.autocast("cpu", torch.bfloat16):
+        with PlainAttention(), torch.autocast("cpu", torch.bfloat16, enabled=reduced):
             loss = objective(images[chosen], config, rng)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(objective.parameters(), 1.0)

@@ -44,8 +44,9 @@ _HOME = {
 }
 _ROOMS = (
     "augmentation", "baselines", "checkpoints", "cli", "concepts", "config", "eurosat",
-    "explanations", "export", "faithfulness", "hub", "images", "kept", "metrics", "models", "plots",
-    "quickstart", "splits", "storage", "synthetic", "tiles", "training", "widgets",
+    "explanations", "export", "faithfulness", "hardware", "hub", "images", "kept", "metrics",
+    "models", "plots", "quickstart", "splits", "storage", "synthetic", "tiles", "training",
+    "widgets",
 )  # fmt: skip
 __all__ = [*_HOME, "__version__"]  # noqa: PLE0604
 

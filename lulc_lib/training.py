@@ -5,7 +5,6 @@ import copy
 import itertools
 import math
 import os
-import platform
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from tqdm.auto import tqdm
 from lulc_lib.augmentation import augment, draw_turns, mix, turns_in_cycle
 from lulc_lib.checkpoints import load_checkpoint
 from lulc_lib.config import History, RunConfig
+from lulc_lib.hardware import describe_hardware
 from lulc_lib.metrics import Predictions, predict
 from lulc_lib.models import PlainAttention, TileClassifier
 from lulc_lib.storage import atomic_write
@@ -499,18 +499,6 @@ def macro_f1(confusion: Tensor) -> float:
     total = (confusion.sum(0) + confusion.sum(1)).double()
     occurs = total > 0
     return float((2 * hits[occurs] / total[occurs]).mean()) if bool(occurs.any()) else 0.0
-
-
-def describe_hardware(device: torch.device) -> str:
-    """Return the accelerator's or processor's name in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = info.read_text().splitlines()
-        name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), name)
-    return f"{name}, {torch.get_num_threads()} threads"
 
 
 def _no_sums(device: torch.device | str) -> Tensor:

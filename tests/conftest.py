@@ -1,16 +1,33 @@
-"""What all tests share: tiles, the real data where there is some, and a quiet environment."""
+"""What all tests share: tiles, the real data where there is some, and a quiet environment.
+
+`make test` spreads the tests over several processes (`pytest -n auto`, by pytest-xdist). Two small
+tests side by side, with one thread each, take less time than one after the other with two threads.
+"""
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+MOST_WORKERS = 4
+BYTES_A_WORKER = 3 * 2**30  # a test process, and a notebook's kernel or a browser beside it
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
+LONGEST_FIRST = ("notebook", "browser", "slow")  # or a run would end on one of them alone
+# Files whose tests stay in one process, since what they share takes longer than they do.
+TOGETHER = re.compile(r"tests/browser/|test_training_scaleout\.py")
 
 # Set before any library reads them. Paths are made absolute here because kernels start elsewhere.
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
+if WORKER:  # for torch, and for the kernels and commands that tests start
+    threads = CORES // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ["OMP_NUM_THREADS"] = str(max(1, min(2, threads)))
 for name in ("LULC_EUROSAT", "LULC_CHECKPOINTS", "LULC_CACHE"):
     if os.environ.get(name):
         os.environ[name] = str(Path(os.environ[name]).absolute())
@@ -18,6 +35,48 @@ for name in ("LULC_EUROSAT", "LULC_CHECKPOINTS", "LULC_CACHE"):
 import torch  # noqa: E402
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process for each core, at most four, and no more than the free memory holds."""
+    from lulc_lib.storage import free_memory
+
+    memory = free_memory()
+    room = MOST_WORKERS if memory is None else memory // BYTES_A_WORKER
+    return max(1, min(CORES, MOST_WORKERS, room))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each process its next test, or a whole file of `TOGETHER`, when it has few left."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneByOne(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return unit_of(nodeid)
+
+    if config.getoption("dist") != "load":
+        return None  # somebody asked for another way
+    config.option.loadscopereorder = False  # our order stays
+    return OneByOne(config, log)
+
+
+def unit_of(nodeid: str) -> str:
+    """Return what a test is handed out with: its file, or itself alone."""
+    return nodeid.split("::")[0] if TOGETHER.search(nodeid) else nodeid
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In a run of several processes, put what takes longest first; else leave the order."""
+
+    def rank(item: pytest.Item) -> int:
+        marks = [item.get_closest_marker(name) is not None for name in LONGEST_FIRST]
+        return marks.index(True) if any(marks) else len(marks)
+
+    if WORKER:
+        items.sort(key=rank)
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,9 @@ REPO = Path(__file__).resolve().parents[1]
 PACKAGE = REPO / "lulc_lib"
 
 ORDER = (
-    "config", "storage", "hub", "images", "tiles", "eurosat", "splits", "synthetic", "models",
-    "augmentation", "kept", "metrics", "baselines", "checkpoints", "training", "quickstart",
+    "config", "storage", "hardware", "hub", "images", "tiles", "eurosat", "splits", "synthetic",
+    "models", "augmentation", "kept", "metrics", "baselines", "checkpoints", "training",
+    "quickstart",
     "explanations", "faithfulness", "concepts", "plots", "export", "widgets", "cli",
 )  # fmt: skip
 OWNERS = {

@@ -103,6 +103,7 @@ def test_a_pause_costs_an_experiment_no_minutes(experiments):
     assert experiments.undisturbed([*epochs, {"size": 128, "seconds": 8.0}]) == 14.0
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("way", ["masked", "contrast", "distillation"])
 def test_training_without_labels_learns_and_leaves_a_classifier(experiments, way):
     """The loss falls, the ViT's weights move, and its head stays as it was."""
@@ -163,3 +164,74 @@ def test_the_readme_tells_the_measured_memory():
     assert f"a kernel of its own, of about {found['kernel_mb'] / 1000:.1f} GB" in readme
     short = [name for name, most in found["wanted"].items() if found[name] > most]
     assert short == []
+
+
+REPORT = """<testsuites><testsuite errors="1" failures="2" skipped="3" tests="26">
+{cases}
+<testcase classname="tests.test_notebooks" name="test_full[00_start]" time="61.25" />
+<testcase classname="tests.test_notebooks" name="test_form[00_start]" time="0.5" />
+</testsuite></testsuites>"""
+
+
+@pytest.fixture
+def suite(monkeypatch, tmp_path):
+    """The script that measures the tests, with a file of results of its own."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import suite
+
+    monkeypatch.setattr(suite, "RESULTS", tmp_path / "suite.json")
+    yield suite
+    del sys.modules["suite"]
+
+
+def test_the_suites_report_is_read(suite, tmp_path):
+    """Passed are those that neither failed nor were skipped; the ten slowest come first."""
+    cases = [f'<testcase classname="a" name="t{i}" time="{i}" />' for i in range(20)]
+    (tmp_path / "report.xml").write_text(REPORT.format(cases="\n".join(cases)))
+    found = suite.read_report(tmp_path / "report.xml")
+    assert (found["passed"], found["failed"], found["skipped"]) == (20, 3, 3)
+    slowest = list(found["slowest_seconds"].items())
+    assert slowest[0][0] == "tests.test_notebooks::test_full[00_start]"
+    assert slowest[1:] == [(f"a::t{i}", float(i)) for i in range(19, 10, -1)]
+    assert found["notebook_seconds"] == {"00_start": 61.2}
+
+
+@pytest.mark.parametrize(
+    ("change", "holds"),
+    [
+        ({}, True),
+        ({"wall_seconds": 3601.0}, False),
+        ({"fast_bfloat16": True}, False),
+        ({"fast_bfloat16": True, "wall_seconds": 1499.0}, True),
+        ({"failed": 1}, False),
+        ({"exit_code": 2}, False),
+    ],
+)
+def test_a_run_is_held_to_the_bar_of_its_processor(suite, monkeypatch, capsys, change, holds):
+    """Sixty minutes without fast bfloat16, 25 with it; a failure misses; nothing is run to tell."""
+    found = {"wall_seconds": 3599.0, "exit_code": 0, "passed": 9, "failed": 0, "skipped": 0}
+    found |= {"slowest_seconds": {"a::t": 12.0}, "processor": "AVX2 alone", "fast_bfloat16": False}
+    found |= {"cores": 2, "tiles": "EuroSAT", **change}
+    suite.RESULTS.write_text(json.dumps({"test": found}))
+    monkeypatch.setattr(suite, "run", None)  # calling it would be an error
+    monkeypatch.setattr(sys, "argv", ["suite.py"])
+    assert suite.main() == (0 if holds else 1)
+    told = capsys.readouterr().out
+    assert "make test: " in told
+    assert "12.0 s  a::t" in told
+
+
+def test_one_run_replaces_only_its_own_figures(suite, monkeypatch):
+    """`suite.py quick` keeps what was measured of `make test`."""
+
+    def run(target, report):
+        report.write_text(REPORT.format(cases="").replace('"1"', '"0"').replace('"2"', '"0"'))
+        return 120.0, 200.0, 0
+
+    monkeypatch.setattr(suite, "run", run)
+    monkeypatch.setattr(sys, "argv", ["suite.py", "quick"])
+    suite.RESULTS.write_text('{"test": {"wall_seconds": 1}}')
+    assert suite.main() == 0
+    kept = json.loads(suite.RESULTS.read_text())
+    assert kept["test"] == {"wall_seconds": 1}
+    assert (kept["quick"]["wall_seconds"], kept["quick"]["passed"]) == (120.0, 23)

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from lulc_lib import hardware
 from lulc_lib.checkpoints import load_checkpoint, save_checkpoint, save_predictions
 from lulc_lib.cli import COMMANDS, common, doctor, main, train
 from lulc_lib.cli.gallery import choose
@@ -259,6 +261,7 @@ def test_broken_pipe_is_silent(words: tuple[str, ...], checkpoints: Path):
 # --- train, evaluate, explain, gallery, cards ----------------------------------------------------
 
 
+@pytest.mark.training
 def test_train_scores_saves_and_resumes(lulc):
     """A run ends with test figures and a checkpoint whose card carries them; it is never lost."""
     code, out, _ = lulc(*TINY, "--epochs", "1", "--name", "first", "--set", "augment=none")
@@ -311,6 +314,7 @@ def test_train_scores_saves_and_resumes(lulc):
     assert "run.json does not describe a run" in err
 
 
+@pytest.mark.training
 def test_same_seed_gives_the_same_first_weights(lulc):
     """The seed also fixes the initial weights: two runs end alike, another seed does not."""
     digests = []
@@ -488,9 +492,31 @@ def test_doctor_finds_everything_that_is_needed(lulc):
     for word in ("versions", "device", "data", "checkpoints", "memory and disk"):
         assert f"\n{word}\n" in out
     assert re.search(r"torch \d", out)
+    here = hardware.processor()
+    assert f"processor {here.kind}: {here.meaning}" in " ".join(out.split())
     assert "resnet50: resnet10t at 64 px, trained on 36 tiles (drawn tiles" in out
     assert re.search(r"ok +disk for cache: [\d.]+ GiB free", out)
     assert out.endswith("all that is needed is here\n")
+
+
+@pytest.mark.parametrize("flag", ["amx_bf16", "avx512_bf16", "avx2"])
+@pytest.mark.parametrize("gpu", [None, True, False])
+def test_doctor_names_the_kind_of_processor(
+    flag: str, gpu: bool | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Each kind is named with what it means, and a GPU with whether it has bfloat16."""
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flag}\n")
+    monkeypatch.setattr(hardware, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu)
+    kind = hardware.FLAGS[flag]
+    text = " ".join(doctor._wrapped(finding) for finding in doctor.device())
+    text = " ".join(text.split())
+    assert f"{'ok' if kind.fast_bfloat16 else 'note'} processor {kind.kind}:" in text
+    assert kind.meaning in text
+    said = {None: "no GPU", True: "GPU has bfloat16: use", False: "GPU has no bfloat16: do not use"}
+    assert [words in text for words in said.values()] == [gpu is value for value in said]
 
 
 def test_doctor_says_what_each_missing_thing_prevents(
@@ -604,6 +630,7 @@ def test_demo_with_a_wrong_place_is_an_error(lulc, monkeypatch: pytest.MonkeyPat
     assert "DRAWN" not in out
 
 
+@pytest.mark.training
 @pytest.mark.slow
 def test_demo_without_data_and_network(tmp_path: Path):
     """Without EuroSAT and with a dead network, small models are trained on drawn tiles."""
@@ -623,6 +650,7 @@ def test_demo_without_data_and_network(tmp_path: Path):
     assert "the figures above say nothing about EuroSAT" in out
 
 
+@pytest.mark.training
 @pytest.mark.slow
 def test_demo_takes_a_copy_in_data(tmp_path: Path):
     """A copy in data/ is found; it is said that these tiles are not the original ones."""
@@ -641,6 +669,7 @@ def test_demo_takes_a_copy_in_data(tmp_path: Path):
     assert out.count("is trained instead") == 2, "the checkpoints belong to other tiles"
 
 
+@pytest.mark.training
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a child there")
 def test_ctrl_c_during_training_can_be_resumed(lulc):

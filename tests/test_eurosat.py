@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import warnings
 import zipfile
 from pathlib import Path
@@ -591,13 +590,15 @@ def test_a_list_is_downloaded(hub, monkeypatch):
     ]
 
 
+@pytest.mark.timeout(60)
 def test_a_dead_network_is_given_up(monkeypatch, tmp_path):
     """A server that refuses is given up at once, with a word on what to bring where."""
+    pauses = []
+    monkeypatch.setattr("time.sleep", pauses.append)
     go_online(monkeypatch, "http://127.0.0.1:9")
-    start = time.monotonic()
     with pytest.raises(DataUnavailableError) as caught:
         load_eurosat()
-    assert time.monotonic() - start < 5
+    assert pauses == [], "it was tried again later"
     told = str(caught.value)
     for word in ("127.0.0.1:9", "EuroSAT.zip", "md5", str(tmp_path / "data"), "LULC_EUROSAT"):
         assert word in told
@@ -607,16 +608,15 @@ def test_a_dead_network_is_given_up(monkeypatch, tmp_path):
         read_public_list("l.csv")
 
 
+@pytest.mark.timeout(60)
 def test_a_silent_network_is_given_up(monkeypatch):
     """A server that takes the call and never answers is given up after the time set."""
     assert hub_room.PATIENCE < 10
     monkeypatch.setattr(hub_room, "PATIENCE", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         go_online(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}")
-        start = time.monotonic()
         with pytest.raises(DataUnavailableError, match="could not be downloaded"):
             load_eurosat()
-        assert time.monotonic() - start < 5
 
 
 def test_offline_mode_is_respected(hub, monkeypatch):
@@ -650,8 +650,7 @@ def test_the_original(eurosat):
 
 
 @pytest.mark.eurosat
-def test_a_warm_start_takes_under_a_second(eurosat):
-    """Once decoded, 27,000 tiles are there in less than a second."""
-    start = time.perf_counter()
-    load_eurosat(download=False)
-    assert time.perf_counter() - start < 1
+def test_a_warm_start_decodes_nothing(eurosat, monkeypatch):
+    """Once decoded, 27,000 tiles are mapped from the cache (benchmarks/imports.py: in a second)."""
+    monkeypatch.setattr("lulc_lib.eurosat.decode_tile", None)  # calling it would be an error
+    assert load_eurosat(download=False).digest == eurosat.digest

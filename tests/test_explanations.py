@@ -270,6 +270,7 @@ def library_map(cls, model, images, reshape, call, **arguments):
         return call(theirs, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "cls"), [("scorecam", ScoreCAM), ("ablationcam", AblationCAM)])
 def test_methods_that_try_equal_pytorch_grad_cam(method, cls, images):
     """Where activations cannot be negative, masks, ablations and weights must be the library's."""
@@ -421,8 +422,10 @@ def test_identity_does_not_hold_below_the_last_layer(images):
 
 
 @pytest.mark.parametrize(("family", "method"), [pair for pair in PAIRS if pair[1] not in SLOW])
-def test_batch_equals_one_by_one(family, method, images):
+def test_batch_equals_one_by_one(family, method, images, monkeypatch):
     """Each map must depend on its own tile alone, whatever the batch."""
+    monkeypatch.setattr("lulc_lib.explanations.pixels.STEPS", 6)  # enough: the chunks still differ
+    monkeypatch.setattr("lulc_lib.explanations.pixels.SAMPLES", 4)
     model = make(family)
     together = explain(model, images, method)
     by_two = explain(model, images, method, batch_size=2)
@@ -615,8 +618,9 @@ def state(model):
         ("vit", "legrad"),
     ],
 )
-def test_the_model_comes_back_as_it_was(family, method, images):
+def test_the_model_comes_back_as_it_was(family, method, images, monkeypatch):
     """Hooks, modes, gradient flags, statistics, grad mode and the generator must be as before."""
+    monkeypatch.setattr("lulc_lib.explanations.pixels.SAMPLES", 3)  # each does the same again
     model = marked(family)
     before = state(model)
     explain(model, images[:2], method, precision="bfloat16")

@@ -63,6 +63,7 @@ def as_maps(output, grid, prefix):
     return output.permute(0, 3, 1, 2) if output.shape[1:3] == grid else output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_any_network_is_explained_without_configuration(name, images):
     """Family, grid and prefix tokens must be found, maps not be blank, and equal the library's."""

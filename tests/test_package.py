@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 import lulc_lib
 
 BLOCK = """
@@ -50,6 +52,7 @@ def test_unknown_name_is_an_attribute_error():
     assert not hasattr(lulc_lib, "no_such_name")
 
 
+@pytest.mark.training
 def test_training_needs_neither_explanations_nor_widgets():
     """A model trains, predicts and is scored where pytorch_grad_cam and ipywidgets are missing."""
     code = BLOCK.format(names={"pytorch_grad_cam", "ipywidgets", "anywidget", "captum"}) + (

@@ -37,6 +37,7 @@ def test_without_smoke_a_wrong_path_is_an_error(monkeypatch):
         load_tiles(download=False)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("name", ["resnet50", "vit"])
 def test_a_small_model_is_trained_once_and_kept(name, parts):
     """Without a fitting checkpoint a small model is trained; the second time it is loaded."""

@@ -1,7 +1,5 @@
 """Tests of the drawn tiles: the same for the same seed, and true about their evidence."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -182,13 +180,6 @@ def test_colours_resemble_eurosat(many):
     flat = pixels(many).reshape(-1, 3)
     np.testing.assert_allclose(flat.mean(0), (0.344, 0.380, 0.408), atol=0.04)
     np.testing.assert_allclose(flat.std(0), (0.203, 0.137, 0.116), atol=0.03)
-
-
-def test_drawing_is_fast_enough():
-    """1,000 tiles take less than 10 s on one core (about 2 s where this was written)."""
-    start = time.process_time()
-    synthetic(20)
-    assert (time.process_time() - start) * 5 < 10
 
 
 @pytest.mark.parametrize("value", [2.0, "3", None, True])

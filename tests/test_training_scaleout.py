@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+pytestmark = [pytest.mark.training, pytest.mark.slow]
+
 JOB = '''
 """Train on drawn tiles; rank 0 writes the history and the weights."""
 import json

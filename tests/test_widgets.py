@@ -205,8 +205,10 @@ def test_an_empty_choice_is_said(shown):
 # --- look -----------------------------------------------------------------------------------------
 
 
-def test_slow_methods_come_later(shown):
+def test_slow_methods_come_later(shown, monkeypatch):
     """A slow map is announced at once and drawn when it is there; the newest request wins."""
+    monkeypatch.setattr("lulc_lib.explanations.pixels.WINDOW", 16)  # few patches are enough
+    monkeypatch.setattr("lulc_lib.explanations.pixels.STRIDE", 16)
     shown.show(methods=("gradcam", "occlusion"))
     first = shown._look.shown["answers"][0]["maps"]
     shown.wait()
@@ -445,6 +447,7 @@ def test_what_lies_beside_a_checkpoint_needs_no_model(few, tmp_path, monkeypatch
     assert f"which hold {share:.0%} of their spread" in shown._scatter.shown["words"]
 
 
+@pytest.mark.slow
 def test_many_changes_leave_nothing_behind(shown, models, few):
     """200 random changes raise nothing, leave no figure, no hook, no more widgets, no growth."""
     random = np.random.default_rng(0)

@@ -126,41 +126,33 @@ def versions() -> Iterator[Finding]:
 
 
 def device() -> Iterator[Finding]:
-    """Look for accelerators, and whether bfloat16 is fast."""
+    """Look for accelerators, and name the processor's kind and what it means."""
     try:
         import torch
 
-        from lulc_lib.training import describe_hardware
+        from lulc_lib import hardware
     except ImportError as error:
-        yield Finding("BAD", f"no device without torch and accelerate: {_first_line(error)}")
+        yield Finding("BAD", f"no device without torch: {_first_line(error)}")
         return
-    yield Finding("ok", f"CPU: {describe_hardware(torch.device('cpu'))}")
+    processor = hardware.processor()
+    state = "ok" if processor.fast_bfloat16 else "note"
+    yield Finding("ok", f"CPU: {hardware.describe_hardware(torch.device('cpu'))}")
+    yield Finding(state, f"processor {processor.kind}: {processor.meaning}")
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
             memory = torch.cuda.get_device_properties(i).total_memory / GIB
             yield Finding("ok", f"GPU: {torch.cuda.get_device_name(i)}, {memory:.0f} GiB")
+        fast = hardware.fast_bfloat16()
+        advice = "has bfloat16: use" if fast else "has no bfloat16: do not use"
+        yield Finding(
+            "ok" if fast else "note",
+            f"GPU {advice} --precision bfloat16; it trains and predicts, so that what is said of "
+            "the processor's speed does not hold",
+        )
     elif torch.backends.mps.is_available():
         yield Finding("ok", "GPU: Apple (mps)")
     else:
         yield Finding("note", "no GPU: training ResNet50 takes minutes an epoch, not seconds")
-    fast = fast_bfloat16()
-    yield Finding(
-        "ok" if fast else "note",
-        "bfloat16: the processor has it, --precision bfloat16 is about twice as fast"
-        if fast
-        else "bfloat16: the processor lacks it; keep --precision float32",
-    )
-
-
-def fast_bfloat16() -> bool:
-    """Tell whether this machine multiplies bfloat16 in hardware."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    flags = Path("/proc/cpuinfo")
-    words = flags.read_text(encoding="utf-8").split() if flags.is_file() else []
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(words))
 
 
 def data() -> Iterator[Finding]:

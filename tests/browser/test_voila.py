@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -16,14 +17,19 @@ from test_explorer import MODELS, SHOW, redrawn
 
 pytestmark = pytest.mark.browser
 
-PORT = 8871
+
+def free_port() -> int:
+    """Return a port that is free just now."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
-def commands(notebook: Path) -> list[list[str]]:
+def commands(notebook: Path, port: int) -> list[list[str]]:
     """The two commands of the Makefile's `app`, for another notebook and port."""
     recipe = re.search(r"^app: .*\n((?:\t.*\n)+)", (REPO / "Makefile").read_text(), re.M)[1]
     text = recipe.replace("\\\n", " ").replace("$(RUN)", str(Path(sys.executable).parent))
-    text = text.replace("$(APP)", str(notebook)).replace("$(or $(PORT),8866)", str(PORT))
+    text = text.replace("$(APP)", str(notebook)).replace("$(or $(PORT),8866)", str(port))
     return [shlex.split(line) for line in text.splitlines()]
 
 
@@ -36,7 +42,8 @@ def app(page, tmp_path_factory):
     notebook = nbformat.v4.new_notebook(cells=cells)
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
     nbformat.write(notebook, home / "app.ipynb")
-    prepare, serve = commands(home / "app.ipynb")
+    port = free_port()
+    prepare, serve = commands(home / "app.ipynb", port)
     subprocess.run(prepare, cwd=home, env=_environment(home), check=True, capture_output=True)
     log = (home / "voila.log").open("wb")
     server = subprocess.Popen(
@@ -47,7 +54,7 @@ def app(page, tmp_path_factory):
         while time.monotonic() < deadline and server.poll() is None:
             try:
                 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-                opener.open(f"http://127.0.0.1:{PORT}/voila/static/style.css", timeout=5)
+                opener.open(f"http://127.0.0.1:{port}/voila/static/style.css", timeout=5)
             except urllib.error.HTTPError:
                 break  # it answers
             except OSError:
@@ -55,7 +62,7 @@ def app(page, tmp_path_factory):
             else:
                 break
         page.set_viewport_size({"width": 1200, "height": 1000})
-        page.goto(f"http://127.0.0.1:{PORT}/", wait_until="domcontentloaded")
+        page.goto(f"http://127.0.0.1:{port}/", wait_until="domcontentloaded")
         page.locator(".lulc-over").first.wait_for()
         yield page
     finally:
