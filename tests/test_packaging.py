@@ -93,8 +93,9 @@ def test_conda_environment_uses_the_lock():
 
 
 def test_version_is_the_same_everywhere():
-    """The package, pyproject.toml, CITATION.cff and the newest entry of CHANGELOG.md agree."""
-    changes = re.findall(r"^## (\S+)", (REPO / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    """The package, pyproject.toml, CITATION.cff and the newest version in CHANGELOG.md agree."""
+    text = (REPO / "CHANGELOG.md").read_text().replace("## Unreleased\n", "")
+    changes = re.findall(r"^## (\S+)", text, flags=re.MULTILINE)
     citation = yaml.safe_load((REPO / "CITATION.cff").read_text())
     assert lulc_lib.__version__ == PROJECT["version"] == changes[0] == citation["version"]
 
