@@ -32,7 +32,7 @@ NETWORKS = {
     "torchvision resnet50": (96, "cnn", (3, 3), 0),
     "torchvision vit_b_16": (224, "vit", (14, 14), 1),
 }
-LONGEST = ("vit_base_patch16_224", "vit_small_patch14_reg4_dinov2")
+LONGEST = ("vit_base_patch16_224", "vit_small_patch14_reg4_dinov2", "torchvision vit_b_16")
 LIBRARY = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus, "xgradcam": XGradCAM}
 
 
