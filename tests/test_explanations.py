@@ -576,6 +576,7 @@ def test_gradcam_pp_and_layercam_are_never_negative_on_rectified_activations(ima
         assert explain(make("vit"), images, method).grid.min() < 0
 
 
+@pytest.mark.slow
 def test_methods_that_cannot_be_negative_are_not(model, images):
     """What `methods` says of the sign must hold for every method, on both families."""
     signed = methods().set_index("name")["signed"]
@@ -644,6 +645,7 @@ def test_the_model_comes_back_after_an_error(error, place, images):
     assert state(model) == before
 
 
+@pytest.mark.slow
 def test_a_thousand_calls_leave_no_hook_and_no_memory(toy, painted):
     """A thousand calls, every fourth refused, must leave nothing on the model and in memory."""
     before, names = state(toy), ["gradcam", "eigencam", "ablationcam"]

@@ -32,6 +32,7 @@ NETWORKS = {
     "torchvision resnet50": (96, "cnn", (3, 3), 0),
     "torchvision vit_b_16": (224, "vit", (14, 14), 1),
 }
+LONGEST = ("vit_base_patch16_224", "vit_small_patch14_reg4_dinov2", "torchvision vit_b_16")
 LIBRARY = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus, "xgradcam": XGradCAM}
 
 
@@ -63,8 +64,10 @@ def as_maps(output, grid, prefix):
     return output.permute(0, 3, 1, 2) if output.shape[1:3] == grid else output
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in LONGEST)) for name in NETWORKS],
+)
 def test_any_network_is_explained_without_configuration(name, images):
     """Family, grid and prefix tokens must be found, maps not be blank, and equal the library's."""
     _, family, grid, prefix = NETWORKS[name]
