@@ -12,6 +12,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
+from lulc_lib.metrics import predict
 from lulc_lib.models import (
     EUROSAT_MEAN,
     EUROSAT_STD,
@@ -100,6 +101,17 @@ def test_the_default_layer_of_a_vit_follows_what_its_head_reads(arguments, layer
     assert anatomy(model).layer == layer
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert not any(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_the_default_layer_is_found_in_any_mode(mode):
+    """A caller that forbids gradients, as `predict` does, gets the same layer and no error."""
+    with mode():
+        model = create_model("vit", **SMALL_VIT)
+        assert anatomy(model).layer == anatomy(model).blocks[-1]
+        assert torch.is_grad_enabled() == (mode is torch.enable_grad)
+    fresh = create_model("vit", **SMALL_VIT)
+    assert predict(fresh, torch.rand(2, 3, 64, 64), features=True).features.shape[0] == 2
 
 
 def test_anatomy_of_wrapped_torchvision_models():
