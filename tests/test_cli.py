@@ -186,7 +186,7 @@ def test_no_command_shows_the_help(lulc):
         (["explain", "vit", "photo.jpg", "--method", "gradcm"], "unknown method 'gradcm'; did"),
         (["explain", "vit", "photo.jpg", "--target", "Sea"], "unknown class 'Sea'; the classes"),
         (["explain", "vit", "photo.jpg", "--target", "10"], r"must lie in 0\.\.9, got 10"),
-        (["explain", "vit", "photo.jpg", "--layer", "7"], r"layer must lie in -2\.\.1, got 7"),
+        (["explain", "vit", "photo.jpg", "--layer", "7"], r"layer must lie in -2\.\.3, got 7"),
         (["explain", "vit", "photo.jpg", "--fit", "squash"], "there is crop, resize"),
         (["gallery", "vit", "vit"], "vit is named twice"),
         (["gallery", "vit", "--method", "gradcam+"], r"unknown method 'gradcam\+'; did you mean"),
