@@ -29,10 +29,10 @@ from pathlib import Path
 import torch
 
 from lulc_lib.checkpoints import load_checkpoint
+from lulc_lib.hardware import describe_hardware
 from lulc_lib.metrics import predict
 from lulc_lib.models import create_model
 from lulc_lib.storage import processor_cache
-from lulc_lib.training import describe_hardware
 
 RESULTS = Path(__file__).parent / "results" / "demo.json"
 WANTED = {"demo_seconds": 120.0, "chosen_over_best": 0.85}

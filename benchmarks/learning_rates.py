@@ -1,4 +1,4 @@
-"""Train the same network at learning rates five decades apart, from random weights.
+"""Train the same network at five learning rates, each a tenth of the one before.
 
     python benchmarks/learning_rates.py                      # what there is, and what was measured
     python benchmarks/learning_rates.py vit                  # all rates; killed, it goes on

@@ -22,10 +22,10 @@ from lulc_lib.checkpoints import load_checkpoint
 from lulc_lib.eurosat import load_eurosat
 from lulc_lib.explanations import explain
 from lulc_lib.faithfulness import mosaics, relevance_share
+from lulc_lib.hardware import describe_hardware
 from lulc_lib.metrics import predict
 from lulc_lib.models import anatomy
 from lulc_lib.splits import split
-from lulc_lib.training import describe_hardware
 
 RESULTS = Path(__file__).parent / "results" / "mosaics.json"
 WANTED = {"vit": 0.50, "resnet50": 0.72}  # at least, of the default method and layer

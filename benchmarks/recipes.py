@@ -83,7 +83,7 @@ def train(name: str, parts: Split) -> tuple[TileClassifier, History]:
 
 
 def ship(name: str, model: TileClassifier, history: History, parts: Split) -> None:
-    """Test once, write the checkpoint, then what was written says of the test tiles."""
+    """Test once, write the checkpoint, then its predictions of the test tiles."""
     before = predict(model, parts.test, progress=True)
     averaged = predict(model, parts.test, tta=True, precision="bfloat16", progress=True)
     recipe, folder = RECIPES[name], HERE.parent / "checkpoints"

@@ -98,7 +98,7 @@ def main() -> int:
         if not results:
             print("nothing measured yet; `python benchmarks/suite.py quick` measures `make quick`")
         holds = [tell(name, found) for name, found in results.items()]
-        return 0 if all(holds) else 1
+        return 0 if holds and all(holds) else 1
     with tempfile.TemporaryDirectory(prefix="lulc-bench-") as folder:
         report = Path(folder, "report.xml")
         wall, spent, code = run(target, report)

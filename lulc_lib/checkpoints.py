@@ -286,13 +286,22 @@ def save_predictions(
         The predictions, with features.
 
     Raises:
-        CheckpointError: if the model was not loaded from a checkpoint, or is a wrapped module.
+        CheckpointError: if the model was not loaded from a checkpoint, has changed since, or is a
+            wrapped module.
         ValueError: if two tiles share a name, or `exact` is of other tiles.
     """
     if model.predictions_file is None or model.spec is None:
         raise CheckpointError(
             f"{model.name} {'is a wrapped module' if model.spec is None else 'has no checkpoint'}: "
             "predictions are kept for a model that load_checkpoint has built"
+        )
+    stored, _ = load_checkpoint(model.predictions_file.with_name(
+        model.predictions_file.name.removesuffix(".predictions.npz")
+    ))  # fmt: skip
+    if model_key(model) != model_key(stored):
+        raise CheckpointError(
+            f"{model.name} has changed since it was loaded, so that its predictions do not belong "
+            "beside its checkpoint; save the model first, and load it again"
         )
     if exact is not None and exact.names != tiles.names:
         raise ValueError("exact must hold predictions of the same tiles in the same order")

@@ -71,7 +71,7 @@ def concepts(
         model: made by `create_model` or `load_checkpoint`; it comes back as it was.
         images: a TileSet, or images (N, 3, 64, 64), float32 in [0, 1] or uint8.
         n: how many concepts, at most as many as the layer has channels or the tiles have cells.
-        layer: "auto", a dotted name or a row of `layers(model)`, as for `explain`.
+        layer: "auto", a dotted name or a number as in `layers(model)`, as for `explain`.
         seed: of the factorisation's start.
 
     Raises:

@@ -312,6 +312,11 @@ def mosaics(tiles: TileSet, count: int, seed: int = 0, side: int = 2) -> Mosaics
     cell = rng.integers(side**2, size=count)
     images = as_images(tiles[chosen.reshape(-1)])
     height, width = images.shape[-2:]
+    if height % side or width % side:
+        raise ValueError(
+            f"side must divide the tile's {height}x{width} px, so that each pixel lies on one of "
+            f"the tiles, got {side}"
+        )
     rows = images.view(count, side, side, 3, height, width).permute(0, 3, 1, 4, 2, 5)
     whole = rows.reshape(count, 3, side * height, side * width)
     small = F.interpolate(whole, (height, width), mode="bilinear", antialias=True)

@@ -47,8 +47,8 @@ ALIASES: dict[str, tuple[str, int | None, dict[str, Any]]] = {
             "global_pool": "avg",
         },
     ),
-    # Its finer sister: 16x16 tokens of 4x4 px, so that a cell is 40 m wide; about eight times the
-    # multiplications.
+    # The same with finer patches: 16x16 tokens of 4x4 px, so that a cell is 40 m wide; about eight
+    # times the multiplications.
     "vit_fine": (
         "vit_tiny_patch16_224",
         64,
@@ -382,14 +382,15 @@ class Anatomy:
 
     Attributes:
         family: "cnn" (maps of channels) or "vit" (tokens).
-        layer: dotted name of the default target layer for CAM, as in `model.named_modules()`: a
-            cut, which every path from a patch to the logits passes.
+        layer: dotted name of the default target layer for CAM, as in `model.named_modules()`: the
+            last one through which patches still reach the logits.
         grid: (h, w) of that layer.
         prefix_tokens: class, distillation and register tokens before the patch tokens.
         stages: dotted names of the layers that can be chosen, in order of depth: the last layer at
             each resolution of a "cnn", the first norm of each block of a "vit".
         grids: (h, w) of each stage.
-        blocks: dotted names of the blocks of a "vit", whose outputs can be chosen as well; else ().
+        blocks: dotted names of the blocks of a "vit"; else ().
+        outputs: those of them whose output has the grid, and can be chosen as well.
         head: dotted name of the last linear layer.
         values: how many numbers the modules return for one tile: what a pass needs of memory.
     """
@@ -401,6 +402,7 @@ class Anatomy:
     stages: tuple[str, ...]
     grids: tuple[tuple[int, int], ...]
     blocks: tuple[str, ...]
+    outputs: tuple[str, ...]
     head: str
     values: int
 
@@ -416,11 +418,13 @@ def anatomy(model: TileClassifier) -> Anatomy:
     The model runs once on a black tile; nothing is asked of the user. A network whose last
     feature maps come as (N, C, h, w) is a "cnn", one that ends in tokens (N, T, D) a "vit".
 
-    The default layer is the deepest cut: a layer that every path from a patch to the logits passes.
-    Where the head reads the patch tokens, as with averaged tokens, that is the output of the last
-    block; its first norm is none, since the residual connection goes round it. Where the head reads
-    a class token alone, the gradient of the patch tokens at that output is exactly zero, and the
-    cut is the first norm of the last block, through which the class token reads them.
+    The default layer should be a cut, which every path from a patch to the logits passes. Where the
+    head reads the patch tokens, as with averaged tokens, that is the output of the last block; its
+    first norm is none, since the residual connection goes round it. Where the head reads a class
+    token alone, no layer of patch tokens is a cut, since the class token carries along what it read
+    before; at the last block's output the gradient of the patch tokens is exactly zero. The default
+    is then the last layer at which they count: the first norm of the last block, through which the
+    class token reads them for the last time.
 
     Raises:
         ValueError: if no layer has a grid of at least 2x2.
@@ -439,7 +443,7 @@ def to_grid(activation: Tensor, found: Anatomy) -> Tensor:
     if activation.ndim != 3:
         raise ValueError(
             f"a layer with output {tuple(activation.shape)} has no grid; "
-            f"choose one of {', '.join(found.stages + found.blocks)}"
+            f"choose one of {', '.join(found.stages + found.outputs)}"
         )
     h, w = found.grid
     patches = activation[:, found.prefix_tokens :]
@@ -483,14 +487,16 @@ def _read_anatomy(model: TileClassifier) -> Anatomy:
                 f"{prefix + grid[0] * grid[1]} tokens at last); it cannot be explained yet"
             )
         blocks = tuple(name.rpartition(".")[0] for name in norms)
-        layer = blocks[-1] if _reads_patches(model, blocks[-1], head, prefix) else norms[-1]
-        grids = (grid,) * len(norms)
-        return Anatomy("vit", layer, grid, prefix, norms, grids, blocks, head, values)
+        length, shapes = prefix + grid[0] * grid[1], dict(trace)
+        outputs = tuple(b for b in blocks if len(s := shapes.get(b, ())) == 3 and s[1] == length)
+        read = blocks[-1] in outputs and _reads_patches(model, blocks[-1], head, prefix)
+        layer, grids = blocks[-1] if read else norms[-1], (grid,) * len(norms)
+        return Anatomy("vit", layer, grid, prefix, norms, grids, blocks, outputs, head, values)
     found = [trace[i] for i in wide if trace[i][0].startswith("network.")]
     outer = [(name, shape) for name, shape in found if name.count(".") <= 2] or found
     stages = {_cells(shape): name for name, shape in outer}  # the last one at each resolution
     names, grids = tuple(stages.values()), tuple(stages)
-    return Anatomy("cnn", names[-1], grids[-1], 0, names, grids, (), head, values)
+    return Anatomy("cnn", names[-1], grids[-1], 0, names, grids, (), (), head, values)
 
 
 def _trace(model: TileClassifier) -> list[tuple[str, tuple[int, ...]]]:
@@ -522,9 +528,14 @@ def _reads_patches(model: TileClassifier, block: str, head: str, prefix: int) ->
     as some trainings start with, does not hide what it reads.
     """
     read: list[Tensor] = []
+    thread = threading.get_ident()
 
-    def move(module: nn.Module, inputs: Any, output: Any) -> Any:
-        if not isinstance(output, Tensor):
+    def note(module: nn.Module, inputs: Any) -> None:
+        if threading.get_ident() == thread:
+            read.append(inputs[0])
+
+    def move(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        if threading.get_ident() != thread:  # somebody else's pass
             return output
         moved = output.clone()
         # Not one value for all channels, which a layer norm would take away again.
@@ -534,7 +545,7 @@ def _reads_patches(model: TileClassifier, block: str, head: str, prefix: int) ->
 
     handles = [
         model.get_submodule(block).register_forward_hook(move),
-        model.get_submodule(head).register_forward_pre_hook(lambda _, given: read.append(given[0])),
+        model.get_submodule(head).register_forward_pre_hook(note),
     ]
     try:
         with evaluating(model):

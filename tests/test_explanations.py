@@ -736,12 +736,12 @@ def averaged(seed=0):
     return model.eval()
 
 
-@pytest.mark.parametrize("name", ["cnn", "averaged"])
+@pytest.mark.parametrize("name", ["cnn", "averaged", "vit"])
 def test_the_default_layer_is_a_cut(name, images):
     """What a cut returned for another tile must give that tile's logits, whatever lies below.
 
-    Negative control: of a ViT with averaged tokens, the first norm of the last block is no cut,
-    since the residual connection goes round it.
+    Negative controls: of a ViT with averaged tokens, the first norm of the last block is no cut,
+    since the residual connection goes round it; of one with a class token, no layer is.
     """
     model = averaged() if name == "averaged" else make(name)
 
@@ -756,7 +756,10 @@ def test_the_default_layer_is_a_cut(name, images):
         return (found - expected).abs().max() / expected.abs().max()
 
     with torch.no_grad():
-        assert with_another(anatomy(model).layer) < 1e-5
+        if name == "vit":
+            assert with_another(anatomy(model).layer) > 1e-3
+        else:
+            assert with_another(anatomy(model).layer) < 1e-5
         if name == "averaged":
             assert with_another("network.blocks.2.norm1") > 1e-2
 

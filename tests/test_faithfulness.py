@@ -176,11 +176,10 @@ def test_errors_name_the_cause(call, error, message, quarter):
         call(torch.rand(2, 3, 64, 64), quarter)
 
 
-@pytest.mark.parametrize("side", [2, 3])
-def test_a_mosaic_is_made_of_other_classes_and_names_the_place(tiles, side):
+def test_a_mosaic_is_made_of_other_classes_and_names_the_place(tiles):
     """Each place shows a tile of its own class, shrunk; the target lies in the place named."""
     flat = torch.stack([torch.full((3, 64, 64), int(k) / 10) for k in tiles.labels])
-    plain = dataclasses.replace(tiles, images=(flat * 255).round().byte())
+    side, plain = 2, dataclasses.replace(tiles, images=(flat * 255).round().byte())
     found = mosaics(plain, 20, seed=3, side=side)
     assert found.images.shape == (20, 3, 64, 64)
     centres = [(2 * i + 1) * 64 // (2 * side) for i in range(side)]
@@ -211,6 +210,8 @@ def test_mosaics_refuse_what_cannot_be(tiles):
     """Too few classes, sizes out of range and maps of another shape are named."""
     with pytest.raises(ValueError, match="takes tiles of 4 classes, and these tiles have 1"):
         mosaics(tiles.of_class("River"), 3)
+    with pytest.raises(ValueError, match=r"side must divide the tile's 64x64 px.*got 3"):
+        mosaics(tiles, 2, side=3)
     with pytest.raises(ValueError, match="count must be at least 1 and side at least 2, got 0"):
         mosaics(tiles, 0)
     with pytest.raises(ValueError, match=r"heatmap must have shape \(2, H, W\).*got \(1, 64, 64\)"):

@@ -259,6 +259,13 @@ def test_the_file_says_what_it_belongs_to(own, tiles):
     assert str(path.parent) not in json.dumps(facts)
     with pytest.raises(ValueError, match="same tiles in the same order"):
         save_predictions(model, tiles[:5], exact=exact)
+    before = file.read_bytes()
+    with torch.no_grad():
+        next(model.parameters()).mul_(2)
+    with pytest.raises(CheckpointError, match="has changed since it was loaded"):
+        save_predictions(model, tiles)
+    assert file.read_bytes() == before
+    model, _ = load_checkpoint(path)
     with pytest.raises(ValueError, match="two tiles share one"):
         save_predictions(model, tiles[[0, 0]])
 

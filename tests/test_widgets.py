@@ -447,6 +447,17 @@ def test_what_lies_beside_a_checkpoint_needs_no_model(few, tmp_path, monkeypatch
     assert f"which hold {share:.0%} of their spread" in shown._scatter.shown["words"]
 
 
+def test_a_layer_of_a_stored_state_is_found_where_there_are_no_norms(few):
+    """Numbers stored for a ViT's norms, and ones beyond the first layer, open on ResNets alone."""
+    torch.manual_seed(0)
+    shown = Explorer({"one": create_model("resnet18", image_size=64)}, few)
+    for stage in (-1, -2, 2, 9, -9, 0):
+        shown.restore(State(tile=few.names[1], methods=("edge",), stage=stage).to_json())
+        assert shown.state.stage == stage
+        shown.step()
+    assert text(shown._problems) == ""
+
+
 @pytest.mark.slow
 def test_many_changes_leave_nothing_behind(shown, models, few):
     """200 random changes raise nothing, leave no figure, no hook, no more widgets, no growth."""

@@ -146,8 +146,8 @@ def device() -> Iterator[Finding]:
         advice = "has bfloat16: use" if fast else "has no bfloat16: do not use"
         yield Finding(
             "ok" if fast else "note",
-            f"GPU {advice} --precision bfloat16; it trains and predicts, so that what is said of "
-            "the processor's speed does not hold",
+            f"GPU {advice} --precision bfloat16 in lulc train; a loaded checkpoint computes on the "
+            "processor until it is moved (model.cuda())",
         )
     elif torch.backends.mps.is_available():
         yield Finding("ok", "GPU: Apple (mps)")

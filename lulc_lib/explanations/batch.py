@@ -147,7 +147,7 @@ class Batch:
         if not fits:
             raise ValueError(
                 f"layer {self.layer!r} returns {shape}, which has no grid; "
-                f"choose one of {', '.join(self.anatomy.stages + self.anatomy.blocks)}"
+                f"choose one of {', '.join(self.anatomy.stages + self.anatomy.outputs)}"
             )
         return to_grid(activation, self.anatomy)
 

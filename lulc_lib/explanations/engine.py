@@ -74,8 +74,8 @@ def explain(
         method: a name in `methods()`, or several, which then share one pass; None takes Grad-CAM.
         target: class to explain: None for the predicted one, an index or a name for all tiles, or
             one per tile.
-        layer: for CAM methods: "auto" takes the deepest layer that every path from a patch to the
-            logits passes; else a dotted name in `model.named_modules()`, or a number as in
+        layer: for CAM methods: "auto" takes the last one through which patches reach the logits
+            (`anatomy` says more); else a dotted name in `model.named_modules()`, or a number as in
             `layers(model)`.
         contrast: class to tell the target from, for finercam; None compares with the three
             nearest in logit.
@@ -135,10 +135,10 @@ def layers(model: TileClassifier) -> pd.DataFrame:
     """
     _check_model(model)
     found = anatomy(model)
-    sides = (*found.grids, *[found.grid] * len(found.blocks))
+    sides = (*found.grids, *[found.grid] * len(found.outputs))
     rows = [
         (name, f"{h}x{w}", 640 / h, name == found.layer)
-        for name, (h, w) in zip(found.stages + found.blocks, sides, strict=True)
+        for name, (h, w) in zip(found.stages + found.outputs, sides, strict=True)
     ]
     return pd.DataFrame(rows, columns=["layer", "grid", "cell_metres", "auto"])
 
@@ -263,8 +263,8 @@ def _layer_name(model: TileClassifier, layer: Any, chosen: list[Method]) -> str 
     if layer == "auto":
         return anatomy(model).layer
     if isinstance(layer, int) and not isinstance(layer, bool):
-        stages, blocks = anatomy(model).stages, anatomy(model).blocks
-        numbered = stages + blocks
+        stages = anatomy(model).stages
+        numbered = stages + anatomy(model).outputs
         if not -len(stages) <= layer < len(numbered):
             raise ValueError(
                 f"layer must lie in {-len(stages)}..{len(numbered) - 1}, got {layer}; the numbers "

@@ -617,10 +617,24 @@ class Explorer(ipywidgets.VBox):
         self._updating = True
         try:
             for name, control in self._controls.items():
-                control.value = getattr(self.state, name)
+                control.value = self._value_of(name)
             self._note.value = self.state.note(self.state.tile)
         finally:
             self._updating = False
+
+    def _value_of(self, name: str) -> Any:
+        """Return what a control shows of the state: a layer that is not on its list by its like.
+
+        A convolutional network has no norms to choose from, so that -2 and 2 are one layer there;
+        a number beyond the first layer means the first.
+        """
+        value = getattr(self.state, name)
+        if name != "stage":
+            return value
+        listed = {stage for _, stage in self._controls["stage"].options}
+        fewest = max(listed)
+        like = max(-fewest, min(fewest, value))
+        return like if like in listed else abs(like)
 
     def _say(self, text: str) -> None:
         self._status.value = html.escape(text)

@@ -222,7 +222,7 @@ def _arguments(asked: Asked, model: TileClassifier) -> dict[str, Any]:
 def _layer_at(stage: int, model: TileClassifier) -> str:
     """Return the layer that a state's `stage` means; one beyond the first layer means the first."""
     found = anatomy(model)
-    names = found.blocks if stage > 0 and found.blocks else found.stages
+    names = found.outputs if stage > 0 and found.outputs else found.stages
     return names[-min(abs(stage), len(names))]
 
 
