@@ -17,7 +17,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 MOST_WORKERS = 4
 BYTES_A_WORKER = 3 * 2**30  # a test process, and a notebook's kernel or a browser beside it
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
-LONGEST_FIRST = ("notebook", "browser", "slow")  # or a run would end on one of them alone
+LONGEST_FIRST = ("notebook", "browser", "slow")  # a long one started last would run on alone
 # Files whose tests stay in one process, since what they share takes longer than they do.
 TOGETHER = re.compile(r"tests/browser/|test_training_scaleout\.py")
 

@@ -166,7 +166,7 @@ def test_a_changed_image_is_computed(model, tiles):
     "change", [{"digest": "another"}, {"source": "eurosat"}, {"names": ("River/other.jpg",) * 4}]
 )
 def test_other_tiles_are_computed(model, tiles, change):
-    """Another data set, and a name that the file lacks, are no business of the file's."""
+    """Another data set, and a name that the file lacks, are not answered by the file."""
     assert predict(model, replace(tiles[:4], **change), cache=True).read_from == ""
 
 

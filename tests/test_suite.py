@@ -70,7 +70,7 @@ def test_no_test_asserts_a_time(path: Path):
     ],
 )
 def test_an_assertion_of_time_is_found(lines: str):
-    """The search is no rubber stamp: it finds each way in which a time was asserted here."""
+    """The search can fail: it finds each way in which a time was asserted here."""
     assert len(timed_assertions(f"def test():\n    {lines}\n")) == 1
     assert timed_assertions("def test():\n    end = time.time() + 9\n    assert found\n") == []
 
