@@ -3,6 +3,7 @@
     python benchmarks/recipes.py                   # what there is
     python benchmarks/recipes.py resnet50          # train; killed, it goes on; validation figures
     python benchmarks/recipes.py resnet50 --ship   # also test once, and write the checkpoint
+    python benchmarks/recipes.py vit_alone --precision float32   # where bfloat16 is not fast
 
 A stage starts from the best weights of the one before it. All choices were made by validation
 figures (docs/experiments.md); test tiles are read by --ship alone. Beside the checkpoint, --ship
@@ -18,7 +19,7 @@ from pathlib import Path
 import torch
 
 from lulc_lib.checkpoints import load_checkpoint, save_checkpoint, save_predictions
-from lulc_lib.config import History, RunConfig
+from lulc_lib.config import PRECISIONS, History, RunConfig
 from lulc_lib.eurosat import load_eurosat
 from lulc_lib.metrics import evaluate, predict
 from lulc_lib.models import TileClassifier, create_model
@@ -35,6 +36,8 @@ class Recipe:
 
     stages: tuple[RunConfig, ...]
     notes: str
+    checkpoint: str
+    split: str = "seed42"
 
 
 FIRST = RunConfig(
@@ -49,6 +52,7 @@ STUDENT = RunConfig(
     teacher="resnet50", distill=0.5, precision="bfloat16", channels_last=True, clip_norm=1.0,
     best_by="macro_f1", save_every=63,
 )  # fmt: skip
+ALONE = replace(STUDENT, teacher="", distill=0.0, augment="d4_cycle", channels_last=False)
 RECIPES = {
     "resnet50": Recipe(
         (FIRST, SECOND, THIRD),
@@ -56,6 +60,7 @@ RECIPES = {
         "thousandths. The two cores did other work at times, so that the minutes are more than it "
         "needs (benchmarks/training.py measures an epoch undisturbed). The last stage of the "
         "network is dilated instead of strided: 8x8 cells, each 80 m wide.",
+        "resnet50",
     ),
     "vit": Recipe(
         (STUDENT,),
@@ -63,16 +68,31 @@ RECIPES = {
         "of its target were the shipped ResNet50's probabilities of the same training tiles, so "
         "that the two models are not independent: errors may be inherited. A cell of its 8x8 grid "
         "is 80 m wide.",
+        "vit",
+    ),
+    "vit_alone": Recipe(
+        (ALONE,),
+        "One training from scratch, from labels alone; another seed would move its figures by some "
+        "thousandths. A cell of its 8x8 grid is 80 m wide.",
+        "vit",
+    ),
+    "vit_spatial": Recipe(
+        (ALONE,),
+        "One training from scratch, from labels alone, on the western part of the data set; "
+        "another seed would move its figures by some thousandths. A cell of its 8x8 grid is 80 m "
+        "wide.",
+        "vit_spatial",
+        "spatial",
     ),
 }
 
 
-def train(name: str, parts: Split) -> tuple[TileClassifier, History]:
+def train(name: str, recipe: Recipe, parts: Split) -> tuple[TileClassifier, History]:
     """Train all stages of a recipe, or go on where they were; return model and joined history."""
-    torch.manual_seed(RECIPES[name].stages[0].seed)
-    model = create_model(RECIPES[name].stages[0].model)
+    torch.manual_seed(recipe.stages[0].seed)
+    model = create_model(recipe.stages[0].model)
     joined = History()
-    for number, config in enumerate(RECIPES[name].stages):
+    for number, config in enumerate(recipe.stages):
         folder = RUNS / name / str(number)
         history = fit(model, parts.train, parts.val, config, run_dir=folder, resume=True)
         if history.interrupted:
@@ -82,11 +102,11 @@ def train(name: str, parts: Split) -> tuple[TileClassifier, History]:
     return model, joined
 
 
-def ship(name: str, model: TileClassifier, history: History, parts: Split) -> None:
+def ship(recipe: Recipe, model: TileClassifier, history: History, parts: Split) -> None:
     """Test once, write the checkpoint, then its predictions of the test tiles."""
     before = predict(model, parts.test, progress=True)
     averaged = predict(model, parts.test, tta=True, precision="bfloat16", progress=True)
-    recipe, folder = RECIPES[name], HERE.parent / "checkpoints"
+    name, folder = recipe.checkpoint, HERE.parent / "checkpoints"
     save_checkpoint(
         model, recipe.stages[-1], folder / name, evaluate(before), history, recipe.notes,
         report_tta=evaluate(averaged), earlier=recipe.stages[:-1],
@@ -101,6 +121,7 @@ def ship(name: str, model: TileClassifier, history: History, parts: Split) -> No
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", metavar="NAME", nargs="?", help=f"of {', '.join(RECIPES)}")
+    parser.add_argument("--precision", choices=PRECISIONS, help="instead of the recipe's own")
     parser.add_argument("--ship", action="store_true", help="test once, write the checkpoint")
     options = parser.parse_args()
     if options.name is None:
@@ -109,10 +130,14 @@ def main() -> int:
         return 0
     if options.name not in RECIPES:
         parser.error(f"there is no recipe {options.name!r}; there are {', '.join(RECIPES)}")
-    parts = split(load_eurosat(download=False), "seed42")
-    model, history = train(options.name, parts)
+    recipe = RECIPES[options.name]
+    if options.precision:
+        stages = tuple(replace(stage, precision=options.precision) for stage in recipe.stages)
+        recipe = replace(recipe, stages=stages)
+    parts = split(load_eurosat(download=False), recipe.split)
+    model, history = train(options.name, recipe, parts)
     if options.ship:
-        ship(options.name, model, history, parts)
+        ship(recipe, model, history, parts)
     return 0
 
 
