@@ -355,8 +355,15 @@ def test_norms_biases_and_positions_do_not_decay():
     assert len(everything["params"]) == len(list(model.parameters()))
 
 
-def test_muon_steps_are_orthogonal_where_that_means_something():
-    """Under Muon a weight matrix moves by equal singular values; norms and positions do not."""
+@pytest.mark.parametrize("fast", [True, False])
+def test_muon_steps_are_orthogonal_where_that_means_something(monkeypatch, fast):
+    """Under Muon a weight matrix moves by equal singular values; norms and positions do not.
+
+    Where bfloat16 is emulated, nothing of it is computed in bfloat16.
+    """
+    monkeypatch.setattr(training, "fast_bfloat16", lambda: fast)
+    dtypes, addmm = set(), torch.addmm
+    monkeypatch.setattr(torch, "addmm", lambda *a, **k: (dtypes.add(a[0].dtype), addmm(*a, **k))[1])
     model = tiny()
     optimizer = make_optimizer(model, replace(PLAIN, optimizer="muon", weight_decay=0.0))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -364,6 +371,7 @@ def test_muon_steps_are_orthogonal_where_that_means_something():
     for parameter in model.parameters():
         parameter.grad = torch.from_numpy(rng.standard_normal(parameter.shape)).float()
     optimizer.step()
+    assert dtypes == {torch.bfloat16 if fast else torch.float32}
     steps = {name: p.detach() - before[name] for name, p in model.named_parameters()}
     for name in ("network.blocks.0.attn.proj.weight", "network.blocks.0.mlp.fc1.weight"):
         values = torch.linalg.svdvals(steps[name])
