@@ -30,8 +30,8 @@ import torch
 
 from lulc_lib.checkpoints import load_checkpoint
 from lulc_lib.hardware import describe_hardware
-from lulc_lib.metrics import predict
 from lulc_lib.models import create_model
+from lulc_lib.predictions import predict
 from lulc_lib.storage import processor_cache
 
 RESULTS = Path(__file__).parent / "results" / "demo.json"

@@ -29,8 +29,9 @@ from pytorch_grad_cam import AblationCAM, GradCAM
 from pytorch_grad_cam.ablation_layer import AblationLayer, AblationLayerVit
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
+from lulc_lib.anatomies import anatomy, channel_axis, to_grid
 from lulc_lib.explanations import explain
-from lulc_lib.models import TileClassifier, anatomy, channel_axis, create_model, to_grid
+from lulc_lib.models import TileClassifier, create_model
 
 RESULTS = Path(__file__).parent / "results" / "explain.json"
 MODELS = {"resnet50": {}, "vit_base": {}}

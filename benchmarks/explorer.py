@@ -34,8 +34,8 @@ from input import get_tiles
 
 from lulc_lib.checkpoints import load_checkpoint
 from lulc_lib.export import explain_for_page, gallery_html
-from lulc_lib.metrics import predict
 from lulc_lib.models import create_model
+from lulc_lib.predictions import predict
 from lulc_lib.splits import split
 from lulc_lib.widgets import Explorer
 

@@ -43,8 +43,8 @@ def seconds(command: list[str]) -> float:
 
 def tiles_seconds(rounds: int) -> dict[str, float]:
     """Return the seconds to load decoded tiles, where there are any, and to draw 1,000."""
+    from lulc_lib.drawn_tiles import synthetic
     from lulc_lib.eurosat import DataUnavailableError, load_eurosat
-    from lulc_lib.synthetic import synthetic
 
     def median(way: Callable[[], object], clock: Callable[[], float]) -> float:
         way()  # decodes, or imports what is needed

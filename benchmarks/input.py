@@ -33,9 +33,9 @@ from torchvision import transforms
 
 from lulc_lib.augmentation import augment, draw_turns, mix
 from lulc_lib.config import RunConfig
+from lulc_lib.drawn_tiles import synthetic
 from lulc_lib.eurosat import DataUnavailableError, load_eurosat
 from lulc_lib.models import create_model
-from lulc_lib.synthetic import synthetic
 from lulc_lib.tiles import TileSet
 from lulc_lib.training import make_optimizer
 

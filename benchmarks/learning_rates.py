@@ -26,8 +26,9 @@ import torch
 
 from lulc_lib.config import PRECISIONS, RunConfig
 from lulc_lib.eurosat import load_eurosat
-from lulc_lib.metrics import Predictions, evaluate, predict
+from lulc_lib.metrics import evaluate
 from lulc_lib.models import create_model
+from lulc_lib.predictions import Predictions, predict
 from lulc_lib.splits import Split, split
 from lulc_lib.storage import atomic_write
 from lulc_lib.training import fit

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from lulc_lib.anatomies import anatomy
 from lulc_lib.checkpoints import load_checkpoint
 from lulc_lib.eurosat import load_eurosat
 from lulc_lib.explanations import explain
 from lulc_lib.faithfulness import mosaics, relevance_share
 from lulc_lib.hardware import describe_hardware
-from lulc_lib.metrics import predict
-from lulc_lib.models import anatomy
+from lulc_lib.predictions import predict
 from lulc_lib.splits import split
 
 RESULTS = Path(__file__).parent / "results" / "mosaics.json"

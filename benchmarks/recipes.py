@@ -21,8 +21,9 @@ import torch
 from lulc_lib.checkpoints import load_checkpoint, save_checkpoint, save_predictions
 from lulc_lib.config import PRECISIONS, History, RunConfig
 from lulc_lib.eurosat import load_eurosat
-from lulc_lib.metrics import evaluate, predict
+from lulc_lib.metrics import evaluate
 from lulc_lib.models import TileClassifier, create_model
+from lulc_lib.predictions import predict
 from lulc_lib.splits import Split, split
 from lulc_lib.training import fit
 

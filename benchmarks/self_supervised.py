@@ -19,9 +19,11 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from lulc_lib.anatomies import anatomy
+from lulc_lib.attention import PlainAttention
 from lulc_lib.augmentation import augment, draw_turns
 from lulc_lib.config import RunConfig
-from lulc_lib.models import PlainAttention, TileClassifier, anatomy
+from lulc_lib.models import TileClassifier
 from lulc_lib.training import learning_rate_at, make_optimizer
 
 SEEN = 0.25  # share of the patches that the masked autoencoder's ViT sees

@@ -39,10 +39,12 @@ from torchvision import transforms
 sys.path.insert(0, str(Path(__file__).parent))
 from input import get_tiles, write_jpegs
 
-from lulc_lib.checkpoints import Card, load_checkpoint, read_card
+from lulc_lib.attention import PlainAttention
+from lulc_lib.cards import Card
+from lulc_lib.checkpoints import load_checkpoint, read_card
 from lulc_lib.config import RunConfig
-from lulc_lib.metrics import predict
-from lulc_lib.models import PlainAttention, TileClassifier, create_model
+from lulc_lib.models import TileClassifier, create_model
+from lulc_lib.predictions import predict
 from lulc_lib.splits import split
 from lulc_lib.tiles import TileSet
 from lulc_lib.training import fit

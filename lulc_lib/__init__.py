@@ -7,7 +7,6 @@ neither torch nor matplotlib.
 import importlib
 import os
 import sys
-import types
 from typing import Any
 
 __version__ = "0.1.0"
@@ -18,14 +17,14 @@ _HOME = {
     "Explanation": "explanations",
     "Explorer": "widgets",
     "History": "config",
-    "Predictions": "metrics",
+    "Predictions": "predictions",
     "Report": "metrics",
     "RunConfig": "config",
     "TileClassifier": "models",
     "TileSet": "tiles",
-    "anatomy": "models",
+    "anatomy": "anatomies",
     "colour_baseline": "baselines",
-    "concepts": "concepts",
+    "concepts": "factors",
     "create_model": "models",
     "evaluate": "metrics",
     "explain": "explanations",
@@ -35,29 +34,32 @@ _HOME = {
     "load_eurosat": "eurosat",
     "load_tiles": "quickstart",
     "methods": "explanations",
-    "predict": "metrics",
+    "predict": "predictions",
     "ready_model": "quickstart",
     "save_checkpoint": "checkpoints",
     "save_predictions": "checkpoints",
     "split": "splits",
-    "synthetic": "synthetic",
+    "synthetic": "drawn_tiles",
 }
-_ROOMS = (
-    "augmentation", "baselines", "checkpoints", "cli", "concepts", "config", "eurosat",
-    "explanations", "export", "faithfulness", "hardware", "hub", "images", "kept", "metrics",
-    "models", "plots", "quickstart", "splits", "storage", "synthetic", "tiles", "training",
-    "widgets",
+_MODULES = (
+    "anatomies", "archive", "attention", "augmentation", "baselines", "cards", "checkpoints", "cli",
+    "config", "decoded", "drawn_tiles", "eurosat", "explanations", "export", "factors",
+    "faithfulness", "hardware", "hub", "images", "kept", "metrics", "models", "plots",
+    "predictions", "public_lists", "quickstart", "running", "splits", "storage", "tiles",
+    "training", "widgets",
 )  # fmt: skip
 __all__ = [*_HOME, "__version__"]  # noqa: PLE0604
 
 
 def _use_one_thread() -> None:
-    """Ask torch, where it is loaded, for one thread.
+    """Ask torch, where it is loaded, for one thread, in a process launched to train with others.
 
     The threads that a parent has made do not survive a fork, and OpenMP would wait for them for
     ever: so do the processes that accelerate's `notebook_launcher` forks off a notebook's kernel.
+    It says how many there are in WORLD_SIZE. Other forks are none of our business.
     """
-    if "torch" in sys.modules:
+    launched = os.environ.get("WORLD_SIZE", "1") not in ("", "1")
+    if launched and "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 
 
@@ -71,7 +73,7 @@ if _processes is not None and _processes.parent_process() is not None:  # before
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         value = getattr(importlib.import_module(f"lulc_lib.{_HOME[name]}"), name)
-    elif name in _ROOMS:
+    elif name in _MODULES:
         value = importlib.import_module(f"lulc_lib.{name}")
     else:
         raise AttributeError(f"module 'lulc_lib' has no attribute {name!r}")
@@ -80,17 +82,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME, *_ROOMS})
-
-
-class _Package(types.ModuleType):
-    """A package in which a public name wins over a file of the same name, such as `synthetic`."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Python binds a file to its package once it is loaded, whoever imports it.
-        if isinstance(value, types.ModuleType) and name in _HOME:
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+    return sorted({*globals(), *_HOME, *_MODULES})

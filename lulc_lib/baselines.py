@@ -5,7 +5,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lulc_lib.metrics import Predictions
+from lulc_lib.predictions import Predictions
 from lulc_lib.tiles import TileSet
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from lulc_lib.explanations import Explanation, explain
 from lulc_lib.explanations import methods as known_methods
 from lulc_lib.images import data_uri, png_bytes
-from lulc_lib.metrics import Predictions, disagreement, predict
+from lulc_lib.metrics import disagreement
 from lulc_lib.models import TileClassifier
 from lulc_lib.plots import (
     GROUND,
@@ -36,6 +36,7 @@ from lulc_lib.plots import (
     gallery_columns,
     write_whole,
 )
+from lulc_lib.predictions import Predictions, predict
 from lulc_lib.tiles import CLASS_COLORS, CLASSES, TileSet, as_images
 
 _EUROSAT_CREDIT = (

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lulc_lib.metrics import predict
 from lulc_lib.models import EUROSAT_MEAN
+from lulc_lib.predictions import predict
 from lulc_lib.tiles import TILE_SIZE, TileSet, as_images, class_index
 
 FILLS = ("blur", "mean", "texture")

@@ -1,13 +1,8 @@
-"""Classifiers that take tiles as they are, and the anatomy that explanations need."""
+"""Classifiers that take tiles as they are."""
 
-import contextlib
 import difflib
 import functools
-import math
-import threading
-import weakref
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +12,15 @@ import torch.nn.functional as F
 from timm.layers import HybridEmbed, LayerNorm2d
 from timm.models.vision_transformer_hybrid import ConvStem
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
+from lulc_lib.anatomies import Anatomy, anatomy
 from lulc_lib.hub import first_contact, hub_address, is_cached
-from lulc_lib.tiles import CLASSES, METRES_PER_PIXEL, TILE_SIZE
+from lulc_lib.running import device_of, evaluating
+from lulc_lib.tiles import CLASSES, TILE_SIZE
 
 # Mean and deviation of EuroSAT's RGB tiles in [0, 1], over all 27,000.
 EUROSAT_MEAN = (0.34438, 0.38029, 0.40777)
 EUROSAT_STD = (0.20266, 0.13690, 0.11555)
-
 # Short names: (timm name, size inside or None for timm's own, arguments for timm).
 ALIASES: dict[str, tuple[str, int | None, dict[str, Any]]] = {
     "resnet50": ("resnet50.tv_in1k", None, {}),
@@ -62,8 +57,6 @@ ALIASES: dict[str, tuple[str, int | None, dict[str, Any]]] = {
         },
     ),
 }
-
-
 _WEIGHTS = "model.safetensors"  # what timm calls them on the hub
 
 
@@ -327,7 +320,7 @@ def _wrap(
     with evaluating(wrapped):
         try:
             shape = tuple(
-                wrapped(torch.zeros(1, 3, TILE_SIZE, TILE_SIZE, device=_device(module))).shape
+                wrapped(torch.zeros(1, 3, TILE_SIZE, TILE_SIZE, device=device_of(module))).shape
             )
         except Exception as error:
             raise ValueError(
@@ -367,272 +360,3 @@ def _checked_size(size: int) -> int:
     if isinstance(size, bool) or not isinstance(size, int) or not 16 <= size <= 1024:
         raise ValueError(f"image_size must be a whole number in 16..1024 pixels, got {size!r}")
     return size
-
-
-def _device(module: nn.Module) -> torch.device:
-    return next((p.device for p in module.parameters()), torch.device("cpu"))
-
-
-# --- anatomy -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Anatomy:
-    """Where a network keeps its picture of the tile, found by running it once.
-
-    Attributes:
-        family: "cnn" (maps of channels) or "vit" (tokens).
-        layer: dotted name of the default target layer for CAM, as in `model.named_modules()`: the
-            last one through which patches still reach the logits.
-        grid: (h, w) of that layer.
-        prefix_tokens: class, distillation and register tokens before the patch tokens.
-        stages: dotted names of the layers that can be chosen, in order of depth: the last layer at
-            each resolution of a "cnn", the first norm of each block of a "vit".
-        grids: (h, w) of each stage.
-        blocks: dotted names of the blocks of a "vit"; else ().
-        outputs: those of them whose output has the grid, and can be chosen as well.
-        head: dotted name of the last linear layer.
-        values: how many numbers the modules return for one tile: what a pass needs of memory.
-    """
-
-    family: str
-    layer: str
-    grid: tuple[int, int]
-    prefix_tokens: int
-    stages: tuple[str, ...]
-    grids: tuple[tuple[int, int], ...]
-    blocks: tuple[str, ...]
-    outputs: tuple[str, ...]
-    head: str
-    values: int
-
-    @property
-    def cell_metres(self) -> float:
-        """Ground size of one cell of the default grid, in metres."""
-        return TILE_SIZE * METRES_PER_PIXEL / self.grid[0]
-
-
-def anatomy(model: TileClassifier) -> Anatomy:
-    """Find the layers of a model that explanations look at.
-
-    The model runs once on a black tile; nothing is asked of the user. A network whose last
-    feature maps come as (N, C, h, w) is a "cnn", one that ends in tokens (N, T, D) a "vit".
-
-    The default layer should be a cut, which every path from a patch to the logits passes. Where the
-    head reads the patch tokens, as with averaged tokens, that is the output of the last block; its
-    first norm is none, since the residual connection goes round it. Where the head reads a class
-    token alone, no layer of patch tokens is a cut, since the class token carries along what it read
-    before; at the last block's output the gradient of the patch tokens is exactly zero. The default
-    is then the last layer at which they count: the first norm of the last block, through which the
-    class token reads them for the last time.
-
-    Raises:
-        ValueError: if no layer has a grid of at least 2x2.
-    """
-    known = model._anatomies.get(model.image_size)
-    if known is None:
-        known = _read_anatomy(model)
-        model._anatomies[model.image_size] = known
-    return known
-
-
-def to_grid(activation: Tensor, found: Anatomy) -> Tensor:
-    """Return a layer's output as maps (N, C, h, w): tokens lose their prefix and are laid out."""
-    if activation.ndim == 4:
-        return activation.movedim(channel_axis(activation.shape), 1)
-    if activation.ndim != 3:
-        raise ValueError(
-            f"a layer with output {tuple(activation.shape)} has no grid; "
-            f"choose one of {', '.join(found.stages + found.outputs)}"
-        )
-    h, w = found.grid
-    patches = activation[:, found.prefix_tokens :]
-    return patches.transpose(1, 2).reshape(len(activation), -1, h, w)
-
-
-def channel_axis(shape: Sequence[int]) -> int:
-    """Return which axis of a layer's output counts channels: 1 of (N, C, h, w), else the last.
-
-    Swin transformers, and some others, keep their maps as (N, h, w, C). Cells form a square on
-    square tiles; where they do not, the channels are taken for the longer side.
-    """
-    if len(shape) != 4:
-        return len(shape) - 1
-    _, a, b, c = shape
-    return 1 if b == c or (a != b and a >= c) else 3
-
-
-def _cells(shape: Sequence[int]) -> tuple[int, int]:
-    """Return the (h, w) of a layer's four-dimensional output."""
-    sides = [size for i, size in enumerate(shape) if i not in (0, channel_axis(shape))]
-    return sides[0], sides[1]
-
-
-def _read_anatomy(model: TileClassifier) -> Anatomy:
-    trace = _trace(model)
-    kinds = {name: type(module) for name, module in model.named_modules()}
-    head = next((n for n, _ in reversed(trace) if issubclass(kinds[n], nn.Linear)), None)
-    wide = [i for i, (_, shape) in enumerate(trace) if len(shape) == 4 and min(_cells(shape)) > 1]
-    convolved = [i for i in wide if issubclass(kinds[trace[i][0]], nn.Conv2d)]
-    if head is None or not convolved:
-        raise ValueError(f"{model.name} has no layer with a grid of at least 2x2 before its head")
-    values = sum(math.prod(shape) for _, shape in trace)
-    norms = _block_norms(kinds, trace[convolved[-1] + 1 :])
-    if norms:
-        grid = trace[convolved[-1]][1][-2:]
-        prefix = dict(trace)[norms[-1]][1] - grid[0] * grid[1]
-        if prefix < 0:
-            raise ValueError(
-                f"{model.name} merges its tokens on the way ({grid[0]}x{grid[1]} at first, "
-                f"{prefix + grid[0] * grid[1]} tokens at last); it cannot be explained yet"
-            )
-        blocks = tuple(name.rpartition(".")[0] for name in norms)
-        length, shapes = prefix + grid[0] * grid[1], dict(trace)
-        outputs = tuple(b for b in blocks if len(s := shapes.get(b, ())) == 3 and s[1] == length)
-        read = blocks[-1] in outputs and _reads_patches(model, blocks[-1], head, prefix)
-        layer, grids = blocks[-1] if read else norms[-1], (grid,) * len(norms)
-        return Anatomy("vit", layer, grid, prefix, norms, grids, blocks, outputs, head, values)
-    found = [trace[i] for i in wide if trace[i][0].startswith("network.")]
-    outer = [(name, shape) for name, shape in found if name.count(".") <= 2] or found
-    stages = {_cells(shape): name for name, shape in outer}  # the last one at each resolution
-    names, grids = tuple(stages.values()), tuple(stages)
-    return Anatomy("cnn", names[-1], grids[-1], 0, names, grids, (), (), head, values)
-
-
-def _trace(model: TileClassifier) -> list[tuple[str, tuple[int, ...]]]:
-    """Run the model on one black tile; list modules in order of completion with output shapes."""
-    trace: list[tuple[str, tuple[int, ...]]] = []
-
-    def record(name: str):
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                trace.append((name, tuple(output.shape)))
-
-        return hook
-
-    handles = [m.register_forward_hook(record(n)) for n, m in model.named_modules() if n]
-    try:
-        with evaluating(model):
-            model(torch.zeros(1, 3, TILE_SIZE, TILE_SIZE, device=_device(model)))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return trace
-
-
-def _reads_patches(model: TileClassifier, block: str, head: str, prefix: int) -> bool:
-    """Tell whether the head's input depends on the patch tokens that leave the last block.
-
-    Two black tiles run through the model; the second one's patch tokens are moved, and the head's
-    inputs compared. No gradient is needed, which a caller may have forbidden; and a head of zeros,
-    as some trainings start with, does not hide what it reads.
-    """
-    read: list[Tensor] = []
-    thread = threading.get_ident()
-
-    def note(module: nn.Module, inputs: Any) -> None:
-        if threading.get_ident() == thread:
-            read.append(inputs[0])
-
-    def move(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        if threading.get_ident() != thread:  # somebody else's pass
-            return output
-        moved = output.clone()
-        # Not one value for all channels, which a layer norm would take away again.
-        direction = torch.linspace(-1, 1, output.shape[-1], device=output.device)
-        moved[1, prefix:] += (direction * output.abs().max().clamp(min=1)).to(output.dtype)
-        return moved
-
-    handles = [
-        model.get_submodule(block).register_forward_hook(move),
-        model.get_submodule(head).register_forward_pre_hook(note),
-    ]
-    try:
-        with evaluating(model):
-            model(torch.zeros(2, 3, TILE_SIZE, TILE_SIZE, device=_device(model)))
-    finally:
-        for handle in handles:
-            handle.remove()
-    still, moved = read[-1][0].float(), read[-1][1].float()
-    return bool((moved - still).abs().max() > 1e-3 * still.abs().max())
-
-
-def _block_norms(
-    kinds: dict[str, type], trace: list[tuple[str, tuple[int, ...]]]
-) -> tuple[str, ...]:
-    """Return the first LayerNorm of each transformer block, if these read tokens (N, T, D)."""
-    first: dict[str, tuple[str, int]] = {}
-    for name, shape in trace:
-        block, _, _ = name.rpartition(".")
-        container = kinds.get(block.rpartition(".")[0], nn.Module)
-        in_row = issubclass(container, nn.Sequential | nn.ModuleList)
-        if in_row and issubclass(kinds[name], nn.LayerNorm):
-            first.setdefault(block, (name, len(shape)))
-    tokens = [name for name, dimensions in first.values() if dimensions == 3]
-    return tuple(tokens) if len(tokens) == len(first) else ()
-
-
-class PlainAttention(TorchFunctionMode):
-    """Within this context, attention that will be differentiated on a CPU in bfloat16 is unfused.
-
-    There the backward pass of PyTorch's fused attention takes one and a half to five times as long
-    as that of the two products and the softmax written out (`benchmarks/training.py` measures a
-    whole step). Everywhere else, and without gradients, the fused one is the faster and stays; so
-    it does inside PyTorch's own `nn.MultiheadAttention`, which no mode can look into.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        """Write attention out where that pays; pass everything else on."""
-        kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention and self._pays(*args, **kwargs):
-            return self._attend(*args, **kwargs)
-        return func(*args, **kwargs)
-
-    @staticmethod
-    def _pays(query: Tensor, *_: Any, is_causal: bool = False, **others: Any) -> bool:
-        slow = query.device.type == "cpu" and query.dtype == torch.bfloat16
-        known = not is_causal and not others.get("enable_gqa")
-        return slow and known and query.requires_grad and torch.is_grad_enabled()
-
-    @staticmethod
-    def _attend(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        scale: float | None = None,
-        **_: Any,
-    ) -> Tensor:
-        match = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.mT
-        if attn_mask is not None and attn_mask.dtype == torch.bool:
-            match = match.masked_fill(~attn_mask, -torch.inf)
-        elif attn_mask is not None:
-            match = match + attn_mask
-        return F.dropout(match.softmax(dim=-1).to(value.dtype), dropout_p) @ value
-
-
-_LOCKS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
-_LOCKS_LOCK = threading.Lock()
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run a block in eval mode without gradients; each module gets its own mode back.
-
-    Threads take turns: modes and hooks belong to the model, and a panel may ask it in the
-    background.
-    """
-    with _LOCKS_LOCK:
-        lock = _LOCKS.setdefault(model, threading.RLock())
-    with lock:
-        modes = {module: module.training for module in model.modules()}
-        model.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            for module, mode in modes.items():
-                module.training = mode

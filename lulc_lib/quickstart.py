@@ -1,22 +1,19 @@
 """Tiles and models to begin with: the shipped checkpoints, or small models trained on the spot."""
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from lulc_lib.checkpoints import (
-    CheckpointError,
-    available_checkpoints,
-    load_checkpoint,
-    save_checkpoint,
-)
+from lulc_lib.cards import CheckpointError
+from lulc_lib.checkpoints import available_checkpoints, load_checkpoint, save_checkpoint
 from lulc_lib.config import History, RunConfig
+from lulc_lib.drawn_tiles import synthetic
 from lulc_lib.eurosat import load_eurosat
 from lulc_lib.models import TileClassifier, create_model
 from lulc_lib.splits import Split
-from lulc_lib.storage import cache_dir
-from lulc_lib.synthetic import synthetic
+from lulc_lib.storage import cache_dir, cache_key, key_digest
 from lulc_lib.tiles import TileSet
 from lulc_lib.training import fit
 
@@ -45,13 +42,22 @@ def load_tiles(download: bool = True) -> TileSet:
     return synthetic(SMOKE_TILES, seed=0) if is_smoke() else load_eurosat(download=download)
 
 
-def fitting_checkpoint(name: str, tiles: TileSet) -> TileClassifier | None:
-    """Return the shipped model of that name if its card names these tiles' data set, else None."""
-    if name not in available_checkpoints():
-        return None
-    model, card = load_checkpoint(name)
-    same_data = (card.data.get("source"), card.data.get("digest")) == (tiles.source, tiles.digest)
-    return model if same_data else None
+def fitting_checkpoint(name: str, parts: Split) -> TileClassifier | None:
+    """Return the shipped model for these tiles and this split, None where there is none.
+
+    It is the checkpoint NAME_SPLIT, such as "vit_spatial", or NAME, whichever comes first with a
+    card that names these tiles' data set, and none of whose training tiles choose or test here.
+    """
+    for candidate in (f"{name}_{parts.name}", name):
+        if candidate in available_checkpoints():
+            model, card = load_checkpoint(candidate)
+            known = (card.data.get("source"), card.data.get("digest"))
+            held_out = [part for part in (parts.val, parts.test) if part is not None]
+            if known == (parts.train.source, parts.train.digest) and not any(
+                model.trained_on.contains(part).any() for part in held_out
+            ):
+                return model
+    return None
 
 
 def ready_model(
@@ -59,7 +65,7 @@ def ready_model(
 ) -> TileClassifier:
     """Return a trained model for these tiles.
 
-    It is the shipped checkpoint where its card names these tiles' data set. Else a small model of
+    It is the shipped checkpoint, where one fits (`fitting_checkpoint`). Else a small model of
     the same family is trained on the spot, on at most 1,500 training tiles, which takes seconds on
     drawn tiles and about a minute on EuroSAT; it is kept in the cache folder for the next time.
 
@@ -74,16 +80,19 @@ def ready_model(
     """
     if name not in SMALL:
         raise ValueError(f"there is a ready model for {' and '.join(SMALL)}, not for {name!r}")
-    model = fitting_checkpoint(name, parts.train)
+    model = fitting_checkpoint(name, parts)
     if model is not None:
         return model
     architecture, arguments, usual = SMALL[name]
     config = RunConfig(
         model=architecture, epochs=epochs or usual, batch_size=32, ema=0.0, warmup_epochs=1.0
     )
-    size = min(SUBSET, len(parts.train))
-    path = cache_dir() / "quickstart" / f"{name}-{parts.train.digest[:32]}-{size}-{config.epochs}"
-    model = _kept(path, config)
+    key = cache_key(
+        architecture=architecture, arguments=arguments, config=asdict(config),
+        data=parts.train.digest, split=parts.digest,
+    )  # fmt: skip
+    path = cache_dir() / "quickstart" / f"{name}-{key_digest(key)[:32]}"
+    model = _kept(path)
     if model is None:
         model, history = _train_small(architecture, arguments, parts, config, progress)
         notes = "A small stand-in, not a result of the suite."
@@ -93,13 +102,12 @@ def ready_model(
     return model
 
 
-def _kept(path: Path, config: RunConfig) -> TileClassifier | None:
-    """Return the small model of an earlier call, if it was trained with the same settings."""
+def _kept(path: Path) -> TileClassifier | None:
+    """Return the small model of an earlier call with the same key."""
     try:
-        model, card = load_checkpoint(path)
+        return load_checkpoint(path)[0]
     except (CheckpointError, FileNotFoundError):
         return None
-    return model if card.run_config() == config and card.history else None
 
 
 def _train_small(

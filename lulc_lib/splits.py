@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lulc_lib.eurosat import MANIFEST_DIGEST, read_public_list
+from lulc_lib.eurosat import MANIFEST_DIGEST
+from lulc_lib.public_lists import read_public_list
 from lulc_lib.tiles import CLASSES, TileSet
 
 PARTS = ("train", "val", "test")

@@ -1,12 +1,14 @@
 """Files the library derives: where they live and how they are written; what memory there is."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +73,37 @@ def digest_arrays(*arrays: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def digest_files(*files: Path) -> str:
-    """Return one SHA-256 over files: of our own sources, what is kept never outlives a change."""
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+def cache_key(**facts: Any) -> dict[str, Any]:
+    """Return the key of something that our code makes from models and tiles.
+
+    Whatever is kept under it is made anew after a change of the package's code or of the versions
+    of torch and timm.
+
+    Args:
+        **facts: all else that it depends on, as JSON-able values.
+    """
+    return {"code": _code_digest(), **_versions(), **facts}
+
+
+def key_digest(key: dict[str, Any]) -> str:
+    """Return a key as 64 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def _code_digest() -> str:
+    """Return one SHA-256 over the names and contents of the package's sources."""
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(f"{file.relative_to(package).as_posix()}\0".encode())
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in ("torch", "timm")}
 
 
 def cached_arrays(
@@ -113,8 +143,7 @@ def store_arrays(kind: str, key: dict[str, Any], arrays: dict[str, np.ndarray]) 
 
 
 def _kept(kind: str, key: dict[str, Any]) -> Path:
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return cache_dir() / kind / f"{digest}.npz"
+    return cache_dir() / kind / f"{key_digest(key)}.npz"
 
 
 def free_memory() -> int | None:

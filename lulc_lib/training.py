@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 
+from lulc_lib.attention import PlainAttention
 from lulc_lib.augmentation import augment, draw_turns, mix, turns_in_cycle
 from lulc_lib.checkpoints import load_checkpoint
 from lulc_lib.config import History, RunConfig
 from lulc_lib.hardware import describe_hardware, fast_bfloat16
-from lulc_lib.metrics import Predictions, predict
-from lulc_lib.models import PlainAttention, TileClassifier
+from lulc_lib.models import TileClassifier
+from lulc_lib.predictions import Predictions, predict
 from lulc_lib.storage import atomic_write
 from lulc_lib.tiles import CLASSES, TileSet
 

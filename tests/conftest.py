@@ -98,7 +98,7 @@ def _same_start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture(scope="session")
 def tiles():
     """Sixty drawn tiles, six of each class. Shared by all tests: do not write into them."""
-    from lulc_lib.synthetic import synthetic
+    from lulc_lib.drawn_tiles import synthetic
 
     return synthetic(n_per_class=6, seed=0)
 

@@ -1,4 +1,4 @@
-"""The house keeps its order: imports point upwards, and each dependency has one owner."""
+"""Imports point to modules above, and each dependency has one owner."""
 
 import ast
 import re
@@ -12,10 +12,11 @@ REPO = Path(__file__).resolve().parents[1]
 PACKAGE = REPO / "lulc_lib"
 
 ORDER = (
-    "config", "storage", "hardware", "hub", "images", "tiles", "eurosat", "splits", "synthetic",
-    "models", "augmentation", "kept", "metrics", "baselines", "checkpoints", "training",
-    "quickstart",
-    "explanations", "faithfulness", "concepts", "plots", "export", "widgets", "cli",
+    "config", "storage", "hardware", "hub", "images", "tiles", "archive", "decoded", "eurosat",
+    "public_lists", "splits", "drawn_tiles", "running", "attention", "anatomies", "models",
+    "augmentation", "kept", "predictions", "metrics", "baselines", "cards", "checkpoints",
+    "training", "quickstart", "explanations", "faithfulness", "factors", "plots", "export",
+    "widgets", "cli",
 )  # fmt: skip
 OWNERS = {
     "IPython": "plots",
@@ -29,7 +30,7 @@ OWNERS = {
     "platformdirs": "storage",
     "pytorch_grad_cam": "explanations",
     "safetensors": "checkpoints",
-    "sklearn": "baselines and concepts",
+    "sklearn": "baselines and factors",
     "timm": "models and training",
     "traitlets": "widgets",
 }
@@ -37,8 +38,8 @@ EVERYONE = {"numpy", "pandas", "torch", "tqdm"}
 OUTSIDE = ("__init__", "__main__")  # they stand outside the order
 
 
-def rooms() -> dict[str, list[Path]]:
-    """Return the files of each room: a module, or all modules of a package."""
+def modules() -> dict[str, list[Path]]:
+    """Return the files of each module: one, or all of a package."""
     found: dict[str, list[Path]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
@@ -70,19 +71,19 @@ def imported(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
                 yield node.lineno, str(node.args[0].value)
 
 
-def faults(room: str, source: str, package: str = "lulc_lib") -> list[str]:
-    """Return what a file of a room does against the order, one line each."""
+def faults(module: str, source: str, package: str = "lulc_lib") -> list[str]:
+    """Return what a file of a module does against the order, one line each."""
     tree = ast.parse(source)
     wrong = []
     for line, name in imported(tree, package):
         root, _, rest = name.partition(".")
         target = rest.split(".")[0]
-        if root == "lulc_lib" and target not in (room, "__version__"):
+        if root == "lulc_lib" and target not in (module, "__version__"):
             if target not in ORDER:
-                wrong.append(f"line {line}: imports {name}, which is no room of the house")
-            elif ORDER.index(target) > ORDER.index(room):
-                wrong.append(f"line {line}: imports {target}, which stands below {room}")
-        elif root in OWNERS and room not in OWNERS[root].split(" and "):
+                wrong.append(f"line {line}: imports {name}, which is no module of the order")
+            elif ORDER.index(target) > ORDER.index(module):
+                wrong.append(f"line {line}: imports {target}, which stands below {module}")
+        elif root in OWNERS and module not in OWNERS[root].split(" and "):
             wrong.append(f"line {line}: imports {root}, which belongs to {OWNERS[root]}")
         elif root not in {"lulc_lib", *OWNERS, *EVERYONE, *sys.stdlib_module_names}:
             wrong.append(f"line {line}: imports {root}, which nobody declared")
@@ -92,41 +93,41 @@ def faults(room: str, source: str, package: str = "lulc_lib") -> list[str]:
     return wrong
 
 
-def test_house_is_complete():
-    """Every file is a room of the order, and every room of the order is there and has its tests."""
-    assert set(rooms()) == set(ORDER)
-    untested = [room for room in ORDER if not (REPO / "tests" / f"test_{room}.py").exists()]
+def test_the_order_is_complete():
+    """Each module is in the order, and each one of the order is there and has its tests."""
+    assert set(modules()) == set(ORDER)
+    untested = [module for module in ORDER if not (REPO / "tests" / f"test_{module}.py").exists()]
     assert untested == []
 
 
-@pytest.mark.parametrize("room", ORDER)
-def test_room_keeps_the_order(room: str):
-    """A room imports only from rooms above it, and only dependencies it may import."""
-    for path in rooms().get(room, []):
+@pytest.mark.parametrize("module", ORDER)
+def test_module_keeps_the_order(module: str):
+    """A module imports only from modules above it, and only dependencies it may import."""
+    for path in modules().get(module, []):
         package = ".".join(path.relative_to(REPO).parent.parts)
-        assert faults(room, path.read_text(), package) == [], path.name
+        assert faults(module, path.read_text(), package) == [], path.name
 
 
 @pytest.mark.parametrize(
-    ("room", "source", "fault"),
+    ("module", "source", "fault"),
     [
         ("tiles", "from lulc_lib.plots import plot_tiles", "plots, which stands below tiles"),
         ("tiles", "from .plots import plot_tiles", "plots, which stands below tiles"),
         ("tiles", "from lulc_lib import plots", "plots, which stands below tiles"),
         ("tiles", "def f():\n    import lulc_lib.cli", "line 2: imports cli"),
-        ("tiles", "import lulc_lib as lulc", "no room of the house"),
-        ("tiles", "from lulc_lib import synthetics", "no room of the house"),
+        ("tiles", "import lulc_lib as lulc", "no module of the order"),
+        ("tiles", "from lulc_lib import synthetics", "no module of the order"),
         ("tiles", "import importlib\nimportlib.import_module('timm')", "timm, which belongs"),
         ("metrics", "def f():\n    from PIL import Image", "PIL, which belongs to images"),
         ("metrics", "import matplotlib.pyplot as plt", "matplotlib, which belongs to plots"),
-        ("metrics", "import sklearn", "sklearn, which belongs to baselines and concepts"),
+        ("metrics", "import sklearn", "sklearn, which belongs to baselines and factors"),
         ("metrics", "import requests", "requests, which nobody declared"),
         ("metrics", "import sys\nsys.path.append('x')", "touches sys.path"),
     ],
 )
-def test_checker_finds_offences(room: str, source: str, fault: str):
+def test_checker_finds_offences(module: str, source: str, fault: str):
     """The checker is no rubber stamp: each kind of offence, made up here, is named."""
-    assert any(fault in line for line in faults(room, source))
+    assert any(fault in line for line in faults(module, source))
 
 
 def test_checker_lets_honest_code_pass():
@@ -142,14 +143,14 @@ def test_checker_lets_honest_code_pass():
 
 
 def test_design_page_tells_the_order():
-    """The table in docs/design.md names the same rooms, in the same order, with the same owners."""
+    """The table in docs/design.md names the modules of the order, in it, with the same owners."""
     page = (REPO / "docs" / "design.md").read_text()
     rows = re.findall(r"^\| `(\w+)(\.py|/)` \|.*\|(.*)\|$", page, flags=re.MULTILINE)
-    assert tuple(room for room, _, _ in rows) == ORDER
-    for room, kind, _ in rows:
-        assert (PACKAGE / room).is_dir() == (kind == "/"), f"is {room} a file or a package?"
+    assert tuple(module for module, _, _ in rows) == ORDER
+    for module, kind, _ in rows:
+        assert (PACKAGE / module).is_dir() == (kind == "/"), f"is {module} a file or a package?"
     owned: dict[str, str] = {}
-    for room, _, cell in rows:
+    for module, _, cell in rows:
         for name in re.findall(r"`(\w+)`", cell):
-            owned[name] = f"{owned[name]} and {room}" if name in owned else room
+            owned[name] = f"{owned[name]} and {module}" if name in owned else module
     assert owned == OWNERS

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from lulc_lib import augmentation
 from lulc_lib.augmentation import augment, draw_turns, mix
 from lulc_lib.config import RunConfig
+from lulc_lib.drawn_tiles import synthetic
 from lulc_lib.models import EUROSAT_MEAN
-from lulc_lib.synthetic import synthetic
 
 NONE = RunConfig(augment="none")
 TILES = synthetic(1, seed=1)

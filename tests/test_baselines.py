@@ -8,9 +8,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from lulc_lib.baselines import colour_baseline, colour_features
+from lulc_lib.drawn_tiles import synthetic
 from lulc_lib.metrics import evaluate
 from lulc_lib.splits import split
-from lulc_lib.synthetic import synthetic
 
 
 @pytest.fixture(scope="module")

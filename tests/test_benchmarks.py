@@ -11,9 +11,10 @@ import torch
 
 from lulc_lib.checkpoints import read_card
 from lulc_lib.config import RunConfig
-from lulc_lib.metrics import Predictions, evaluate
+from lulc_lib.drawn_tiles import synthetic
+from lulc_lib.metrics import evaluate
 from lulc_lib.models import create_model
-from lulc_lib.synthetic import synthetic
+from lulc_lib.predictions import Predictions
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

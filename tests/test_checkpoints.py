@@ -3,8 +3,6 @@
 import copy
 import json
 import pickle
-import zlib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,22 +12,19 @@ import torch
 from torch import nn
 
 from lulc_lib import checkpoints
+from lulc_lib.cards import CheckpointError
 from lulc_lib.checkpoints import (
-    CheckpointError,
     available_checkpoints,
-    describe_cards,
     find_checkpoint,
     load_checkpoint,
     read_card,
     save_checkpoint,
 )
-from lulc_lib.cli import make_parser
-from lulc_lib.cli.train import read_request
 from lulc_lib.config import History, RunConfig
-from lulc_lib.metrics import Predictions, evaluate, predict
+from lulc_lib.metrics import evaluate
 from lulc_lib.models import create_model
+from lulc_lib.predictions import predict
 from lulc_lib.storage import sha256_file
-from lulc_lib.synthetic import synthetic
 from lulc_lib.tiles import CLASSES, TileSet, TrainedOn
 
 OWN_FOLDER = checkpoints._OWN_FOLDER  # before the tests replace it
@@ -82,20 +77,6 @@ def change_card(path: Path, **changes) -> None:
     card.write_text(json.dumps(json.loads(card.read_text()) | changes))
 
 
-def report_on(count: int = 100, seen: np.ndarray | None = None):
-    generator = np.random.default_rng(0)
-    labels = generator.integers(0, 9, count)  # no SeaLake: its figures are undefined
-    logits = generator.normal(size=(count, 10)) + 3 * np.eye(10)[labels]
-    names = tuple(map(str, range(count)))
-    pred = Predictions(
-        logits, labels, names, None, "eurosat", "d" * 64, "seed42/test", "small", seen
-    )
-    return evaluate(pred, resamples=20, allow_training_tiles=True)
-
-
-# --- round trip ----------------------------------------------------------------------------------
-
-
 def test_round_trip_in_float32_keeps_every_bit(trained, tmp_path):
     """What was saved in float32 comes back bit for bit, in eval mode, with equal predictions."""
     tiles = random_tiles()
@@ -135,90 +116,6 @@ def test_buffers_keep_dtype_and_value(trained, saved):
     assert any(t.dtype == torch.int64 for t in stored.values())
 
 
-def test_card_says_what_the_checkpoint_is(trained, saved):
-    """The card has config, data, history, versions and time; the model built from it is alike."""
-    model, card = load_checkpoint(saved)
-    assert card == read_card(saved) == model.card
-    assert (card.name, card.model, card.classes) == ("small", trained.spec, list(CLASSES))
-    assert card.run_config() == CONFIG
-    assert card.data == {
-        "source": "eurosat", "digest": "d" * 64, "part": "seed42/train", "count": 3
-    }  # fmt: skip
-    assert card.history["best_epoch"] == 0
-    assert card.history["epochs"][1]["val_loss"] is None  # JSON has no NaN
-    assert (card.seconds, card.hardware) == (90.0, "2 CPU cores")
-    assert card.weights_sha256 == sha256_file(f"{saved}.safetensors")
-    assert {"lulc_lib", "torch", "torchvision", "timm", "python", "numpy"} <= set(card.versions)
-    assert card.created.startswith("20")
-    assert card.created.endswith("+00:00")
-    assert (model.name, model.image_size, model.mean) == ("test_resnet", 32, trained.mean)
-    assert repr(card) == (
-        "Card('small: test_resnet at 32 px, trained on 3 tiles (eurosat, seed42/train)')"
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "size", "config"),
-    [
-        ("vit", None, RunConfig(model="vit", epochs=3, mixup=0.2, channels_last=True)),
-        ("test_resnet", 32, RunConfig(model="test_resnet", save_every=7)),
-        ("test_resnet", 64, RunConfig(model="test_resnet", sizes=((0, 32), (6, 64)))),
-    ],
-)
-def test_card_gives_the_command_of_its_recipe(name, size, config, tmp_path):
-    """Typed again, the command asks for the same model and settings."""
-    save_checkpoint(create_model(name, image_size=size), config, tmp_path / "a")
-    program, *words = read_card(tmp_path / "a").command().split()
-    options = make_parser().parse_args(words)
-    asked = read_request(options)
-    assert program == "lulc"
-    assert RunConfig.from_dict(asked["config"]) == replace(config, save_every=200)
-    assert asked["image_size"] == (None if config.sizes else size)
-    assert asked["pretrained"] is False
-
-
-def test_card_gives_the_commands_of_all_stages(tmp_path, monkeypatch):
-    """A model trained in two runs has a line for each; the second starts from the first's."""
-    monkeypatch.chdir(tmp_path)
-    before = RunConfig(model="vit", epochs=3, mixup=0.2)
-    after = replace(before, epochs=2, schedule="onecycle")
-    save_checkpoint(create_model("vit"), after, tmp_path / "a", earlier=[before])
-    card = read_card(tmp_path / "a")
-    assert card.stages() == [before, after]
-    assert card.run_config() == after
-    first, second = card.command().splitlines()
-    assert first.endswith("--name a-1")
-    assert second.startswith("lulc train --model vit --start runs/a-1/a-1 ")
-    save_checkpoint(create_model("vit"), before, tmp_path / "runs/a-1/a-1")
-    for line, config in ((first, before), (second, after)):
-        asked = read_request(make_parser().parse_args(line.split()[1:]))
-        assert RunConfig.from_dict(asked["config"]) == config
-    assert asked["start"] == str(tmp_path / "runs/a-1/a-1")
-    assert "; then, from its best weights, epochs 2, schedule onecycle\n" in describe_cards(
-        tmp_path
-    )
-
-
-def test_no_command_where_none_can_say_it(tmp_path):
-    """A model made with arguments of its own, or without settings, has no such command."""
-    own = create_model("vit", depth=1, embed_dim=24, num_heads=2)
-    save_checkpoint(own, RunConfig(model="vit"), tmp_path / "own")
-    save_checkpoint(create_model("test_vit", image_size=64), None, tmp_path / "bare")
-    assert read_card(tmp_path / "own").command() == ""
-    assert read_card(tmp_path / "bare").command() == ""
-
-
-def test_card_keeps_the_report(trained, tmp_path):
-    """Figures come with their intervals, undefined ones as null; the summary names them."""
-    report = report_on()
-    save_checkpoint(trained, CONFIG, tmp_path / "scored", report=report)
-    card = read_card(tmp_path / "scored")
-    assert card.metrics == report.to_dict()
-    assert card.metrics["macro_f1"]["low"] < report.macro_f1 < card.metrics["macro_f1"]["high"]
-    assert card.metrics["per_class"]["SeaLake"]["ap"] is None
-    assert f"macro-F1 {report.macro_f1}" in card.summary()
-
-
 def test_own_training_tiles_are_recognised(saved):
     """A loaded model marks the tiles it was trained on; evaluating on them is refused."""
     model, card = load_checkpoint(saved)
@@ -234,15 +131,6 @@ def test_own_training_tiles_are_recognised(saved):
     with pytest.raises(ValueError, match=r"trained on 1 of these 12 tiles.*Forest_3"):
         evaluate(pred)
     assert not predict(model, tiles).seen.any()
-
-
-def test_training_names_are_small():
-    """The 16,200 names of a random split take less than a quarter of their text in the card."""
-    everything = [f"{name}/{name}_{i}.jpg" for name in CLASSES for i in range(1, 2701)]
-    names = tuple(np.random.default_rng(0).permutation(everything)[:16_200].tolist())
-    packed = checkpoints._pack(names)
-    assert checkpoints._unpack(packed) == tuple(sorted(names))
-    assert len(packed) * 4 < len("\n".join(names))
 
 
 def test_a_model_without_history_can_be_saved(tmp_path):
@@ -272,9 +160,6 @@ def test_shared_weights_are_saved_too(tmp_path):
     save_checkpoint(model, None, tmp_path / "tied", precision="float32")
     loaded, _ = load_checkpoint(tmp_path / "tied", model=tied())
     assert torch.equal(loaded.network[2].weight, model.network[2].weight)
-
-
-# --- finding -------------------------------------------------------------------------------------
 
 
 def test_names_are_found_in_the_checkout_from_anywhere(trained, tmp_path, monkeypatch):
@@ -323,9 +208,6 @@ def test_paths_are_taken_as_they_are(saved, ending, monkeypatch):
     assert read_card(Path(f"{saved}{ending}")).name == "small"
     monkeypatch.chdir(saved.parent)
     assert read_card(f"./small{ending}").name == "small"
-
-
-# --- errors on loading ---------------------------------------------------------------------------
 
 
 def test_missing_halves_are_named(saved):
@@ -423,46 +305,6 @@ def test_weights_of_another_architecture_are_refused(saved):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"format": 99}, "has format 99, this library reads 1"),
-        ({"classes": ["Cat", "Dog"]}, "speaks of other classes.*Cat.*AnnualCrop"),
-        ({"classes": list(CLASSES[::-1])}, "speaks of other classes"),
-        ({"model": "resnet50"}, "model in the card .* must be dict, got 'resnet50'"),
-        ({"weights_sha256": 5}, "weights_sha256 in the card .* must be str, got 5"),
-        ({"seconds": "long"}, "seconds in the card .* got 'long'"),
-        ({"data": {"source": "eurosat"}}, "must name source, digest, part and count"),
-        ({"training_names": "%%%"}, "training_names cannot be read"),
-        ({"training_names": ""}, "speaks of 3 training tiles and names 0"),
-        ({"model": {}}, "wrapped module"),
-        ({"model": {"architecture": "test_resnet"}}, "cannot be built.*lacks arguments"),
-    ],
-)
-def test_malformed_cards_are_named(saved, changes, message):
-    """Each field that a card gets wrong is named with what was met."""
-    change_card(saved, **changes)
-    with pytest.raises(CheckpointError, match=message):
-        load_checkpoint(saved)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "is not JSON"),
-        ("", "is not JSON"),
-        ("[]", "must hold an object, got list"),
-        ('{"format": 1, "name": "x"}', "lacks model, classes, weights_sha256"),
-        (b"\xff\xfe", "is not JSON"),
-    ],
-)
-def test_cards_that_are_no_cards_are_named(saved, text, message):
-    """Broken JSON and other JSON are told apart."""
-    Path(f"{saved}.json").write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(CheckpointError, match=message):
-        load_checkpoint(saved)
-
-
-@pytest.mark.parametrize(
     ("key", "value", "message"),
     [
         ("architecture", "resnet5000", "unknown model"),
@@ -479,19 +321,6 @@ def test_a_card_cannot_reach_out(saved, key, value, message):
     change_card(saved, model=read_card(saved).model | {key: value})
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(saved)
-
-
-def test_training_names_cannot_swell_up(saved, monkeypatch):
-    """A small text that unpacks to an enormous one is cut off and refused."""
-    monkeypatch.setattr(checkpoints, "_MOST_NAMES", 1000)
-    packed = checkpoints.base64.b64encode(zlib.compress(b"x\n" * 10**6)).decode()
-    assert len(packed) < 10_000
-    change_card(saved, training_names=packed)
-    with pytest.raises(CheckpointError, match="speaks of 3 training tiles and names"):
-        load_checkpoint(saved)
-
-
-# --- wrapped modules -----------------------------------------------------------------------------
 
 
 class Tiny(nn.Module):
@@ -522,9 +351,6 @@ def test_wrapped_modules_need_their_code(tmp_path):
         load_checkpoint(tmp_path / "tiny", model=create_model(Tiny()))
     with pytest.raises(CheckpointError, match="has mean"):
         load_checkpoint(tmp_path / "tiny", model=create_model(Tiny(), image_size=32))
-
-
-# --- saving --------------------------------------------------------------------------------------
 
 
 def test_values_beyond_float16_are_named(trained, tmp_path):
@@ -615,49 +441,3 @@ def test_saving_leaves_the_model_alone(trained, tmp_path):
     for name, tensor in model.state_dict().items():
         assert tensor.dtype == before[name].dtype
         assert torch.equal(tensor, before[name])
-
-
-# --- the page of cards ---------------------------------------------------------------------------
-
-
-def test_describe_cards_tells_each_model(trained, tmp_path):
-    """One section a model with figures, intervals, data, recipe, cost and limits; credit below."""
-    report = report_on(seen=np.arange(100) < 2)
-    save_checkpoint(trained, CONFIG, tmp_path / "b", report, HISTORY, notes="Small and weak.")
-    save_checkpoint(create_model(Tiny()), None, tmp_path / "a")
-    page = describe_cards(tmp_path)
-    assert page.index("## a") < page.index("## b") < page.index("## For all")
-    assert f"| {report.macro_f1} | {report.macro_auprc} | {report.accuracy} |" in page
-    assert "3 tiles of eurosat, seed42/train" in page
-    assert "100 tiles of eurosat, seed42/test (**2 of them training tiles**)" in page
-    assert "learning rate 0.001" in page
-    assert "mixup 0.2" in page
-    assert "2 minutes, 2 CPU cores" in page
-    assert "**Limits**: Small and weak." in page
-    assert "| SeaLake | - | " in page
-    assert "tiny (wrapped)" in page
-    for credit in ("Helber", "10.1109/JSTARS.2019.2918242", "MIT", "Copernicus"):
-        assert credit in page
-
-
-def test_describe_cards_of_nothing(tmp_path):
-    """An empty folder says so; a missing one is an error."""
-    assert "no checkpoints here yet" in describe_cards(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no folder of checkpoints"):
-        describe_cards(tmp_path / "nowhere")
-
-
-def test_figures_of_eight_views_are_told_apart(tmp_path):
-    """The card keeps both reports, the page names both, and they cannot be swapped."""
-    torch.manual_seed(0)
-    model = create_model("vit", depth=1, embed_dim=24, num_heads=2)
-    tiles = synthetic(2, seed=3)
-    one = evaluate(predict(model, tiles), resamples=5)
-    eight = evaluate(predict(model, tiles, tta=True), resamples=5)
-    save_checkpoint(model, None, tmp_path / "both", one, report_tta=eight)
-    _, card = load_checkpoint(tmp_path / "both")
-    assert card.metrics["macro_f1"]["value"] == one.macro_f1
-    assert card.metrics_tta["macro_f1"]["value"] == eight.macro_f1
-    assert "Averaged over eight flips and turns" in describe_cards(tmp_path)
-    with pytest.raises(CheckpointError, match="swap report and report_tta"):
-        save_checkpoint(model, None, tmp_path / "swapped", eight)

@@ -19,12 +19,12 @@ from lulc_lib.checkpoints import load_checkpoint, save_checkpoint, save_predicti
 from lulc_lib.cli import COMMANDS, common, doctor, main, train
 from lulc_lib.cli.gallery import choose
 from lulc_lib.config import RunConfig
+from lulc_lib.drawn_tiles import synthetic
 from lulc_lib.eurosat import find_source
 from lulc_lib.images import jpeg_bytes, open_picture, png_bytes
-from lulc_lib.metrics import Predictions
 from lulc_lib.models import create_model
+from lulc_lib.predictions import Predictions
 from lulc_lib.splits import split
-from lulc_lib.synthetic import synthetic
 
 LULC = Path(sys.executable).with_name("lulc")
 DRAWN = ("--drawn", "--tiles-per-class", "6")

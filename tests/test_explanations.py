@@ -28,11 +28,12 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget, FinerWe
 from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 from torch import nn
 
-from lulc_lib.concepts import concepts
+from lulc_lib.anatomies import anatomy
 from lulc_lib.explanations import cam, explain, layers, methods, principal_map
 from lulc_lib.explanations.batch import Batch
 from lulc_lib.explanations.table import METHODS
-from lulc_lib.models import anatomy, create_model
+from lulc_lib.factors import concepts
+from lulc_lib.models import create_model
 from lulc_lib.tiles import CLASSES, TileSet
 
 LIBRARY = {
@@ -849,7 +850,7 @@ def test_kept_maps_do_not_outlive_the_code(images, tmp_path, monkeypatch):
     monkeypatch.setenv("LULC_CACHE", str(tmp_path))
     model = make("cnn")
     explain(model, images, "centre", cache=True)
-    monkeypatch.setattr("lulc_lib.explanations.engine._code_digest", lambda: "another")
+    monkeypatch.setattr("lulc_lib.storage._code_digest", lambda: "another")
     explain(model, images, "centre", cache=True)
     assert len(list(tmp_path.rglob("*.npz"))) == 2
 

@@ -11,8 +11,9 @@ from pytorch_grad_cam.utils.image import scale_cam_image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
+from lulc_lib.anatomies import anatomy
 from lulc_lib.explanations import explain, layers
-from lulc_lib.models import anatomy, create_model
+from lulc_lib.models import create_model
 
 # name: size inside, family, grid, prefix tokens
 NETWORKS = {

@@ -6,10 +6,11 @@ import torch
 import torchvision
 from torch import nn
 
+from lulc_lib.anatomies import anatomy
 from lulc_lib.explanations import attention_rollout, explain
 from lulc_lib.explanations.attention import look
 from lulc_lib.explanations.batch import Batch
-from lulc_lib.models import anatomy, create_model
+from lulc_lib.models import create_model
 
 SMALL = {"patch_size": 16, "embed_dim": 48, "depth": 3, "num_heads": 3}
 

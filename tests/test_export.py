@@ -16,9 +16,10 @@ import torch
 
 from lulc_lib.explanations import Explanation
 from lulc_lib.export import explain_for_page, gallery_html, pack_grid
-from lulc_lib.metrics import Predictions, disagreement, predict
+from lulc_lib.metrics import disagreement
 from lulc_lib.models import create_model
 from lulc_lib.plots import map_scale
+from lulc_lib.predictions import Predictions, predict
 from lulc_lib.tiles import CLASSES, TileSet
 
 VOID = {"meta", "img", "input", "br", "wbr", "link"}

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lulc_lib.checkpoints import load_checkpoint
+from lulc_lib.drawn_tiles import synthetic
 from lulc_lib.explanations import explain
 from lulc_lib.faithfulness import (
     FILLS,
@@ -20,10 +21,9 @@ from lulc_lib.faithfulness import (
     remove,
     swap,
 )
-from lulc_lib.metrics import predict
 from lulc_lib.models import EUROSAT_MEAN, create_model
+from lulc_lib.predictions import predict
 from lulc_lib.splits import split
-from lulc_lib.synthetic import synthetic
 
 
 class Brightness(nn.Module):

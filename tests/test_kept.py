@@ -11,14 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from lulc_lib import metrics
-from lulc_lib.checkpoints import (
-    CheckpointError,
-    load_checkpoint,
-    read_card,
-    save_checkpoint,
-    save_predictions,
-)
+from lulc_lib import predictions
+from lulc_lib.cards import CheckpointError
+from lulc_lib.checkpoints import load_checkpoint, read_card, save_checkpoint, save_predictions
 from lulc_lib.config import RunConfig
 from lulc_lib.kept import (
     COMPONENTS,
@@ -27,14 +22,14 @@ from lulc_lib.kept import (
     principal_components,
     read_kept,
 )
-from lulc_lib.metrics import (
+from lulc_lib.models import create_model
+from lulc_lib.predictions import (
     cached_predictions,
     kept_components,
     model_key,
     predict,
     predict_sample,
 )
-from lulc_lib.models import create_model
 from lulc_lib.training import fit
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
@@ -77,7 +72,7 @@ def rewrite(file: Path, **changes) -> None:
 def test_kept_logits_are_read_and_not_computed(model, tiles, monkeypatch):
     """`predict(..., cache=True)` gives what the model gives, bit for bit, without running it."""
     live = predict(model, tiles)
-    monkeypatch.setattr(metrics, "_forward", None)
+    monkeypatch.setattr(predictions, "_forward", None)
     for found in (predict(model, tiles, cache=True), cached_predictions(model, tiles)):
         assert np.array_equal(found.logits, live.logits)
         assert (found.names, found.part, found.digest) == (live.names, live.part, live.digest)
@@ -90,7 +85,7 @@ def test_rows_are_found_by_name(model, tiles, monkeypatch):
     """A part of the tiles, in another order and one of them twice, gets its own rows."""
     some = [41, 3, 17, 3]
     live = predict(model, tiles).logits
-    monkeypatch.setattr(metrics, "_forward", None)
+    monkeypatch.setattr(predictions, "_forward", None)
     found = predict(model, tiles[some], cache=True)
     assert np.array_equal(found.logits, live[some])
     components, share = kept_components(model, tiles[some])
@@ -321,7 +316,7 @@ def test_shipped_predictions_are_what_the_models_say_now(name, eurosat):
     model, test = load_checkpoint(CHECKPOINTS / name)[0], split(eurosat, "seed42").test
     known = predict(model, test, cache=True)
     assert known.read_from == f"{name}.predictions.npz"
-    assert predict_sample(model, known, test)[1] < metrics.SAME_LOGITS
+    assert predict_sample(model, known, test)[1] < predictions.SAME_LOGITS
 
 
 @pytest.mark.parametrize("name", ["resnet50", "vit"])

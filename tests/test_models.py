@@ -1,29 +1,16 @@
 """Models take tiles as they are, and know their own anatomy."""
 
-import contextlib
 import json
-import threading
-import time
 
 import pytest
 import timm
 import torch
-import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from lulc_lib.metrics import predict
-from lulc_lib.models import (
-    EUROSAT_MEAN,
-    EUROSAT_STD,
-    PlainAttention,
-    TileClassifier,
-    anatomy,
-    create_model,
-    evaluating,
-    from_spec,
-    to_grid,
-)
+from lulc_lib.anatomies import anatomy
+from lulc_lib.models import EUROSAT_MEAN, EUROSAT_STD, TileClassifier, create_model, from_spec
+from lulc_lib.running import evaluating
 
 SMALL_VIT = {"depth": 2, "embed_dim": 48, "num_heads": 3}
 
@@ -38,160 +25,6 @@ class Toy(nn.Module):
 
     def forward(self, x):
         return self.fc(self.conv(x).mean((2, 3)))
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "family", "grid", "prefix", "layer"),
-    [
-        ("resnet18", {"image_size": 64}, "cnn", (2, 2), 0, "network.layer4"),
-        ("resnet50", {"image_size": 128}, "cnn", (4, 4), 0, "network.layer4"),
-        ("resnet50", {}, "cnn", (7, 7), 0, "network.layer4"),
-        ("vit", {}, "vit", (8, 8), 0, "network.blocks.5"),
-        ("vit_fine", {}, "vit", (16, 16), 0, "network.blocks.5"),
-        ("vit_tiny_patch16_224", {"image_size": 64}, "vit", (4, 4), 1, "network.blocks.11.norm1"),
-        ("deit3_small_patch16_224", {"depth": 2}, "vit", (14, 14), 1, "network.blocks.1.norm1"),
-        (
-            "vit_small_patch14_reg4_dinov2",
-            {"image_size": 224, "depth": 2},
-            "vit",
-            (16, 16),
-            5,
-            "network.blocks.1.norm1",
-        ),
-        ("convnext_tiny", {"image_size": 64}, "cnn", (2, 2), 0, "network.norm_pre"),
-        ("efficientnet_b0", {"image_size": 64}, "cnn", (2, 2), 0, "network.bn2"),
-        ("mobilenetv3_small_100", {}, "cnn", (7, 7), 0, "network.blocks"),
-        ("densenet121", {"image_size": 64}, "cnn", (2, 2), 0, "network.features"),
-    ],
-)
-def test_anatomy_is_found(name, arguments, family, grid, prefix, layer):
-    """Family, target layer, grid and prefix tokens are found without any configuration."""
-    model = create_model(name, **arguments)
-    found = anatomy(model)
-    assert (found.family, found.grid, found.prefix_tokens) == (family, grid, prefix)
-    assert found.layer == layer
-    names = dict(model.named_modules())
-    assert set(found.stages) <= set(names)
-    assert len(found.stages) == len(found.grids)
-    assert isinstance(names[found.head], nn.Linear)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "layer"),
-    [
-        ({"class_token": False, "global_pool": "avg"}, "network.blocks.1"),
-        ({"class_token": True, "global_pool": "avg"}, "network.blocks.1"),
-        ({"class_token": False, "global_pool": "avg", "fc_norm": True}, "network.blocks.1"),
-        ({"class_token": False, "global_pool": "map"}, "network.blocks.1"),
-        ({"class_token": True, "global_pool": "token"}, "network.blocks.1.norm1"),
-        ({"class_token": True, "global_pool": "token", "reg_tokens": 2}, "network.blocks.1.norm1"),
-    ],
-)
-def test_the_default_layer_of_a_vit_follows_what_its_head_reads(arguments, layer):
-    """The last block's output where the head reads patch tokens, else its first norm.
-
-    So it must be with a head of zeros too, whose logits depend on nothing.
-    """
-    small = {"embed_dim": 48, "depth": 2, "num_heads": 3}
-    model = create_model("vit_tiny_patch16_224", image_size=64, **small, **arguments)
-    assert anatomy(model).layer == layer
-    assert anatomy(model).blocks == ("network.blocks.0", "network.blocks.1")
-    nn.init.zeros_(model.network.head.weight)
-    model._anatomies.clear()
-    assert anatomy(model).layer == layer
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-    assert not any(p.grad is not None for p in model.parameters())
-
-
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_the_default_layer_is_found_in_any_mode(mode):
-    """A caller that forbids gradients, as `predict` does, gets the same layer and no error."""
-    with mode():
-        model = create_model("vit", **SMALL_VIT)
-        assert anatomy(model).layer == anatomy(model).blocks[-1]
-        assert torch.is_grad_enabled() == (mode is torch.enable_grad)
-    fresh = create_model("vit", **SMALL_VIT)
-    assert predict(fresh, torch.rand(2, 3, 64, 64), features=True).features.shape[0] == 2
-
-
-def test_anatomy_of_wrapped_torchvision_models():
-    """Torchvision's ResNet50 and ViT-B/16 are read like timm's."""
-    vit = torchvision.models.VisionTransformer(64, 16, 2, 2, 32, 64, num_classes=10)
-    found = anatomy(create_model(vit, image_size=64))
-    assert (found.family, found.grid, found.prefix_tokens) == ("vit", (4, 4), 1)
-    assert found.layer == "network.encoder.layers.encoder_layer_1.ln_1"
-    resnet = create_model(torchvision.models.resnet18(num_classes=10), image_size=96)
-    assert anatomy(resnet).layer == "network.layer4"
-    assert anatomy(resnet).grid == (3, 3)
-
-
-def test_anatomy_leaves_the_model_as_it_was():
-    """Looking inside changes neither mode nor statistics and leaves no hook."""
-    model = create_model("resnet18", image_size=64).train()
-    model.network.layer1.eval()
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    anatomy(model)
-    assert model.training
-    assert not model.network.layer1.training
-    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-
-
-class Block(nn.Module):
-    """The beginning of a transformer block."""
-
-    def __init__(self):
-        super().__init__()
-        self.norm = nn.LayerNorm(8)
-
-    def forward(self, tokens):
-        return self.norm(tokens)
-
-
-class Merging(nn.Module):
-    """A transformer whose 4x4 tokens become two on the way."""
-
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Conv2d(3, 8, 16, stride=16)
-        self.blocks = nn.Sequential(Block(), Block())
-        self.head = nn.Linear(8, 10)
-
-    def forward(self, images):
-        tokens = self.embed(images).flatten(2).transpose(1, 2)
-        return self.head(self.blocks(tokens.unflatten(1, (2, 8)).mean(dim=2)).mean(dim=1))
-
-
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (lambda: create_model(Merging(), image_size=64), "merges its tokens"),
-        (lambda: create_model(_flat(), image_size=64), "no layer with a grid"),
-    ],
-)
-def test_models_without_a_usable_grid_are_named(model, message):
-    """A model that cannot be explained says so by name."""
-    with pytest.raises(ValueError, match=message):
-        anatomy(model())
-
-
-def _flat():
-    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 10))
-
-
-def test_tokens_become_a_grid_in_reading_order():
-    """Prefix tokens are dropped and patch tokens laid out row by row."""
-    model = create_model("vit_tiny_patch16_224", image_size=64, **SMALL_VIT)
-    found = anatomy(model)
-    tokens = torch.arange(17.0).view(1, 17, 1)
-    grid = to_grid(tokens, found)
-    assert grid.shape == (1, 1, 4, 4)
-    assert grid[0, 0, 0].tolist() == [1, 2, 3, 4]
-    assert grid[0, 0, :, 0].tolist() == [1, 5, 9, 13]
-    maps = torch.rand(2, 5, 3, 3)
-    assert torch.equal(to_grid(maps, found), maps)
-    with pytest.raises(ValueError, match=r"output \(2, 10\) has no grid"):
-        to_grid(torch.rand(2, 10), found)
 
 
 def test_resize_and_normalisation_are_the_first_layers():
@@ -326,81 +159,8 @@ def _junk(folder):
     return file
 
 
-def test_evaluating_gives_each_module_its_mode_back():
-    """Modes return also after an error inside the block."""
-    model = create_model(Toy(), image_size=64).train()
-    model.network.conv.eval()
-
-    def fail():
-        with evaluating(model):
-            assert not model.training
-            raise RuntimeError("inside")
-
-    with pytest.raises(RuntimeError, match="inside"):
-        fail()
-    assert model.training
-    assert not model.network.conv.training
-
-
-def test_threads_take_turns():
-    """What one thread does with a model is done before another begins; one may nest."""
-    model, order = Toy(), []
-    inside = threading.Event()
-
-    def other():
-        inside.wait(10)
-        with evaluating(model):
-            order.append("other")
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    with evaluating(model), evaluating(model):
-        inside.set()
-        time.sleep(0.2)
-        order.append("first")
-    thread.join(10)
-    assert order == ["first", "other"]
-    assert model.training
-
-
 def test_repr_is_short():
     """A model shows its name, size and parameters, not its layers."""
     model = create_model(Toy(), image_size=64)
     assert isinstance(model, TileClassifier)
     assert repr(model) == "TileClassifier(toy, 64 px inside, 0.0 M parameters)"
-
-
-def test_plain_attention_is_the_fused_one():
-    """Gradients agree with PyTorch's own: exactly in float32, which it leaves, else nearly."""
-    torch.manual_seed(0)
-    model = create_model("vit", depth=2, embed_dim=24, num_heads=2)
-    images = torch.rand(3, 3, 64, 64)
-
-    def run(precision, plain):
-        model.zero_grad()
-        mode = PlainAttention() if plain else contextlib.nullcontext()
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"), mode:
-            logits = model(images).float()
-        logits.square().sum().backward()
-        return torch.cat([p.grad.flatten() for p in model.parameters()])
-
-    assert torch.equal(run("float32", True), run("float32", False))
-    fused, plain, exact = run("bfloat16", False), run("bfloat16", True), run("float32", False)
-    assert not torch.equal(fused, plain)  # it was another path
-    for one in (fused, plain):
-        assert torch.nn.functional.cosine_similarity(one, exact, dim=0) > 0.98
-
-
-def test_plain_attention_knows_masks():
-    """Masks, additive and boolean, and a scale of one's own count as in PyTorch's function."""
-    torch.manual_seed(0)
-    q, k, v = (torch.randn(2, 3, 5, 8, dtype=torch.bfloat16, requires_grad=True) for _ in "qkv")
-    keep = torch.rand(5, 5) > 0.3
-    keep[:, 0] = True
-    attend = torch.nn.functional.scaled_dot_product_attention
-    for mask in (keep, torch.randn(5, 5, dtype=torch.bfloat16)):
-        with PlainAttention():
-            plain = attend(q, k, v, attn_mask=mask, scale=0.3)
-        expected = attend(q.float(), k.float(), v.float(), attn_mask=mask.to(
-            mask.dtype if mask.dtype == torch.bool else torch.float32), scale=0.3)  # fmt: skip
-        assert torch.allclose(plain.float(), expected, atol=0.03)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,10 +42,25 @@ def test_every_public_name_is_there():
     assert set(lulc_lib.__all__) <= set(dir(lulc_lib))
 
 
-def test_public_names_win_over_files():
-    """`lulc.synthetic` is the function also after another file has loaded `synthetic.py`."""
-    code = "import lulc_lib as lulc, lulc_lib.quickstart; print(len(lulc.synthetic(n_per_class=1)))"
-    assert run(code) == "10"
+@pytest.mark.parametrize(("world", "threads"), [("", 3), ("1", 3), ("2", 1)])
+def test_a_fork_changes_only_processes_that_train_together(world, threads):
+    """A forked process keeps its number of threads unless it was launched to train with others."""
+    code = (
+        "import os, torch, lulc_lib\n"
+        f"os.environ['WORLD_SIZE'] = {world!r}\n"
+        "torch.set_num_threads(3)\n"
+        "if os.fork() == 0:\n"
+        "    print(torch.get_num_threads(), flush=True)\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+    )
+    assert run(code) == str(threads)
+
+
+def test_no_module_is_named_like_a_public_function():
+    """`lulc.synthetic` is a function whichever file was loaded, since no module is called so."""
+    modules = {path.stem for path in Path(lulc_lib.__file__).parent.iterdir()}
+    assert modules & set(lulc_lib.__all__) <= {"__init__"}
 
 
 def test_unknown_name_is_an_attribute_error():

@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from lulc_lib import plots
 from lulc_lib.config import History
 from lulc_lib.explanations import Explanation, explain
-from lulc_lib.metrics import Predictions, evaluate
+from lulc_lib.metrics import evaluate
 from lulc_lib.models import create_model
+from lulc_lib.predictions import Predictions
 from lulc_lib.tiles import CLASS_COLORS, CLASSES, TileSet
 
 

@@ -7,8 +7,9 @@ import torch
 
 from lulc_lib import quickstart
 from lulc_lib.checkpoints import save_checkpoint
-from lulc_lib.metrics import evaluate, predict
+from lulc_lib.metrics import evaluate
 from lulc_lib.models import create_model
+from lulc_lib.predictions import predict
 from lulc_lib.quickstart import fitting_checkpoint, load_tiles, ready_model
 from lulc_lib.splits import split
 
@@ -59,11 +60,36 @@ def test_a_checkpoint_is_taken_where_its_card_fits(parts, tmp_path, monkeypatch)
     model.trained_on = parts.train.provenance()
     save_checkpoint(model, None, tmp_path / "vit")
     monkeypatch.setenv("LULC_CHECKPOINTS", str(tmp_path))
-    assert fitting_checkpoint("vit", parts.test) is not None
+    assert fitting_checkpoint("vit", parts) is not None
     assert ready_model("vit", parts).name == "vit"
-    other = replace(parts.test, digest="another")
+    other = replace(parts, train=replace(parts.train, digest="another"))
     assert fitting_checkpoint("vit", other) is None
-    assert fitting_checkpoint("resnet50", parts.test) is None
+    assert fitting_checkpoint("resnet50", parts) is None
+
+
+def test_a_split_never_gets_the_model_of_another(parts, tiles, tmp_path, monkeypatch):
+    """A model that learnt test tiles of a split is not that split's; NAME_SPLIT comes first."""
+    torch.manual_seed(0)
+    model = create_model("vit", depth=1, embed_dim=24, num_heads=2)
+    model.trained_on = parts.train.provenance()
+    save_checkpoint(model, None, tmp_path / "vit")
+    monkeypatch.setenv("LULC_CHECKPOINTS", str(tmp_path))
+    other = split(tiles, "paper80")
+    assert fitting_checkpoint("vit", other) is None
+    model.trained_on = other.train.provenance()
+    save_checkpoint(model, None, tmp_path / "vit_paper80")
+    assert fitting_checkpoint("vit", other).card.name == "vit_paper80"
+    assert fitting_checkpoint("vit", parts).card.name == "vit"
+
+
+@pytest.mark.training
+def test_small_models_are_kept_by_split(parts, tiles):
+    """The small model of one split is not taken for another split of the same tiles."""
+    one, other = (
+        ready_model("vit", parts, epochs=1),
+        ready_model("vit", split(tiles, "paper80"), epochs=1),
+    )
+    assert set(one.trained_on.names) != set(other.trained_on.names)
 
 
 def test_unknown_names_are_named(parts):

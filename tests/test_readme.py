@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lulc_lib.checkpoints import describe_cards
+from lulc_lib.cards import describe_cards
 from lulc_lib.cli import make_parser
 
 REPO = Path(__file__).parents[1]
@@ -52,12 +52,12 @@ def test_make_targets_exist():
 
 
 def test_links_lead_somewhere():
-    """Each relative link and each room that the map names is there."""
+    """Each relative link and each module that the page names is there."""
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", PAGE):
         assert (REPO / target).exists(), target
-    rooms = {p.name for p in (REPO / "lulc_lib").iterdir()} - {"__pycache__", "static"}
-    for room in rooms - {"__init__.py", "__main__.py"}:
-        assert room in PAGE or f"{room}/" in PAGE, f"the map does not name {room}"
+    modules = {p.name for p in (REPO / "lulc_lib").iterdir()} - {"__pycache__", "static"}
+    for module in modules - {"__init__.py", "__main__.py"}:
+        assert module in PAGE or f"{module}/" in PAGE, f"the page does not name {module}"
 
 
 def test_every_notebook_is_in_the_table():

@@ -16,10 +16,10 @@ from sklearn.metrics import f1_score
 from lulc_lib import training
 from lulc_lib.checkpoints import save_checkpoint
 from lulc_lib.config import RunConfig
-from lulc_lib.metrics import predict
+from lulc_lib.drawn_tiles import synthetic
 from lulc_lib.models import create_model
+from lulc_lib.predictions import predict
 from lulc_lib.splits import split
-from lulc_lib.synthetic import synthetic
 from lulc_lib.training import fit, learning_rate_at, make_optimizer
 
 pytestmark = pytest.mark.training

@@ -18,11 +18,11 @@ from torch import nn
 
 import lulc_lib.widgets
 from lulc_lib.checkpoints import load_checkpoint, save_checkpoint, save_predictions
+from lulc_lib.drawn_tiles import synthetic
 from lulc_lib.explanations import explain
 from lulc_lib.images import png_bytes
-from lulc_lib.metrics import Predictions, predict
 from lulc_lib.models import TileClassifier, create_model
-from lulc_lib.synthetic import synthetic
+from lulc_lib.predictions import Predictions, predict
 from lulc_lib.tiles import CLASSES, TileSet
 from lulc_lib.widgets import Explorer, State
 from lulc_lib.widgets import explorer as room

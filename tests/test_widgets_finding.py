@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lulc_lib.synthetic import synthetic
+from lulc_lib.drawn_tiles import synthetic
 from lulc_lib.tiles import CLASSES
 from lulc_lib.widgets.finding import Facts, colour_distance, confusion, embed, find
 from lulc_lib.widgets.state import State

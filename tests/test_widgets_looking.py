@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from lulc_lib.drawn_tiles import synthetic
 from lulc_lib.explanations import explain
-from lulc_lib.metrics import predict
 from lulc_lib.models import create_model
 from lulc_lib.plots import map_scale
-from lulc_lib.synthetic import synthetic
+from lulc_lib.predictions import predict
 from lulc_lib.tiles import CLASSES
 from lulc_lib.widgets.looking import (
     REFERENCE,

@@ -26,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the page and say where."""
-    from lulc_lib.checkpoints import describe_cards
+    from lulc_lib.cards import describe_cards
     from lulc_lib.storage import atomic_write
 
     own = Path(__file__).absolute().parents[2] / "checkpoints"

@@ -27,8 +27,8 @@ def say(text: str = "") -> None:
 
 def get_tiles(options: argparse.Namespace) -> "TileSet":
     """Return all tiles that --data, --drawn and the environment ask for."""
+    from lulc_lib.drawn_tiles import synthetic
     from lulc_lib.eurosat import DataUnavailableError, load_eurosat
-    from lulc_lib.synthetic import synthetic
 
     if options.drawn:
         return synthetic(options.tiles_per_class, DRAWN_SEED)

@@ -10,8 +10,8 @@ from lulc_lib.cli import common, parsing
 from lulc_lib.cli.gallery import choose
 
 if TYPE_CHECKING:
-    from lulc_lib.metrics import Predictions
     from lulc_lib.models import TileClassifier
+    from lulc_lib.predictions import Predictions
     from lulc_lib.splits import Split
     from lulc_lib.tiles import TileSet
 
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
 
     parts = split(tiles, "seed42")
     common.say("\n2 of 4  models")
-    models = dict(_model(name, tiles, parts, options.epochs) for name in MODELS)
+    models = dict(_model(name, parts, options.epochs) for name in MODELS)
     common.say(f"\n3 of 4  scores on {len(parts.test):,} test tiles, never trained on")
     predictions, rows = {}, []
     for name, model in models.items():
@@ -82,8 +82,8 @@ def run(options: argparse.Namespace) -> None:
 
 def _tiles(options: argparse.Namespace) -> "TileSet":
     """Return EuroSAT, or drawn tiles when there is none, and say which."""
+    from lulc_lib.drawn_tiles import synthetic
     from lulc_lib.eurosat import DataUnavailableError, load_eurosat
-    from lulc_lib.synthetic import synthetic
 
     reason = "as asked by --drawn"
     if not options.drawn:
@@ -104,13 +104,11 @@ def _tiles(options: argparse.Namespace) -> "TileSet":
     return tiles
 
 
-def _model(
-    name: str, tiles: "TileSet", parts: "Split", epochs: int | None
-) -> tuple[str, "TileClassifier"]:
+def _model(name: str, parts: "Split", epochs: int | None) -> tuple[str, "TileClassifier"]:
     """Return a name to show and the model: shipped, or a small one trained on the spot."""
     from lulc_lib.quickstart import SMALL, fitting_checkpoint, ready_model
 
-    model = fitting_checkpoint(name, tiles)
+    model = fitting_checkpoint(name, parts)
     if model is not None:
         common.say(f"shipped {model.card.summary()}")
         return name, model
@@ -129,7 +127,7 @@ def _predicted(name: str, model: "TileClassifier", test: "TileSet") -> tuple["Pr
     What was read from the file beside a checkpoint is compared with a random sample predicted
     now, and is not believed if the two differ.
     """
-    from lulc_lib.metrics import SAME_LOGITS, predict, predict_sample
+    from lulc_lib.predictions import SAME_LOGITS, predict, predict_sample
 
     known = predict(model, test, progress=True, cache=True)
     if not known.read_from:

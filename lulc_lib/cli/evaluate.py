@@ -43,7 +43,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Predict, score, print."""
-    from lulc_lib.metrics import evaluate, predict
+    from lulc_lib.metrics import evaluate
+    from lulc_lib.predictions import predict
 
     ((name, model),) = common.get_models([options.name]).items()
     tiles = common.get_tiles(options)

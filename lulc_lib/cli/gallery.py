@@ -9,7 +9,7 @@ from lulc_lib.cli import common, parsing
 if TYPE_CHECKING:
     import numpy as np
 
-    from lulc_lib.metrics import Predictions
+    from lulc_lib.predictions import Predictions
 
 DETAILS = """\
 The page stands alone: no network, no other files. Tiles are drawn at random, as many of each
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
     """Predict the part, choose tiles, explain them, write the page."""
     from lulc_lib.explanations import DEFAULT_METHOD, check_methods
     from lulc_lib.export import explain_for_page, gallery_html
-    from lulc_lib.metrics import predict
+    from lulc_lib.predictions import predict
 
     out = common.output_file(options.out, (".html", ".htm"))
     methods = list(dict.fromkeys(options.method or [DEFAULT_METHOD]))

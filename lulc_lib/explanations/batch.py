@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lulc_lib.models import Anatomy, TileClassifier, anatomy, to_grid
+from lulc_lib.anatomies import Anatomy, anatomy, to_grid
+from lulc_lib.models import TileClassifier
+from lulc_lib.running import device_of
 
 
 class Batch:
@@ -44,7 +46,7 @@ class Batch:
     ):
         self.model, self.layer, self.reduced, self.records = model, layer, reduced, records
         self.chunk, self.contrast, self.first = chunk, contrast, first
-        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self.device = device_of(model)
         self.images = images.to(self.device)
         self._wanted = wanted
         self._made: dict[str, Any] = {}

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lulc_lib.anatomies import channel_axis
 from lulc_lib.explanations.batch import Batch, graft, pick
-from lulc_lib.models import channel_axis
 from lulc_lib.tiles import CLASSES
 
 # Activations and gradients (N, C, h, w) -> maps (N, h, w).

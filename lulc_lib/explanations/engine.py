@@ -1,11 +1,9 @@
 """`explain`: check what is asked, run the tiles in batches, share the passes."""
 
 import contextlib
-import functools
 import importlib.metadata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -13,15 +11,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from lulc_lib.anatomies import anatomy
+from lulc_lib.attention import PlainAttention
 from lulc_lib.config import PRECISIONS
 from lulc_lib.explanations.attention import look
 from lulc_lib.explanations.batch import Batch
 from lulc_lib.explanations.pixels import not_piecewise_linear
 from lulc_lib.explanations.result import Explanation, finished
 from lulc_lib.explanations.table import DEFAULT_METHOD, METHODS, Method, method_named, nearest
-from lulc_lib.metrics import weights_digest
-from lulc_lib.models import PlainAttention, TileClassifier, anatomy, evaluating
-from lulc_lib.storage import digest_arrays, digest_files, free_memory, load_arrays, store_arrays
+from lulc_lib.models import TileClassifier
+from lulc_lib.predictions import weights_digest
+from lulc_lib.running import device_of, evaluating
+from lulc_lib.storage import cache_key, digest_arrays, free_memory, load_arrays, store_arrays
 from lulc_lib.tiles import CLASSES, TILE_SIZE, TileSet, as_images, class_index
 
 # Pixels inside the model at once: more is not faster, since large memory is made anew each time.
@@ -284,7 +285,7 @@ def _layer_name(model: TileClassifier, layer: Any, chosen: list[Method]) -> str 
 
 def _fitting_batch(model: TileClassifier, chosen: list[Method]) -> int:
     """Return how many tiles to run at once: as many as pay, and no more than memory holds."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
     try:
         family, values = anatomy(model).family, anatomy(model).values
@@ -332,7 +333,7 @@ def _weights_cast_once(request: _Request) -> Iterator[None]:
 
     They live until the outermost autocast ends; without this, each pass would cast them anew.
     """
-    device = next((p.device for p in request.model.parameters()), torch.device("cpu")).type
+    device = device_of(request.model).type
     reduced = request.precision == "bfloat16"
     with (
         torch.autocast(device, torch.bfloat16, enabled=reduced),
@@ -357,23 +358,16 @@ def _batch(request: _Request, chosen: list[Method], start: int) -> Batch:
     )
 
 
-@functools.cache
-def _code_digest() -> str:
-    """Return a digest of our own definitions, so that kept maps never outlive a change of them."""
-    return digest_files(*sorted(Path(__file__).parent.glob("*.py")))
-
-
 def _cache_keys(request: _Request, chosen: list[Method]) -> dict[str, dict[str, Any]]:
     targets = request.targets
-    shared = {
-        "spec": request.model.spec,
-        "weights": weights_digest(request.model),
-        "images": digest_arrays(request.tiles.cpu().numpy()),
-        "targets": None if targets is None else targets.tolist(),
-        "precision": request.precision,
-        "code": _code_digest(),
-        "libraries": [importlib.metadata.version(name) for name in ("grad-cam", "captum")],
-    }
+    shared = cache_key(
+        spec=request.model.spec,
+        weights=weights_digest(request.model),
+        images=digest_arrays(request.tiles.cpu().numpy()),
+        targets=None if targets is None else targets.tolist(),
+        precision=request.precision,
+        libraries=[importlib.metadata.version(name) for name in ("grad-cam", "captum")],
+    )
     return {
         m.name: {
             **shared,

@@ -14,7 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lulc_lib.explanations import Explanation
-from lulc_lib.metrics import Predictions
 from lulc_lib.plots.files import figure_jpeg, figure_png
 from lulc_lib.plots.maps import (
     GROUND,
@@ -28,6 +27,7 @@ from lulc_lib.plots.maps import (
     plot_heatmap,
 )
 from lulc_lib.plots.style import INK, MUTED, frame
+from lulc_lib.predictions import Predictions
 from lulc_lib.tiles import CLASSES, TileSet, as_images
 
 LARGEST_GALLERY = 200  # pictures that one figure can carry before nobody can open it

@@ -8,7 +8,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
 from lulc_lib.config import History
-from lulc_lib.metrics import ECE_BINS, Predictions, Report
+from lulc_lib.metrics import ECE_BINS, Report
 from lulc_lib.plots.style import (
     INK,
     MARKERS,
@@ -22,6 +22,7 @@ from lulc_lib.plots.style import (
     readable_on,
     titles,
 )
+from lulc_lib.predictions import Predictions
 from lulc_lib.tiles import CLASSES
 
 _QUANTITIES = {

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from lulc_lib.metrics import Predictions
 from lulc_lib.models import TileClassifier
+from lulc_lib.predictions import Predictions
 from lulc_lib.tiles import TileSet
 from lulc_lib.widgets.state import ALL
 

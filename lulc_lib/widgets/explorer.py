@@ -15,11 +15,12 @@ from typing import Any, Literal
 import ipywidgets
 import numpy as np
 
+from lulc_lib.anatomies import anatomy
 from lulc_lib.export import explain_for_page, gallery_html
 from lulc_lib.images import data_uri, open_picture, png_bytes
-from lulc_lib.metrics import Predictions, cached_predictions, kept_components, predict
-from lulc_lib.models import TileClassifier, anatomy
+from lulc_lib.models import TileClassifier
 from lulc_lib.plots import GalleryFigure, Scale, colour_table, figure_png, plot_gallery
+from lulc_lib.predictions import Predictions, cached_predictions, kept_components, predict
 from lulc_lib.tiles import CLASS_COLORS, CLASSES, TileSet
 from lulc_lib.widgets.checks import checked_models, checked_tiles, matched
 from lulc_lib.widgets.elements import Look, Matrix, Scatter, Thumbnails, encoded, listener, sprite

@@ -7,7 +7,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from lulc_lib.metrics import Predictions, disagreement
+from lulc_lib.metrics import disagreement
+from lulc_lib.predictions import Predictions
 from lulc_lib.tiles import CLASSES, TileSet
 from lulc_lib.widgets.state import ALL, State
 

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lulc_lib.anatomies import anatomy
 from lulc_lib.explanations import Explanation, explain, is_loaded, methods
 from lulc_lib.export import pack_grid
 from lulc_lib.faithfulness import deletion_order, first_pixels, random_order, remove, swap
-from lulc_lib.metrics import predict
-from lulc_lib.models import TileClassifier, anatomy
+from lulc_lib.models import TileClassifier
 from lulc_lib.plots import (
     Scale,
     describe_grid,
@@ -24,6 +24,7 @@ from lulc_lib.plots import (
     describe_range,
     map_scale,
 )
+from lulc_lib.predictions import predict
 from lulc_lib.tiles import CLASSES, TILE_SIZE, TileSet
 from lulc_lib.widgets.state import State, Stroke
 

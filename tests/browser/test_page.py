@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from lulc_lib.drawn_tiles import synthetic
 from lulc_lib.export import explain_for_page, gallery_html
-from lulc_lib.metrics import predict
 from lulc_lib.models import create_model
-from lulc_lib.synthetic import synthetic
+from lulc_lib.predictions import predict
 from lulc_lib.tiles import CLASSES
 
 pytestmark = pytest.mark.browser

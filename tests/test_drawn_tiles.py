@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lulc_lib.synthetic import PAINTERS, synthetic
+from lulc_lib.drawn_tiles import PAINTERS, synthetic
 from lulc_lib.tiles import CLASSES
 
 N = 20

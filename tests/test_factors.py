@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lulc_lib.concepts import concepts
-from lulc_lib.models import anatomy, create_model
+from lulc_lib.anatomies import anatomy
+from lulc_lib.factors import concepts
+from lulc_lib.models import create_model
 
 # Three concepts in five channels: red, green and blue light.
 DIRECTIONS = np.array([[3, 1, 0, 0, 0], [0, 0, 2, 0, 1], [0, 0, 0, 2, 0]], dtype=np.float32)

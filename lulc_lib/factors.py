@@ -13,7 +13,8 @@ from torch import Tensor
 
 from lulc_lib.explanations import explain
 from lulc_lib.explanations.batch import Batch
-from lulc_lib.models import TileClassifier, evaluating
+from lulc_lib.models import TileClassifier
+from lulc_lib.running import evaluating
 from lulc_lib.tiles import TILE_SIZE, as_images
 
 _TILES = 32  # through the model at once

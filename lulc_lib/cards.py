@@ -1,0 +1,363 @@
+"""Model cards: what a checkpoint is, as data, as JSON and as a page."""
+
+import base64
+import json
+import math
+import zlib
+from dataclasses import dataclass, field, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lulc_lib.config import RunConfig
+from lulc_lib.models import ALIASES, EUROSAT_MEAN
+from lulc_lib.tiles import CLASSES, TrainedOn
+
+CARD_FORMAT = 1  # raised when a card can no longer be read by older code
+_MOST_NAMES = 2**26  # bytes of training names at most: a card cannot swell up in memory
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be saved or loaded; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint is, where it came from and how well it does; the JSON beside the weights.
+
+    Attributes:
+        name: file name without its ending.
+        model: data to build the model again; `architecture` is None for a wrapped module.
+        classes: names of the ten classes, in the order of the logits.
+        weights_sha256: digest of the safetensors file.
+        precision: how parameters are stored, "float16" or "float32".
+        config: settings of the training run (`RunConfig`), empty if not known.
+        earlier: settings of the runs before it, first to last, whose weights it went on from.
+        data: source, digest, part and count of the training tiles, empty if not known.
+        training_names: names of the training tiles, sorted, one a line, zlib, base64.
+        metrics: `Report.to_dict()`, with intervals, empty if not evaluated.
+        metrics_tta: the same for predictions averaged over flips and turns, empty if not made.
+        history: `History.to_dict()`, empty if not known.
+        versions: of this library, Python and the packages that made the weights.
+        seconds: time spent training.
+        hardware: what it was trained on, in words.
+        created: date and time of saving, ISO 8601, UTC.
+        notes: free text, such as known limits.
+        format: version of this layout.
+    """
+
+    name: str
+    model: dict[str, Any]
+    classes: list[str]
+    weights_sha256: str
+    precision: str = "float16"
+    config: dict[str, Any] = field(default_factory=dict)
+    earlier: list[dict[str, Any]] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
+    training_names: str = ""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    metrics_tta: dict[str, Any] = field(default_factory=dict)
+    history: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    hardware: str = ""
+    created: str = ""
+    notes: str = ""
+    format: int = CARD_FORMAT
+
+    def __repr__(self) -> str:
+        return f"Card({self.summary()!r})"
+
+    def summary(self) -> str:
+        """Return one line: model, training tiles and figures."""
+        size = self.model.get("image_size", "?")
+        words = [f"{self.name}: {self.model.get('name', '?')} at {size} px"]
+        if self.data:
+            count, part = self.data.get("count", 0), self.data.get("part", "?")
+            words.append(f"trained on {count:,} tiles ({self.data.get('source', '?')}, {part})")
+        for key, title in _TITLES.items():
+            if key in self.metrics and key != "ece":
+                words.append(f"{title} {_interval_text(self.metrics[key])}")
+        return ", ".join(words)
+
+    def trained_on(self) -> TrainedOn | None:
+        """Return the training tiles by name, None where the card names none."""
+        if not self.data:
+            return None
+        names = unpack_names(self.training_names)
+        if len(names) != self.data["count"]:
+            raise CheckpointError(
+                f"the card of {self.name} speaks of {self.data['count']} training tiles and "
+                f"names {len(names)}: it was changed or cut short; save or copy it again"
+            )
+        return TrainedOn(self.data["source"], self.data["digest"], self.data["part"], names)
+
+    def run_config(self) -> RunConfig | None:
+        """Return the settings of the training run, None where the card has none.
+
+        Where several runs followed each other, they are those of the last one; see `stages`.
+        """
+        return RunConfig.from_dict(self.config) if self.config else None
+
+    def stages(self) -> list[RunConfig]:
+        """Return the settings of all training runs that made these weights, first to last."""
+        runs = [*self.earlier, self.config] if self.config else []
+        return [RunConfig.from_dict(values) for values in runs]
+
+    def command(self) -> str:
+        """Return the `lulc train` lines, one a stage, that repeat the recipe; "" if none can.
+
+        None can where the card has no settings, or the model was made with arguments of its own.
+        """
+        stages = self.stages()
+        names = [f"{self.name}-{number}" for number in range(1, len(stages))] + [self.name]
+        lines = []
+        for number, config in enumerate(stages):
+            line = self._line(config, names[number - 1] if number else "")
+            if not line:
+                return ""
+            lines.append(line if len(stages) == 1 else f"{line} --name {names[number]}")
+        return "\n".join(lines)
+
+    def _line(self, config: RunConfig, before: str) -> str:
+        name = self.model.get("name", "")
+        _, usual_size, usual = ALIASES.get(name, (name, None, {}))
+        if self.model.get("arguments") != usual:
+            return ""
+        words = ["lulc train --model", name]
+        if before:
+            words.append(f"--start runs/{before}/{before}")
+        elif list(self.model["mean"]) != list(EUROSAT_MEAN):
+            words.append("--pretrained")
+        if not (before or config.sizes) and self.model["image_size"] != usual_size:
+            words.append(f"--image-size {self.model['image_size']}")
+        part = self.data.get("part", "").partition("/")[0]
+        if part not in ("", "seed42"):
+            words.append(f"--split {part}")
+        for key, value in vars(config).items():
+            if value == getattr(RunConfig, key) or key in ("model", "save_every", "tracker"):
+                continue
+            pairs = ",".join(f"{first}:{size}" for first, size in config.sizes)
+            text = pairs if key == "sizes" else f"{value}"
+            words.append(f"--set {key}={text.lower() if isinstance(value, bool) else text}")
+        return " ".join(words)
+
+
+_TITLES = {
+    "macro_f1": "macro-F1",
+    "macro_auprc": "AUPRC",
+    "accuracy": "accuracy",
+    "ece": "ECE",
+}
+
+
+def pack_names(names: tuple[str, ...]) -> str:
+    """Return names as text for a card: sorted, one a line, zlib, base64."""
+    for name in names:
+        if "\n" in name:
+            raise CheckpointError(f"the name of a training tile has a line break: {name!r}")
+    return base64.b64encode(zlib.compress("\n".join(sorted(names)).encode(), 9)).decode()
+
+
+def unpack_names(packed: str) -> tuple[str, ...]:
+    """Return the names that `pack_names` has packed."""
+    if not packed:
+        return ()
+    try:
+        text = zlib.decompressobj().decompress(base64.b64decode(packed, validate=True), _MOST_NAMES)
+        return tuple(text.decode().split("\n")) if text else ()
+    except (ValueError, zlib.error) as error:
+        raise CheckpointError(f"the card's training_names cannot be read: {error}") from error
+
+
+def jsonable(value: Any) -> Any:
+    """Make data JSON-able: NaN and infinities, which JSON has no word for, become None."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, dict):
+        return {key: jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the names of a folder's checkpoints, sorted."""
+    names = (path.name.removesuffix(".safetensors") for path in folder.glob("*.safetensors"))
+    return sorted(name for name in names if (folder / f"{name}.json").is_file())
+
+
+def parse_card(path: Path) -> Card:
+    """Read and check a card.
+
+    Raises:
+        CheckpointError: if it is malformed or speaks of other classes.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"the card {path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"the card {path} must hold an object, got {type(values).__name__}")
+    if values.get("format") != CARD_FORMAT:
+        raise CheckpointError(
+            f"the card {path} has format {values.get('format')!r}, this library reads "
+            f"{CARD_FORMAT}; take the lulc_lib that wrote it, or save the model again"
+        )
+    own = {spec.name: spec for spec in fields(Card)}
+    lacking = [n for n in ("name", "model", "classes", "weights_sha256") if n not in values]
+    if lacking:
+        raise CheckpointError(f"the card {path} lacks {', '.join(lacking)}")
+    for key in set(values) & set(own):
+        expected = _kind(own[key].type)
+        if not isinstance(values[key], expected) or isinstance(values[key], bool):
+            wanted = getattr(expected, "__name__", expected)
+            raise CheckpointError(
+                f"{key} in the card {path} must be {wanted}, got {repr(values[key])[:80]}"
+            )
+    if values["classes"] != list(CLASSES):
+        raise CheckpointError(
+            f"the card {path} speaks of other classes: {values['classes']}; "
+            f"this library's are {list(CLASSES)}"
+        )
+    if values.get("data") and not {"source", "digest", "part", "count"} <= set(values["data"]):
+        raise CheckpointError(f"data in the card {path} must name source, digest, part and count")
+    return Card(**{key: value for key, value in values.items() if key in own})
+
+
+def _kind(annotation: Any) -> Any:
+    kind = getattr(annotation, "__origin__", annotation)
+    return int | float if kind is float else kind
+
+
+def describe_cards(folder: str | Path) -> str:
+    """Return the page of model cards, as Markdown, from the JSON cards of a folder.
+
+    Raises:
+        FileNotFoundError: if the folder is missing.
+        CheckpointError: if a card is malformed.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder of checkpoints {folder}")
+    cards = [parse_card(folder / f"{name}.json") for name in names_in(folder)]
+    if not cards:
+        return f"{_PAGE_HEAD}\nThere are no checkpoints here yet.\n"
+    rows = [_overview_row(card, folder) for card in cards]
+    overview = _table(["checkpoint", "size inside", *_TITLES.values(), "file"], rows)
+    sections = [_section(card) for card in cards]
+    return "\n".join([_PAGE_HEAD, overview, *sections, _PAGE_FOOT])
+
+
+_PAGE_HEAD = """# Model cards
+
+Written by `lulc cards` from the JSON cards in this folder: change those, not this page. Figures
+are followed by their 95 % bootstrap interval over test tiles; training once more would move them
+too. `lulc.load_checkpoint("NAME")` loads a model; the weights are safetensors and run no code. What
+it says of the test tiles lies in `NAME.predictions.npz`; `lulc.predict(..., cache=True)` reads it.
+"""
+_PAGE_FOOT = """## For all of them
+
+**Use.** Learning what a land-cover classifier looks at on EuroSAT. Not for mapping: EuroSAT's
+tiles were picked so that one class fills each, over Europe, in clear weather; other places,
+seasons, sensors and mixed tiles were never seen. Tiles that lie beside training tiles make test
+figures of a random split look better than figures on new ground. A probability is not the chance
+of being right unless the ECE is small.
+
+**Data and credit.** EuroSAT (RGB), MIT licence, (c) Patrick Helber: Helber, Bischke, Dengel and
+Borth 2019, "EuroSAT: A Novel Dataset and Deep Learning Benchmark for Land Use and Land Cover
+Classification", IEEE JSTARS, doi 10.1109/JSTARS.2019.2918242. Contains modified Copernicus
+Sentinel data. The weights are under the licence of this project (MIT).
+"""
+
+
+def _overview_row(card: Card, folder: Path) -> list[str]:
+    megabytes = (folder / f"{card.name}.safetensors").stat().st_size / 1e6
+    figures = [_interval_text(card.metrics.get(key)) for key in _TITLES]
+    size = f"{card.model.get('image_size', '?')} px"
+    return [f"`{card.name}`", size, *figures, f"{megabytes:.1f} MB, {card.precision}"]
+
+
+def _section(card: Card) -> str:
+    metrics, data = card.metrics, card.data
+    architecture = card.model.get("architecture") or f"{card.model.get('name')} (wrapped)"
+    architecture = architecture.partition(".")[0]  # the tag names weights, not a network
+    arguments = (card.model.get("arguments") or {}).items()
+    words = [architecture, *(f"{key.replace('_', ' ')} {value}" for key, value in arguments)]
+    lines = [f"## {card.name}", "", f"- **Model**: {', '.join(words)}"]
+    first = card.model.get("pretrained")
+    lines[-1] += f", {card.model.get('image_size', '?')} px inside, first weights "
+    lines[-1] += f"from {first}" if first else "random"
+    if data:
+        lines.append(
+            f"- **Trained on**: {data['count']:,} tiles of {data['source']}, {data['part']} "
+            f"(data set digest `{data['digest'][:12]}`)"
+        )
+    if metrics:
+        lines.append(f"- **Tested on**: {_tested_on(metrics)}")
+    if card.metrics_tta:
+        figures = [f"{t} {_interval_text(card.metrics_tta.get(k))}" for k, t in _TITLES.items()]
+        lines.append(f"- **Averaged over eight flips and turns**: {', '.join(figures)}")
+    if card.config:
+        stages = [*card.earlier, card.config]
+        recipes = [_recipe(stages[0])] + [_changes(*pair) for pair in pairwise(stages)]
+        lines.append(f"- **Recipe**: {'; then, from its best weights, '.join(recipes)}")
+    if card.seconds or card.hardware:
+        lines.append(f"- **Cost**: {card.seconds / 60:.0f} minutes, {card.hardware or 'unknown'}")
+    versions = ", ".join(f"{name} {version}" for name, version in card.versions.items())
+    lines.append(f"- **Made**: {card.created[:10] or 'unknown'} with {versions or 'unknown'}")
+    lines.append(f"- **Limits**: {card.notes or 'see the end of this page'}")
+    return "\n".join([*lines, "", _class_table(metrics)])
+
+
+def _tested_on(metrics: dict[str, Any]) -> str:
+    text = f"{metrics['n']:,} tiles of {metrics['source']}, {metrics['part']}"
+    if metrics.get("training_tiles"):
+        text += f" (**{metrics['training_tiles']:,} of them training tiles**)"
+    return text
+
+
+def _recipe(config: dict[str, Any]) -> str:
+    silent = ("model", "save_every", "tracker")
+    kept = {key: value for key, value in config.items() if key not in silent and value}
+    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in kept.items())
+
+
+def _changes(before: dict[str, Any], config: dict[str, Any]) -> str:
+    """Return what a run's settings change of those before it, in words."""
+    known = {"epochs": config["epochs"]}
+    known |= {key: value for key, value in config.items() if value != before.get(key)}
+    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in known.items())
+
+
+def _class_table(metrics: dict[str, Any]) -> str:
+    if not metrics.get("per_class"):
+        return ""
+    columns = {
+        "producers_accuracy": "producer's accuracy",
+        "users_accuracy": "user's accuracy",
+        "f1": "F1",
+        "ap": "AP",
+    }
+    rows = [
+        [name, *(_cell(row[key]) for key in columns), f"{row['support']:,}"]
+        for name, row in metrics["per_class"].items()
+    ]
+    return _table(["class", *columns.values(), "tiles"], rows)
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _interval_text(figure: dict[str, float] | None) -> str:
+    if not figure:
+        return "-"
+    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"

@@ -1,0 +1,329 @@
+"""Predict tiles."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lulc_lib import predictions
+from lulc_lib.drawn_tiles import synthetic
+from lulc_lib.metrics import evaluate
+from lulc_lib.models import create_model
+from lulc_lib.predictions import Predictions, predict, weights_digest
+from lulc_lib.storage import cache_dir
+from lulc_lib.tiles import CLASSES, TileSet, TrainedOn
+
+
+def random_tiles(count: int = 12, seed: int = 0) -> TileSet:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, 3, 64, 64), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(count) % len(CLASSES)
+    names = tuple(f"{CLASSES[int(c)]}/{CLASSES[int(c)]}_{i}.jpg" for i, c in enumerate(labels))
+    return TileSet(images, labels, names, "eurosat", "d" * 64, "seed42/test")
+
+
+@pytest.fixture(scope="module")
+def small_model() -> nn.Module:
+    torch.manual_seed(0)
+    return create_model("test_resnet", image_size=32)
+
+
+class Brightness(nn.Module):
+    """Logits whose entry c is c times the mean of the image: an answer worked out by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.arange(10.0))
+        self.sizes: list[int] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(images))
+        return images.mean(dim=(1, 2, 3))[:, None] * self.weight
+
+
+def test_predictions_known_answers():
+    """Softmax, confidence and cross-entropy of two tiles equal what a pencil gives."""
+    logits = np.zeros((2, 10))
+    logits[1, 3] = np.log(9)  # odds of 9 against nine classes at 1: one half
+    pred = Predictions(logits, [0, 4], ("a", "b"))
+    assert np.allclose(pred.probabilities[0], 0.1, atol=1e-12)
+    assert pred.confidence == pytest.approx([0.1, 0.5], abs=1e-7)
+    assert pred.predicted.tolist() == [0, 3]
+    assert pred.correct.tolist() == [True, False]
+    assert pred.losses == pytest.approx([np.log(10), np.log(18)], abs=1e-7)
+    assert pred.logits.dtype == np.float32
+    assert pred.probabilities.dtype == np.float64
+    assert len(pred) == 2
+    assert "2 tiles" in repr(pred)
+
+
+def test_predictions_of_large_logits_stay_finite():
+    """Logits of a thousand give probabilities of 0 and 1 and finite losses, without a warning."""
+    logits = np.full((1, 10), -1000.0)
+    logits[0, 2] = 1000
+    pred = Predictions(logits, [0], ("a",))
+    assert pred.confidence[0] == 1
+    assert pred.losses[0] == 2000
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"logits": np.zeros((3, 10))}, r"logits must be \(2, 10\).*got \(3, 10\)"),
+        ({"logits": np.zeros((2, 9))}, r"got \(2, 9\)"),
+        ({"logits": np.full((2, 10), np.nan)}, "logits are NaN or infinite for 2 of 2.*'a'"),
+        ({"labels": [0]}, r"labels must be whole numbers \(2,\)"),
+        ({"labels": [0.0, 1.0]}, "labels must be whole numbers.*float64"),
+        ({"labels": [0, 10]}, r"labels must lie in 0..9, got 0..10"),
+        ({"features": np.zeros((3, 4))}, "features must have 2 rows, got 3"),
+        ({"seen": np.zeros(1, bool)}, "seen must have 2 rows, got 1"),
+    ],
+)
+def test_predictions_name_what_does_not_fit(change, message):
+    """Shapes, kinds and ranges that do not fit together are named with the value met."""
+    good = {"logits": np.zeros((2, 10)), "labels": [0, 1], "names": ("a", "b")}
+    with pytest.raises(ValueError, match=message):
+        Predictions(**{**good, **change})
+
+
+def test_predict_known_answer_and_provenance():
+    """Logits are the network's on tiles divided by 255; labels, names and origin come along."""
+    tiles = random_tiles(7)
+    pred = predict(Brightness(), tiles, batch_size=3)
+    expected = tiles.float().mean(dim=(1, 2, 3))[:, None] * torch.arange(10.0)
+    assert np.allclose(pred.logits, expected.numpy(), atol=1e-6)
+    assert pred.labels.tolist() == tiles.labels.tolist()
+    assert (pred.names, pred.source, pred.part) == (tiles.names, tiles.source, tiles.part)
+    assert (pred.digest, pred.model, pred.seen) == (tiles.digest, "Brightness", None)
+    assert pred.seconds > 0
+
+
+def test_predict_takes_bare_images():
+    """A TileSet, its uint8 images and its floats give the same logits; bare ones have no labels."""
+    tiles, model = random_tiles(4), Brightness()
+    whole = predict(model, tiles)
+    for images in (tiles.images, tiles.images.numpy(), tiles.float()):
+        bare = predict(model, images)
+        assert np.array_equal(bare.logits, whole.logits)
+        assert bare.labels is None
+        assert bare.names[1] == "image 1"
+    assert np.array_equal(predict(model, tiles.images[0]).logits, whole.logits[:1])
+
+
+def test_predict_works_batch_by_batch(small_model):
+    """The size of a batch does not change the result; what no batch covers is not forgotten."""
+    tiles, counter = random_tiles(10), Brightness()
+    predict(counter, tiles, batch_size=4)
+    assert counter.sizes == [4, 4, 2]
+    one, all_ = (predict(small_model, tiles, batch_size=b).logits for b in (1, 10))
+    assert np.allclose(one, all_, atol=1e-5)
+
+
+def test_predict_takes_smaller_batches_for_larger_networks():
+    """Left to itself, the batch shrinks with the area inside, so that the memory stays small."""
+    tiles, counter = random_tiles(150), Brightness()
+    predict(counter, tiles)
+    assert counter.sizes == [4, 146]
+    counter.image_size, counter.sizes = 224, []
+    predict(counter, tiles)
+    assert max(counter.sizes) == 20
+
+
+@pytest.mark.parametrize(("cache", "expected"), [(24, 6), (1, 4), (1200, 96), (None, 4)])
+def test_predict_takes_batches_that_the_cache_holds(cache, expected, monkeypatch):
+    """After four tiles that are watched, a layer takes a quarter of the cache; 4 tiles at least."""
+    monkeypatch.setattr(predictions, "processor_cache", lambda: cache and cache * 2**20)
+    sizes = []
+    counting = nn.Identity()  # the largest output: 64 channels of 64x64 are 1 MiB a tile
+    counting.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    model = nn.Sequential(counting, nn.Conv2d(3, 64, 1), head)
+    predict(model, random_tiles(100))
+    assert sizes[:2] == [4, expected]
+    assert sum(sizes) == 100
+    assert not any(module._forward_hooks for module in model.modules())
+    sizes.clear()
+    predict(model, random_tiles(20), batch_size=16)
+    assert sizes == [16, 4], "a size that is asked for is taken"
+
+
+def test_predict_divides_no_more_than_one_batch():
+    """Tiles stay uint8: what reaches the network is one float batch, never a copy of them all."""
+    tiles = random_tiles(40)
+    whole = 40 * 3 * 64 * 64 * 4
+    seen = []
+
+    class Watching(Brightness):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(images.untyped_storage().nbytes())
+            return super().forward(images)
+
+    predict(Watching(), tiles, batch_size=4)
+    predict(Watching(), tiles.images.numpy(), batch_size=4)
+    assert max(seen) * 10 <= whole
+
+
+def test_predict_features_feed_the_last_layer(small_model):
+    """Features times the last layer's weights are the logits, to float16's precision."""
+    pred = predict(small_model, random_tiles(5), features=True)
+    head = small_model.network.fc
+    rebuilt = pred.features.astype(np.float32) @ head.weight.detach().numpy().T
+    assert pred.features.dtype == np.float16
+    assert pred.features.shape == (5, head.in_features)
+    assert np.allclose(rebuilt + head.bias.detach().numpy(), pred.logits, atol=1e-2)
+    assert predict(small_model, random_tiles(5)).features is None
+
+
+def test_predict_restores_each_modules_mode(small_model):
+    """Training mode comes back module by module, a frozen part included, also after an error."""
+    model = copy.deepcopy(small_model).train()
+    frozen = model.network.bn1.eval()
+    modes = [module.training for module in model.modules()]
+    before = frozen.running_mean.clone()
+    predict(model, random_tiles(4))
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(frozen.running_mean, before)
+
+    class Failing(Brightness):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no")
+
+    failing = Failing().train()
+    with pytest.raises(RuntimeError, match="no"):
+        predict(failing, random_tiles(2))
+    assert failing.training
+    assert not failing._forward_hooks
+
+
+def test_predict_is_in_eval_mode_meanwhile():
+    """Dropout is off while predicting, whatever the mode before."""
+    model = nn.Sequential(Brightness(), nn.Dropout(0.9)).train()
+    tiles = random_tiles(4)
+    assert np.array_equal(predict(model, tiles).logits, predict(model[0], tiles).logits)
+
+
+def test_predict_bfloat16_is_close_and_other(small_model):
+    """Autocast gives nearly the same logits in float32, and really is in use."""
+    tiles = random_tiles(8)
+    full = predict(small_model, tiles).logits
+    half = predict(small_model, tiles, precision="bfloat16").logits
+    assert half.dtype == np.float32
+    assert not np.array_equal(half, full)
+    assert np.abs(half - full).max() < 0.05 * np.abs(full).max()
+
+
+def test_predict_marks_training_tiles(small_model):
+    """A model that knows its training tiles marks exactly these, for tiles of the same origin."""
+    model, tiles = copy.deepcopy(small_model), random_tiles(6)
+    model.trained_on = TrainedOn("eurosat", tiles.digest, "seed42/train", tiles.names[2:4])
+    assert predict(model, tiles).seen.tolist() == [False, False, True, True, False, False]
+    assert predict(model, tiles.images).seen is None
+
+
+@pytest.mark.parametrize(
+    ("images", "settings", "error", "message"),
+    [
+        (torch.zeros(2, 3, 32, 32), {}, ValueError, r"\(2, 3, 32, 32\)"),
+        (torch.zeros(2, 3, 32, 32, dtype=torch.uint8), {}, ValueError, r"\(2, 3, 32, 32\)"),
+        (torch.zeros(0, 3, 64, 64, dtype=torch.uint8), {}, ValueError, "there are no images"),
+        (torch.full((1, 3, 64, 64), 2.0), {}, ValueError, r"\[0, 1\]"),
+        (torch.zeros(1, 3, 64, 64).double(), {}, TypeError, "float64"),
+        (random_tiles(1), {"precision": "float16"}, ValueError, "precision.*'float16'"),
+        (random_tiles(1), {"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+        (random_tiles(1), {"features": True}, TypeError, "Brightness gives no features"),
+    ],
+)
+def test_predict_names_bad_input(images, settings, error, message):
+    """Images and settings that cannot be used are named with the value met."""
+    with pytest.raises(error, match=message):
+        predict(Brightness(), images, **settings)
+
+
+def test_predict_names_broken_weights_and_wrong_heads():
+    """NaN logits name the first tile; a network of another number of classes names its shape."""
+    broken = Brightness()
+    broken.weight.data[3] = float("nan")
+    tiles = random_tiles(3)
+    with pytest.raises(ValueError, match="NaN or infinite for 3 of 3 tiles, first for 'AnnualCrop"):
+        predict(broken, tiles)
+    thousand = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 4))
+    with pytest.raises(ValueError, match=r"must return logits \(3, 10\), it returned \(3, 4\)"):
+        predict(thousand, tiles)
+
+
+def test_predict_cache_is_keyed_by_everything_that_matters(small_model, monkeypatch):
+    """A second call reads the cache; other weights, tiles, settings or size compute anew."""
+    runs = []
+    forward = predictions._forward
+    monkeypatch.setattr(predictions, "_forward", lambda *a: (runs.append(1), forward(*a))[1])
+    model, tiles = copy.deepcopy(small_model), random_tiles(4)
+    first = predict(model, tiles, cache=True)
+    again = predict(model, tiles, cache=True)
+    assert len(runs) == 1
+    assert np.array_equal(first.logits, again.logits)
+    assert again.seconds == first.seconds
+    assert again.names == tiles.names
+    predict(model, random_tiles(4, seed=1), cache=True)
+    predict(model, tiles, cache=True, features=True)
+    predict(model, tiles, cache=True, precision="bfloat16")
+    assert len(runs) == 4
+    assert predict(model, tiles, cache=True, features=True).features.shape[0] == 4
+    model.image_size = 48
+    predict(model, tiles, cache=True)
+    assert len(runs) == 5
+    with torch.no_grad():
+        model.network.fc.bias[0] += 1e-3
+    predict(model, tiles, cache=True)
+    assert len(runs) == 6
+    predict(model, tiles)
+    assert len(runs) == 7
+
+
+def test_predict_cache_never_keeps_nonsense(small_model):
+    """NaN logits are not cached, and a wrapped module, whose code has no digest, never is."""
+    model, tiles = copy.deepcopy(small_model), random_tiles(2)
+    model.network.fc.bias.data[0] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        predict(model, tiles, cache=True)
+    predict(create_model(Brightness()), tiles, cache=True)
+    predict(Brightness(), tiles, cache=True)
+    assert list(cache_dir().rglob("*.npz")) == []
+
+
+def test_weights_digest_sees_each_change(small_model):
+    """The digest is the same for equal weights of any memory layout, another for any change."""
+    model = copy.deepcopy(small_model)
+    first = weights_digest(model)
+    assert weights_digest(model.to(memory_format=torch.channels_last)) == first
+    model.network.bn1.num_batches_tracked += 1
+    assert weights_digest(model) != first
+    assert weights_digest(copy.deepcopy(small_model).to(torch.bfloat16)) != first
+
+
+def test_predict_progress_counts_tiles(capsys):
+    """The bar counts tiles, and there is none unless asked for."""
+    predict(Brightness(), random_tiles(5), progress=True)
+    assert "5/5" in capsys.readouterr().err
+    predict(Brightness(), random_tiles(5))
+    assert capsys.readouterr().err == ""
+
+
+def test_tta_averages_the_probabilities_of_eight_views():
+    """By hand over the eight flips and turns; and it says that it did."""
+    torch.manual_seed(0)
+    model = create_model("vit", depth=1, embed_dim=24, num_heads=2)
+    tiles = synthetic(2, seed=3)
+    images = tiles.float()
+    views = [torch.rot90(v, k, (2, 3)) for v in (images, images.flip(3)) for k in range(4)]
+    expected = sum(predict(model, view.clone()).probabilities for view in views) / 8
+    got = predict(model, tiles, tta=True)
+    assert np.allclose(got.probabilities, expected, atol=1e-6)
+    assert got.tta
+    assert evaluate(got, resamples=5).tta
+    assert not evaluate(predict(model, tiles), resamples=5).tta
+    turned_twice = predict(model, images.flip(2).clone(), tta=True)
+    assert np.allclose(turned_twice.logits, got.logits, atol=1e-5)  # any view gives the same
+    with pytest.raises(ValueError, match="leave out features or tta"):
+        predict(model, tiles, features=True, tta=True)
