@@ -120,7 +120,7 @@ DAMAGED_TILES = {
     "web page": (b"<!DOCTYPE html><html><body>404</body></html>", "is a web page"),
     "too small": (jpeg(1, side=32), "is 32x32 pixels"),
     "grey": (None, "has colour mode 'L'"),
-    "far too large": (jpeg(1) + bytes(eurosat.MAX_TILE_BYTES), "has 1,00"),
+    "far too large": (jpeg(1) + bytes(archive.MAX_TILE_BYTES), "has 1,00"),
 }
 
 

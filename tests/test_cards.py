@@ -168,8 +168,8 @@ def test_training_names_are_small():
     """The 16,200 names of a random split take less than a quarter of their text in the card."""
     everything = [f"{name}/{name}_{i}.jpg" for name in CLASSES for i in range(1, 2701)]
     names = tuple(np.random.default_rng(0).permutation(everything)[:16_200].tolist())
-    packed = checkpoints.pack_names(names)
-    assert checkpoints.unpack_names(packed) == tuple(sorted(names))
+    packed = cards.pack_names(names)
+    assert cards.unpack_names(packed) == tuple(sorted(names))
     assert len(packed) * 4 < len("\n".join(names))
 
 
@@ -216,7 +216,7 @@ def test_cards_that_are_no_cards_are_named(saved, text, message):
 def test_training_names_cannot_swell_up(saved, monkeypatch):
     """A small text that unpacks to an enormous one is cut off and refused."""
     monkeypatch.setattr(cards, "_MOST_NAMES", 1000)
-    packed = checkpoints.base64.b64encode(zlib.compress(b"x\n" * 10**6)).decode()
+    packed = cards.base64.b64encode(zlib.compress(b"x\n" * 10**6)).decode()
     assert len(packed) < 10_000
     change_card(saved, training_names=packed)
     with pytest.raises(CheckpointError, match="speaks of 3 training tiles and names"):
