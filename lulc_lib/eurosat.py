@@ -20,9 +20,9 @@ from lulc_lib.decoded import (
     write_cache,
 )
 from lulc_lib.files import DamagedFileError
-from lulc_lib.hub import DataUnavailableError, RemoteFile, fetch
+from lulc_lib.hub import DataUnavailableError, RemoteFile, downloaded_file, fetch
 from lulc_lib.images import ImageError, decode_tile
-from lulc_lib.storage import cache_dir, warn_damaged
+from lulc_lib.storage import warn_damaged
 from lulc_lib.tiles import CLASSES, TILE_SIZE, TileSet
 
 # The original: Helber et al. 2019, JSTARS, doi 10.1109/JSTARS.2019.2918242; Zenodo record 7711810.
@@ -263,7 +263,7 @@ ARCHIVE = RemoteFile(
 def _obtain(download: bool) -> Path:
     """Return the zip downloaded before or now; say what to bring if there is none."""
     reason, home = "no download was asked for", ARCHIVE.address()
-    if download or (cache_dir() / "downloads" / ARCHIVE.name).is_file():
+    if download or downloaded_file(ARCHIVE).is_file():
         try:
             return fetch(ARCHIVE)
         except DataUnavailableError as error:

@@ -162,9 +162,9 @@ def cache_costs_nothing(what: str) -> Iterator[None]:
         )
 
 
-def warn_damaged(error: object) -> None:
-    """Warn that a file of the cache is damaged and is made anew."""
-    warnings.warn(f"{one_line(error)}; it is made anew", CacheWarning, stacklevel=3)
+def warn_damaged(error: object, remedy: str = "it is made anew") -> None:
+    """Warn that a file of the cache is damaged, and say what is done about it."""
+    warnings.warn(f"{one_line(error)}; {remedy}", CacheWarning, stacklevel=3)
 
 
 def _kept(kind: str, key: dict[str, Any]) -> Path:
