@@ -59,6 +59,23 @@ def maps(figure: Figure) -> list[Axes]:
     return [ax for ax in figure.axes if len(ax.images) == 2]
 
 
+def test_a_dollar_sign_in_a_name_is_a_dollar_sign(tiles: TileSet, tmp_path: Path):
+    """Names of tiles, models and reports are drawn as they are, where a formula would be broken."""
+    odd = r"$\frac$ $x^$"
+    some = replace(tiles[:2], names=(f"River/{odd}.jpg", f"Forest/{odd}_2.jpg"))
+    report = evaluate(predicted(tiles))
+    figures = (
+        plots.plot_tiles(some, captions=[odd, "b"]).figure,
+        plots.plot_gallery(some, {odd: made(some)}),
+        plots.plot_maps(some, {odd: made(some).grid}, captions=some.names),
+        plots.plot_per_class({odd: report, "b": report}).figure,
+    )
+    for i, figure in enumerate(figures):
+        assert odd in words(figure)
+        figure.savefig(tmp_path / f"{i}.png", dpi=20)
+    assert plt.rcParams["text.parse_math"]
+
+
 # --- tiles ---------------------------------------------------------------------------------------
 
 

@@ -23,11 +23,12 @@ from lulc_lib.plots.maps import (
     map_scale,
     plot_heatmap,
 )
-from lulc_lib.plots.style import INK, MUTED, axes_or_new, frame, readable_on, titles
+from lulc_lib.plots.style import INK, MUTED, axes_or_new, frame, plain_text, readable_on, titles
 from lulc_lib.plots.tiles import short_name
 from lulc_lib.tiles import TILE_SIZE, as_images
 
 
+@plain_text
 def plot_agreement(
     agreement: Any,
     names: Sequence[str],
@@ -85,6 +86,7 @@ def plot_agreement(
     return ax
 
 
+@plain_text
 def plot_maps(
     images: Any,
     grids: Mapping[str, Any],

@@ -26,7 +26,7 @@ from lulc_lib.plots.maps import (
     map_scale,
     plot_heatmap,
 )
-from lulc_lib.plots.style import INK, MUTED, frame
+from lulc_lib.plots.style import INK, MUTED, frame, plain_text
 from lulc_lib.predictions import Predictions
 from lulc_lib.tiles import CLASSES, TileSet, as_images
 
@@ -56,6 +56,7 @@ class GalleryFigure(Figure):
         return figure_png(self)
 
 
+@plain_text
 def plot_gallery(
     tiles: Any,
     explanations: Mapping[str, Explanation],

@@ -1,6 +1,7 @@
 """What all figures share: inks, titles, frames and the Axes they start from."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
@@ -22,6 +23,17 @@ def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
         figure, ax = plt.subplots(figsize=size, layout="constrained")
         figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     return ax
+
+
+def plain_text(draw: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a function draw names as they are: a dollar sign in one begins no formula."""
+
+    @functools.wraps(draw)
+    def drawn(*arguments: Any, **options: Any) -> Any:
+        with matplotlib.rc_context({"text.parse_math": False}):
+            return draw(*arguments, **options)
+
+    return drawn
 
 
 def close(drawn: Axes | Figure) -> None:

@@ -10,10 +10,20 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.patches import Rectangle
 
-from lulc_lib.plots.style import INK, axes_or_new, dress, frame, legend, lighter, one_picture
+from lulc_lib.plots.style import (
+    INK,
+    axes_or_new,
+    dress,
+    frame,
+    legend,
+    lighter,
+    one_picture,
+    plain_text,
+)
 from lulc_lib.tiles import CLASS_COLORS, CLASSES, TILE_SIZE, TileSet
 
 
+@plain_text
 def plot_tiles(
     tiles: TileSet,
     columns: int = 10,
