@@ -34,6 +34,7 @@ from lulc_lib.explanations.batch import Batch
 from lulc_lib.explanations.table import METHODS
 from lulc_lib.factors import concepts
 from lulc_lib.models import create_model
+from lulc_lib.storage import CacheWarning
 from lulc_lib.tiles import CLASSES, TileSet
 
 LIBRARY = {
@@ -843,6 +844,17 @@ def test_cache_returns_the_same_without_running(images, tmp_path, monkeypatch):
         model.network.fc.weight.mul_(-1)
     explain(model, images, cache=True)
     assert len(runs) == count + 4
+
+
+def test_without_a_cache_folder_maps_are_made_each_time(images, tmp_path, monkeypatch):
+    """Where nothing can be kept the map comes all the same, with a warning."""
+    model = make("cnn")
+    expected = explain(model, images)
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("LULC_CACHE", str(tmp_path / "file"))
+    with pytest.warns(CacheWarning, match="the explanations could not be kept"):
+        found = explain(model, images, cache=True)
+    np.testing.assert_array_equal(found.heatmap, expected.heatmap)
 
 
 def test_kept_maps_do_not_outlive_the_code(images, tmp_path, monkeypatch):

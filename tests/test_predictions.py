@@ -12,7 +12,7 @@ from lulc_lib.drawn_tiles import synthetic
 from lulc_lib.metrics import evaluate
 from lulc_lib.models import create_model
 from lulc_lib.predictions import Predictions, predict, weights_digest
-from lulc_lib.storage import cache_dir
+from lulc_lib.storage import CacheWarning, cache_dir
 from lulc_lib.tiles import CLASSES, TileSet, TrainedOn
 
 
@@ -251,6 +251,17 @@ def test_predict_names_broken_weights_and_wrong_heads():
     thousand = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 4))
     with pytest.raises(ValueError, match=r"must return logits \(3, 10\), it returned \(3, 4\)"):
         predict(thousand, tiles)
+
+
+def test_without_a_cache_folder_predictions_are_made_each_time(small_model, tmp_path, monkeypatch):
+    """Where nothing can be kept the logits come all the same, with a warning."""
+    tiles = random_tiles(4)
+    expected = predict(small_model, tiles)
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("LULC_CACHE", str(tmp_path / "file"))
+    with pytest.warns(CacheWarning, match="the predictions could not be kept"):
+        found = predict(small_model, tiles, cache=True)
+    assert np.array_equal(found.logits, expected.logits)
 
 
 def test_predict_cache_is_keyed_by_everything_that_matters(small_model, monkeypatch):
