@@ -258,7 +258,7 @@ def read_json(
         _check_depth(text, most_depth)
         return json.loads(text, parse_int=_short(int), parse_float=_short(float))
     except ValueError as error:
-        raise ValueError(one_line(f"{where} is not the JSON that it should be: {error}")) from error
+        raise ValueError(one_line(f"{where} cannot be read as JSON: {error}")) from error
 
 
 def _bounded_text(source: Path | bytes | str, most_bytes: int) -> str:

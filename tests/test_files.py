@@ -217,7 +217,9 @@ def test_json_out_of_bounds_is_one_line(tmp_path, text, finding):
     path = tmp_path / "a.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     for source, name in ((path, "the card .*a.json"), (text, "the card")):
-        with pytest.raises(ValueError, match=rf"^{name} is not the JSON.*{finding}") as caught:
+        with pytest.raises(
+            ValueError, match=rf"^{name} cannot be read as JSON.*{finding}"
+        ) as caught:
             read_json(source, "the card", most_bytes=most)
         assert "\n" not in str(caught.value)
         assert len(str(caught.value)) <= 300

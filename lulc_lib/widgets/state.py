@@ -8,6 +8,7 @@ from typing import Any
 
 from lulc_lib.explanations import DEFAULT_METHOD
 from lulc_lib.faithfulness import FILLS
+from lulc_lib.files import read_json
 from lulc_lib.tiles import CLASSES, TILE_SIZE
 
 ALL = "all"
@@ -170,10 +171,7 @@ class State:
         Raises:
             ValueError: if the text is no such JSON, or a value is out of range.
         """
-        try:
-            values = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"the stored state is not JSON: {error}") from error
+        values = read_json(text, "the stored state")
         if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
             raise ValueError(
                 f"the stored state is not one that this version wrote (format {FORMAT}); "
