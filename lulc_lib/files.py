@@ -85,8 +85,9 @@ def _sweep(folder: Path) -> None:
 def lock_folder(folder: str | Path) -> Iterator[None]:
     """Keep a folder to this block: the lock ends with the block, or with its process.
 
-    The lock is the system's own, on a file `.lock` that stays in the folder. Where the file system
-    has no locks, such as some network drives, there is none.
+    The lock is the system's own, on a file `.lock` that stays in the folder. A process forked
+    inside the block holds it too. Where the file system has no locks, such as some network drives,
+    there is none.
 
     Raises:
         FolderLockedError: if another process holds the lock, or another block of this process.

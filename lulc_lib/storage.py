@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 import platformdirs
 
-from lulc_lib.files import DamagedFileError, atomic_write, one_line, open_checked, seal
+from lulc_lib.files import (
+    DamagedFileError,
+    atomic_write,
+    one_line,
+    open_checked,
+    open_regular,
+    seal,
+)
 
 
 class CacheWarning(UserWarning):
@@ -42,8 +49,8 @@ def cache_dir() -> Path:
 
 
 def sha256_file(path: str | Path) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits."""
-    with Path(path).open("rb") as file:
+    """Return the SHA-256 of a regular file as 64 hexadecimal digits."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
