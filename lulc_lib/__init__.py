@@ -42,11 +42,11 @@ _HOME = {
     "synthetic": "drawn_tiles",
 }
 _MODULES = (
-    "anatomies", "archive", "attention", "augmentation", "baselines", "cards", "checkpoints", "cli",
-    "config", "decoded", "drawn_tiles", "eurosat", "explanations", "export", "factors",
+    "anatomies", "archive", "arrays", "attention", "augmentation", "baselines", "cards", "checkpoints",
+    "cli", "config", "decoded", "drawn_tiles", "eurosat", "explanations", "export", "factors",
     "faithfulness", "hardware", "hub", "images", "kept", "metrics", "models", "plots",
     "predictions", "public_lists", "quickstart", "running", "splits", "storage", "tiles",
-    "training", "widgets",
+    "training", "widgets", "wording",
 )  # fmt: skip
 __all__ = [*_HOME, "__version__"]  # noqa: PLE0604
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from lulc_lib.arrays import softmax
 from lulc_lib.augmentation import WAYS, turned
 from lulc_lib.kept import Kept, read_kept
 from lulc_lib.running import device_of, evaluating
@@ -92,8 +93,7 @@ class Predictions:
     @property
     def probabilities(self) -> np.ndarray:
         """Softmax of the logits, float64 (N, 10)."""
-        shifted = np.exp(self._shifted())
-        return shifted / shifted.sum(axis=1, keepdims=True)
+        return softmax(self.logits)
 
     @property
     def predicted(self) -> np.ndarray:

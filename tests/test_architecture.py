@@ -12,7 +12,8 @@ REPO = Path(__file__).resolve().parents[1]
 PACKAGE = REPO / "lulc_lib"
 
 ORDER = (
-    "config", "storage", "hardware", "hub", "images", "tiles", "archive", "decoded", "eurosat",
+    "wording", "arrays", "config", "storage", "hardware", "hub", "images", "tiles", "archive",
+    "decoded", "eurosat",
     "public_lists", "splits", "drawn_tiles", "running", "attention", "anatomies", "models",
     "augmentation", "kept", "predictions", "metrics", "baselines", "cards", "checkpoints",
     "training", "quickstart", "explanations", "faithfulness", "factors", "plots", "export",

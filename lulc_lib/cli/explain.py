@@ -111,15 +111,15 @@ def _number_or_word(text: str | None) -> int | str | None:
 
 def _likeliest(logits: "np.ndarray") -> str:
     """Name the three likeliest classes with their probabilities."""
-    import torch
-
+    from lulc_lib.arrays import softmax
     from lulc_lib.plots import describe_probability
     from lulc_lib.tiles import CLASSES
 
-    probabilities = torch.from_numpy(logits).double().softmax(0)
-    values, indices = probabilities.topk(3)
-    pairs = zip(indices.tolist(), values.tolist(), strict=True)
-    return ", ".join(f"{CLASSES[i]} {describe_probability(value)}" for i, value in pairs)
+    probabilities = softmax(logits)
+    likeliest = (-probabilities).argsort(kind="stable")[:3]
+    return ", ".join(
+        f"{CLASSES[i]} {describe_probability(float(probabilities[i]))}" for i in likeliest
+    )
 
 
 def _about(maps: "Explanation") -> str:

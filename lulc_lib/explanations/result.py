@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
+from lulc_lib.arrays import resized, softmax
 from lulc_lib.tiles import METRES_PER_PIXEL, TILE_SIZE
 
 CONFIDENT = 0.5  # below this probability of the target, LowConfidence
@@ -69,10 +68,9 @@ def finished(
 ) -> Explanation:
     """Bring the grids to the tile and name what is wrong with them."""
     grid = np.asarray(grid, dtype=np.float32)
-    size = (TILE_SIZE, TILE_SIZE)
-    resized = F.interpolate(torch.from_numpy(grid)[:, None], size, mode="bilinear")
+    heatmap = resized(grid, TILE_SIZE)
     warnings = _warnings(grid, target, logits, class_blind)
-    return Explanation(resized[:, 0].numpy(), grid, target, logits, method, layer, warnings)
+    return Explanation(heatmap, grid, target, logits, method, layer, warnings)
 
 
 def _warnings(
@@ -83,9 +81,7 @@ def _warnings(
     cells = np.where(broken[:, None], 0, cells)
     size = np.abs(cells).max(axis=1)
     flat = np.ptp(cells, axis=1) <= 1e-6 * size
-    with np.errstate(invalid="ignore"):
-        shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    believed = shifted[np.arange(len(grid)), target] / shifted.sum(axis=1)
+    believed = softmax(logits)[np.arange(len(grid)), target]
     marks = {
         "ZeroMap": (size == 0) & ~broken,
         "FlatMap": flat & (size > 0),

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lulc_lib.arrays import softmax
 from lulc_lib.explanations import Explanation
 from lulc_lib.plots.files import figure_jpeg, figure_png
 from lulc_lib.plots.maps import (
@@ -221,9 +222,7 @@ def gallery_columns(
             which = _positions(given, tiles, name)
             logits, seen = given.logits[which], None if given.seen is None else given.seen[which]
         columns.append(
-            Column(
-                name, explanation, map_scale(explanation.heatmap), _softmax(logits), labels, seen
-            )
+            Column(name, explanation, map_scale(explanation.heatmap), softmax(logits), labels, seen)
         )
     return columns
 
@@ -323,11 +322,6 @@ def _caption(ax: Axes, headline: str, details: str, colour: str) -> None:
 
 def _model_of(name: str) -> str:
     return re.split(r"\s+·\s+", name)[0]
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def _positions(predictions: Predictions, tiles: Any, name: str) -> list[int]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lulc_lib.anatomies import anatomy
+from lulc_lib.arrays import softmax
 from lulc_lib.explanations import Explanation, explain, is_loaded, methods
 from lulc_lib.export import pack_grid
 from lulc_lib.faithfulness import deletion_order, first_pixels, random_order, remove, swap
@@ -194,7 +195,7 @@ class Looking:
         image = self.painted(asked.tile, asked.strokes)[None]
         found = explain(model, image, asked.method, **_arguments(asked, model))
         if asked.strokes or self.known(asked.model, asked.tile) is None:
-            said = torch.from_numpy(found.logits).softmax(dim=1)[0].numpy()  # of the same pass
+            said = softmax(found.logits)[0]  # of the same pass
             self._answers.get((asked.model, asked.tile, asked.strokes), lambda: said)
         return found
 
