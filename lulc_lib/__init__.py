@@ -42,9 +42,9 @@ _HOME = {
     "synthetic": "drawn_tiles",
 }
 _MODULES = (
-    "anatomies", "archive", "arrays", "attention", "augmentation", "baselines", "cards", "checkpoints",
-    "cli", "config", "decoded", "drawn_tiles", "eurosat", "explanations", "export", "factors",
-    "faithfulness", "hardware", "hub", "images", "kept", "metrics", "models", "plots",
+    "anatomies", "archive", "arrays", "attention", "augmentation", "baselines", "cards",
+    "checkpoints", "cli", "config", "decoded", "drawn_tiles", "eurosat", "explanations", "export",
+    "factors", "faithfulness", "hardware", "hub", "images", "kept", "metrics", "models", "plots",
     "predictions", "public_lists", "quickstart", "running", "splits", "storage", "tiles",
     "training", "widgets", "wording",
 )  # fmt: skip

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -217,6 +217,42 @@ def cached_predictions(
         return _as_predictions(model, tiles, tiles.names, _arrays(kept), False, kept.file)
     arrays = load_arrays("predictions", key)
     return None if arrays is None else _as_predictions(model, tiles, tiles.names, arrays, False)
+
+
+def aligned(predictions: Predictions, tiles: TileSet, name: str) -> Predictions:
+    """Return the predictions of just these tiles, in their order, with their labels.
+
+    Args:
+        predictions: of these tiles and perhaps of others.
+        tiles: tiles with names.
+        name: what the predictions are called where they do not fit.
+
+    Raises:
+        ValueError: if a tile has no prediction or two, or they are of another data set.
+    """
+    where = {tile: i for i, tile in enumerate(predictions.names)}
+    missing = [tile for tile in tiles.names if tile not in where]
+    apart = bool(predictions.digest) and predictions.digest != tiles.digest
+    if missing or apart:
+        lack = f"lack {len(missing)} of the" if missing else "come from another data set than the"
+        raise ValueError(
+            f"predictions of {name!r} {lack} {len(tiles)} tiles, first "
+            f"{(missing or tiles.names)[0]!r}; predict the tiles that are shown, or leave the "
+            "predictions out"
+        )
+    same = predictions.names == tiles.names
+    if len(where) < len(predictions) and not same:
+        twice = next(tile for i, tile in enumerate(predictions.names) if where[tile] != i)
+        raise ValueError(f"predictions of {name!r} name {twice!r} twice; predict each tile once")
+    rows = np.arange(len(tiles)) if same else np.array([where[tile] for tile in tiles.names])
+    return replace(
+        predictions,
+        logits=predictions.logits[rows],
+        labels=tiles.labels.numpy(),
+        names=tiles.names,
+        features=None if predictions.features is None else predictions.features[rows],
+        seen=None if predictions.seen is None else predictions.seen[rows],
+    )
 
 
 def _cache_key(

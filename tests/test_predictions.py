@@ -1,6 +1,7 @@
 """Predict tiles."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from lulc_lib import predictions
 from lulc_lib.drawn_tiles import synthetic
 from lulc_lib.metrics import evaluate
 from lulc_lib.models import create_model
-from lulc_lib.predictions import Predictions, predict, weights_digest
+from lulc_lib.predictions import Predictions, aligned, predict, weights_digest
 from lulc_lib.storage import cache_dir
 from lulc_lib.tiles import CLASSES, TileSet, TrainedOn
 
@@ -57,6 +58,45 @@ def test_predictions_known_answers():
     assert pred.probabilities.dtype == np.float64
     assert len(pred) == 2
     assert "2 tiles" in repr(pred)
+
+
+def test_aligned_predictions_are_of_the_tiles_asked_for():
+    """Rows are found by name, in the tiles' order, with all that belongs to them."""
+    tiles = random_tiles(6)
+    logits = np.arange(60, dtype=np.float32).reshape(6, 10)
+    known = Predictions(
+        logits, None, tiles.names, logits[:, :2], digest=tiles.digest, seen=np.arange(6) < 3
+    )
+    some = tiles[[4, 0]]
+    found = aligned(known, some, "vit")
+    assert found.names == some.names
+    assert np.array_equal(found.logits, logits[[4, 0]])
+    assert np.array_equal(found.features, logits[[4, 0], :2])
+    assert found.seen.tolist() == [False, True]
+    assert found.labels.tolist() == some.labels.tolist()
+    bare = aligned(replace(known, features=None, seen=None, digest=""), some, "vit")
+    assert bare.features is None
+    assert bare.seen is None
+    twice = tiles[[1, 1]]
+    same = Predictions(logits[:2], None, twice.names)
+    assert np.array_equal(aligned(same, twice, "vit").logits, logits[:2])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"names": tuple("abcdef")}, "'vit' lack 2 of the 2 tiles, first 'River"),
+        ({"digest": "other"}, "'vit' come from another data set than the 2 tiles"),
+        ({"names": ("x", "x", *random_tiles(12).names[8:])}, "'vit' name 'x' twice"),
+    ],
+)
+def test_predictions_of_other_tiles_are_refused(change, message):
+    """A tile without a prediction, another data set, and a name that is there twice."""
+    tiles = random_tiles(12)
+    names = tiles.names[6:]
+    known = Predictions(np.zeros((6, 10)), None, names, digest=tiles.digest)
+    with pytest.raises(ValueError, match=message):
+        aligned(replace(known, **change), tiles[[8, 9]], "vit")
 
 
 def test_predictions_of_large_logits_stay_finite():
