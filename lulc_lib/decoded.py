@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from lulc_lib.storage import cache_dir
-from lulc_lib.tiles import CLASSES, TileSet
+from lulc_lib.tiles import CLASSES, EUROSAT, EUROSAT_MODIFIED, TileSet
 
 
 def write_cache(digest: str, names: list[str], images: np.ndarray, difference: str) -> None:
@@ -69,7 +69,7 @@ def open_cache(digest: str) -> tuple[TileSet, str] | None:
         if index["digest"] != digest:
             return None
         labels = torch.tensor([CLASSES.index(name.partition("/")[0]) for name in names])
-        kind = "eurosat (modified)" if difference else "eurosat"
+        kind = EUROSAT_MODIFIED if difference else EUROSAT
         return TileSet(torch.from_numpy(images), labels, names, kind, digest), difference
     except (OSError, ValueError, KeyError, TypeError):
         return None

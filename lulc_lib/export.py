@@ -259,10 +259,11 @@ def _summary(tiles: Any, columns: list[Column]) -> str:
 
 
 def _credit(tiles: Any) -> str:
-    source = tiles.source if isinstance(tiles, TileSet) else ""
-    if "drawn" in source:
+    if not isinstance(tiles, TileSet):
+        return ""
+    if tiles.drawn:
         return "Drawn tiles: pictures made by a program, not satellite images."
-    return _EUROSAT_CREDIT if source.startswith("eurosat") else ""
+    return _EUROSAT_CREDIT if tiles.from_eurosat else ""
 
 
 def _filters(tiles: Any, columns: list[Column]) -> str:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -148,7 +148,8 @@ def predict(
 
     Args:
         model: a `TileClassifier`, or any module from images (N, 3, 64, 64) to logits (N, 10).
-        tiles: a TileSet; or images uint8, or float32 in [0, 1], (N, 3, 64, 64), without labels.
+        tiles: a TileSet; or images uint8, or float32 in [0, 1], (N, 3, 64, 64), without labels;
+            or `LazyImages`.
         features: also keep what the last linear layer saw.
         batch_size: tiles at once; default: as many as keep the memory small at the model's size,
             and on a processor no more than its cache holds.
@@ -183,7 +184,9 @@ def predict(
         )
     if features and tta:
         raise ValueError("features belong to one view of a tile: leave out features or tta")
-    images = _undivided(tiles)
+    if cache and isinstance(tiles, LazyImages):
+        raise ValueError("the cache knows images by their pixels: leave out cache for LazyImages")
+    images = tiles if isinstance(tiles, LazyImages) else _undivided(tiles)
     is_set = isinstance(tiles, TileSet)
     names = tiles.names if is_set else tuple(f"image {i}" for i in range(len(images)))
 
@@ -217,6 +220,26 @@ def cached_predictions(
         return _as_predictions(model, tiles, tiles.names, _arrays(kept), False, kept.file)
     arrays = load_arrays("predictions", key)
     return None if arrays is None else _as_predictions(model, tiles, tiles.names, arrays, False)
+
+
+@dataclass(frozen=True)
+class LazyImages:
+    """Images for `predict` that are made when their batch comes up, so that one batch is held.
+
+    Attributes:
+        count: how many there are.
+        make: called with numbers of images, from the first to before the last; returns them as
+            float32 (last - first, 3, 64, 64) in [0, 1].
+    """
+
+    count: int
+    make: Callable[[int, int], Tensor]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, which: slice) -> Tensor:
+        return self.make(*which.indices(self.count)[:2])
 
 
 def aligned(predictions: Predictions, tiles: TileSet, name: str) -> Predictions:
@@ -374,7 +397,7 @@ def _undivided(tiles: Any) -> Tensor:
 @torch.inference_mode()
 def _forward(
     model: nn.Module,
-    images: Tensor,
+    images: Tensor | LazyImages,
     features: bool,
     batch_size: int | None,
     precision: str,

@@ -12,7 +12,7 @@ from lulc_lib import predictions
 from lulc_lib.drawn_tiles import synthetic
 from lulc_lib.metrics import evaluate
 from lulc_lib.models import create_model
-from lulc_lib.predictions import Predictions, aligned, predict, weights_digest
+from lulc_lib.predictions import LazyImages, Predictions, aligned, predict, weights_digest
 from lulc_lib.storage import cache_dir
 from lulc_lib.tiles import CLASSES, TileSet, TrainedOn
 
@@ -187,6 +187,22 @@ def test_predict_takes_batches_that_the_cache_holds(cache, expected, monkeypatch
     sizes.clear()
     predict(model, random_tiles(20), batch_size=16)
     assert sizes == [16, 4], "a size that is asked for is taken"
+
+
+def test_predict_makes_images_when_their_batch_comes_up():
+    """Lazy images are asked for in order, each once, and answered as if they were all there."""
+    model, images = Brightness(), random_tiles(10).float()
+    asked = []
+
+    def make(first: int, last: int) -> torch.Tensor:
+        asked.append((first, last))
+        return images[first:last]
+
+    found = predict(model, LazyImages(10, make), batch_size=4)
+    assert asked == [(0, 4), (4, 8), (8, 10)]
+    assert np.array_equal(found.logits, predict(model, images, batch_size=4).logits)
+    with pytest.raises(ValueError, match="leave out cache"):
+        predict(model, LazyImages(10, make), cache=True)
 
 
 def test_predict_divides_no_more_than_one_batch():

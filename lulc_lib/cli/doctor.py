@@ -167,7 +167,7 @@ def data() -> Iterator[Finding]:
         where = "decoded before, in the cache"
         with contextlib.suppress(DataUnavailableError):
             where = str(data_root())
-        state = "ok" if tiles.source == "eurosat" else "note"
+        state = "ok" if tiles.original else "note"
         yield Finding(state, f"{tiles.source}: {len(tiles):,} tiles, {where}")
         if state == "note":
             yield Finding(

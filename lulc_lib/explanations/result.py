@@ -6,9 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from lulc_lib.arrays import resized, softmax
-from lulc_lib.tiles import METRES_PER_PIXEL, TILE_SIZE
+from lulc_lib.tiles import CLASSES, TILE_SIZE, cell_metres
 
 CONFIDENT = 0.5  # below this probability of the target, LowConfidence
+WARNINGS = {
+    "ZeroMap": "the map is zero everywhere: {method} found nothing that speaks for {target}",
+    "FlatMap": "the map has one value everywhere and points nowhere",
+    "NaNMap": "the map holds values that are not numbers and cannot be drawn",
+    "ClassBlind": "{method} does not look at the class: its map is the same for every target",
+    "LowConfidence": "the model itself gives {target} a probability below one half",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,11 +30,8 @@ class Explanation:
         logits: float32 (N, 10).
         method: name of the method, as in `methods()`.
         layer: dotted name of the layer in `model.named_modules()`, None where there is none.
-        warnings: name of a warning -> numbers of the maps it is about. "ZeroMap": zero everywhere,
-            the method found nothing; "FlatMap": one value everywhere; "NaNMap": holds NaN or
-            infinite values; "ClassBlind": the method does not look at the target;
-            "LowConfidence": the model gives the target a probability below one half, so the map
-            explains what the model does not believe.
+        warnings: name of a warning -> numbers of the maps it is about. The names are "ZeroMap",
+            "FlatMap", "NaNMap", "ClassBlind" and "LowConfidence"; `warned` says what they mean.
     """
 
     heatmap: np.ndarray
@@ -52,10 +56,16 @@ class Explanation:
         """Class with the largest logit, int64 (N,)."""
         return self.logits.argmax(axis=1)
 
+    def warned(self, i: int) -> dict[str, str]:
+        """Return the warnings of one map: name -> a sentence."""
+        words = {"method": self.method, "target": CLASSES[int(self.target[i])]}
+        names = [name for name, maps in self.warnings.items() if i in maps]
+        return {name: WARNINGS[name].format(**words) for name in names}
+
     @property
     def cell_metres(self) -> float:
         """Ground size of one cell of the grid, in metres."""
-        return TILE_SIZE * METRES_PER_PIXEL / self.grid.shape[1]
+        return cell_metres(self.grid.shape[1])
 
 
 def finished(

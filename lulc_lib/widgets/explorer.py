@@ -21,7 +21,7 @@ from lulc_lib.images import data_uri, open_picture, png_bytes
 from lulc_lib.models import TileClassifier
 from lulc_lib.plots import GalleryFigure, Scale, colour_table, figure_png, plot_gallery
 from lulc_lib.predictions import Predictions, cached_predictions, kept_components, predict
-from lulc_lib.tiles import CLASS_COLORS, CLASSES, TileSet
+from lulc_lib.tiles import CLASS_COLORS, CLASSES, GROUND_METRES, TileSet, cell_metres
 from lulc_lib.widgets.checks import checked_models, checked_tiles, matched
 from lulc_lib.widgets.elements import Look, Matrix, Scatter, Thumbnails, encoded, listener, sprite
 from lulc_lib.widgets.finding import Facts, colour_distance, confusion, embed, find
@@ -382,7 +382,7 @@ class Explorer(ipywidgets.VBox):
         words = [Path(state.tile).name]
         words.append("no label" if label is None else f"label {CLASSES[label]}")
         count = len(state.strokes)
-        words.append(f"{count} stroke{'s'[: count != 1]}" if count else "640 m across")
+        words.append(f"{count} stroke{'s'[: count != 1]}" if count else f"{GROUND_METRES} m across")
         if state.tile in self._own_words:
             words.append(self._own_words[state.tile])
         return " · ".join(words)
@@ -569,7 +569,7 @@ class Explorer(ipywidgets.VBox):
             grids = []
             for name, one in found.items():
                 h, w = one.grids[-back]
-                grids.append(f"{name} {h}x{w} = {640 / h:.0f} m")
+                grids.append(f"{name} {h}x{w} = {cell_metres(h):.0f} m")
             options.append((f"output {back} from the end: {', '.join(grids)}", back))
         if any(one.blocks for one in found.values()):
             options += [(f"first norm in block {back} from the end (ViT)", -back)

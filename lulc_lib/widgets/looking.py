@@ -31,13 +31,6 @@ from lulc_lib.widgets.state import State, Stroke
 
 REFERENCE = 16  # tiles whose maps set the scale that all tiles share
 KEPT_MAPS, KEPT_TILES, KEPT_ANSWERS = 512, 64, 512  # about 20 kB, 50 kB and 40 bytes each
-_WARNINGS = {
-    "ZeroMap": "the map is zero everywhere: {method} found nothing that speaks for {target}",
-    "FlatMap": "the map has one value everywhere and points nowhere",
-    "NaNMap": "the map holds values that are not numbers and cannot be drawn",
-    "ClassBlind": "{method} does not look at the class: its map is the same for every answer",
-    "LowConfidence": "the model itself gives {target} a probability below one half",
-}
 
 
 @dataclass(frozen=True)
@@ -319,11 +312,6 @@ def pack_map(found: Explanation, scale: Scale, state: State) -> dict[str, Any]:
         words.append(found.layer)
     if state.scale != "shared":
         words.append("stretched to its own range: not to be compared with other maps")
-    warned = [
-        text.format(method=found.method, target=target)
-        for name, text in _WARNINGS.items()
-        if name in found.warnings
-    ]
     return {
         "method": found.method,
         "target": target,
@@ -335,7 +323,7 @@ def pack_map(found: Explanation, scale: Scale, state: State) -> dict[str, Any]:
         "signed": signed,
         "clipped": bool(np.abs(grid).max() > scale.limit * (1 + 1e-6)),
         "words": words,
-        "warnings": warned,
+        "warnings": list(found.warned(0).values()),
         "alt": f"{found.method} for {target}: {describe_peak(grid[0])}",
         "problem": "",
     }
