@@ -25,10 +25,9 @@ def clock_functions(tree: ast.AST) -> set[str]:
     called: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            modules = [a.asname or a.name for a in node.names if a.name in CLOCKS]
-            kinds = [a.name for a in node.names if a.name in CLOCKS]
-            for module, kind in zip(modules, kinds, strict=True):
-                called |= {f"{module}.{clock}" for clock in CLOCKS[kind]}
+            for alias in node.names:
+                clocks = CLOCKS.get(alias.name, set())
+                called |= {f"{alias.asname or alias.name}.{clock}" for clock in clocks}
         elif isinstance(node, ast.ImportFrom) and node.module in CLOCKS:
             clocks = CLOCKS[node.module]
             called |= {alias.asname or alias.name for alias in node.names if alias.name in clocks}
