@@ -1,4 +1,4 @@
-"""Test what a map claims: take pixels away, by its order or by hand, and ask the model again.
+"""Test what a map claims: take pixels away and ask the model again.
 
 Taking pixels away is itself a choice: each way of filling the hole leaves another tile, which the
 model has never seen either. A drop that all ways share says more than one.
@@ -18,7 +18,7 @@ from lulc_lib.predictions import LazyImages, predict
 from lulc_lib.tiles import TILE_SIZE, TileSet, as_images, class_index
 
 FILLS = ("blur", "mean", "texture")
-BLUR_SIGMA = 6.0  # pixels: wider than a road, a river or a house
+BLUR_SIGMA = 6.0  # pixels: wider than a road, a river or a building
 
 _SHAPE = (TILE_SIZE, TILE_SIZE)
 _PIXELS = TILE_SIZE * TILE_SIZE

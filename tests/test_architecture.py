@@ -127,7 +127,7 @@ def test_module_keeps_the_order(module: str):
     ],
 )
 def test_checker_finds_offences(module: str, source: str, fault: str):
-    """The checker is no rubber stamp: each kind of offence, made up here, is named."""
+    """The checker can fail: each kind of offence, made up here, is named."""
     assert any(fault in line for line in faults(module, source))
 
 

@@ -48,7 +48,7 @@ OPTIONAL = {
     "wandb": ("lulc train --tracker wandb", "trackers"),
 }
 GIB = 2**30
-MEMORY_WISHED = 4 * GIB  # training ResNet50 at 64 px, or evaluating all tiles, and some room
+MEMORY_WISHED = 4 * GIB  # training ResNet50 at 64 px, or evaluating all tiles, and some to spare
 DISK_WISHED = 1 * GIB  # EuroSAT's zip and its decoded tiles take 0.43
 
 

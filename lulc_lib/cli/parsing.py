@@ -9,7 +9,7 @@ from lulc_lib.wording import did_you_mean
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
-    """Keep line breaks of descriptions and examples, and give options room."""
+    """Keep line breaks of descriptions and examples, and give options a wider column."""
 
     def __init__(self, prog: str, **options: Any):
         super().__init__(prog, **{"max_help_position": 30, **options})
@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"lulc: error: {message} (see `{self.prog} --help`)\n")
 
     def refuse(self, unknown: Sequence[str]) -> NoReturn:
-        """Print the error about words that nobody understood, and leave with exit code 2."""
+        """Print the error about words that have no meaning here, and leave with exit code 2."""
         word = unknown[0].partition("=")[0]
         if word.startswith("-"):
             hint = did_you_mean(word, list(self._option_string_actions))

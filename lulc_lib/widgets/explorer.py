@@ -242,7 +242,7 @@ class Explorer(ipywidgets.VBox):
             raise ValueError(f"there is no method {unknown[0]!r}; there are {list(method_facts())}")
 
     def _go(self, state: State, everything: bool = False) -> None:
-        """Take a new state; what goes wrong is said in the panel, where the hand is."""
+        """Take a new state; what goes wrong is said in the panel, where the reader looks."""
         before = self.state
         kept = (state.strokes, state.deleted) == (before.strokes, before.deleted)
         if state.tile != before.tile and kept and not everything:
@@ -253,7 +253,7 @@ class Explorer(ipywidgets.VBox):
             self._problem("")
             if finds:
                 self._find(keep_page=everything)
-            self._show_tile()  # first: it is what the hand waits for
+            self._show_tile()  # first: it is what the reader waits for
             if finds or self.state.page != before.page:
                 self._show_page(refresh=everything)
             if finds or self.state.tile != before.tile:
@@ -342,7 +342,7 @@ class Explorer(ipywidgets.VBox):
         return next(iter(self.models)) if self.state.judge == ALL else self.state.judge
 
     def _show_tile(self) -> None:
-        """Draw what is at hand at once; what takes long comes when it is there."""
+        """Draw what is known at once; what takes long comes when it is there."""
         state, waiting = self.state, []
         maps: dict[str, list[dict[str, Any]]] = {name: [] for name in self.models}
         for name in self.models:
@@ -452,7 +452,7 @@ class Explorer(ipywidgets.VBox):
         self._go(self.state, everything=True)
 
     def _predicted(self, name: str, features: bool) -> Predictions:
-        """Predict all tiles in chunks, so that a hand never waits longer than for one of them."""
+        """Predict all tiles in chunks, so that nothing else waits longer than for one of them."""
         chunks = []
         self._progress.layout.display = None
         self._progress.max = len(self.tiles)
@@ -644,7 +644,7 @@ class Explorer(ipywidgets.VBox):
         self._problems.value = f"<p>{html.escape(text)}</p>" if text else ""
         self._problems.layout.display = None if text else "none"
 
-    # --- what a hand does ---
+    # --- what the reader does ---
 
     def _on_control(self, name: str, change: dict[str, Any]) -> None:
         if self._updating or change["new"] == getattr(self.state, name):

@@ -233,7 +233,7 @@ def method_facts() -> dict[str, dict[str, Any]]:
 
 
 def is_slow(method: str) -> bool:
-    """Say whether a hand would wait for a map: it takes many passes, or what makes it must load."""
+    """Say whether a map takes long: it needs many passes, or what makes it must load."""
     facts = method_facts()[method]
     unloaded = facts["family"] == "cam" and not is_loaded()
     return unloaded or not facts["cost"].startswith(("1 forward", "none"))
