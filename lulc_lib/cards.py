@@ -13,7 +13,7 @@ import numpy as np
 
 from lulc_lib.config import RunConfig
 from lulc_lib.models import ALIASES, EUROSAT_MEAN
-from lulc_lib.tiles import CLASSES, TrainedOn
+from lulc_lib.tiles import CLASSES, TrainedOn, split_of
 
 CARD_FORMAT = 1  # raised when a card can no longer be read by older code
 _MOST_NAMES = 2**26  # bytes of training names at most: a card cannot swell up in memory
@@ -133,7 +133,7 @@ class Card:
             words.append("--pretrained")
         if not (before or config.sizes) and self.model["image_size"] != usual_size:
             words.append(f"--image-size {self.model['image_size']}")
-        part = self.data.get("part", "").partition("/")[0]
+        part = split_of(self.data.get("part", ""))
         if part not in ("", "seed42"):
             words.append(f"--split {part}")
         for key, value in vars(config).items():

@@ -1,10 +1,11 @@
 """Settings of a training run and its history, as plain data that checks itself."""
 
-import difflib
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
+
+from lulc_lib.wording import did_you_mean
 
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("constant", "cosine", "onecycle")
@@ -108,9 +109,7 @@ class RunConfig:
         known = [spec.name for spec in fields(cls)]
         for name in values:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise TypeError(f"RunConfig has no field {name!r}{hint}")
+                raise TypeError(f"RunConfig has no field {name!r}{did_you_mean(name, known)}")
         return cls(**values)
 
     @classmethod

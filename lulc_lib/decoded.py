@@ -19,7 +19,7 @@ from lulc_lib.files import (
     write_checked,
 )
 from lulc_lib.storage import cache_costs_nothing, cache_dir, warn_damaged
-from lulc_lib.tiles import CLASSES, TILE_SIZE, TileSet
+from lulc_lib.tiles import CLASSES, EUROSAT, EUROSAT_MODIFIED, TILE_SIZE, TileSet
 
 _MOST_INDEX_BYTES = 2**24  # 27,000 names take 1 MB
 
@@ -34,7 +34,7 @@ def tile_set(names: list[str], images: np.ndarray, difference: str, digest: str)
         digest: of all the tiles' files.
     """
     labels = torch.tensor([CLASSES.index(name.partition("/")[0]) for name in names])
-    kind = "eurosat (modified)" if difference else "eurosat"
+    kind = EUROSAT_MODIFIED if difference else EUROSAT
     return TileSet(torch.from_numpy(images), labels, tuple(names), kind, digest)
 
 

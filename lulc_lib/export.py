@@ -36,7 +36,7 @@ from lulc_lib.plots import (
     gallery_columns,
     write_whole,
 )
-from lulc_lib.predictions import Predictions, predict
+from lulc_lib.predictions import Predictions, aligned, predict
 from lulc_lib.tiles import CLASS_COLORS, CLASSES, TileSet, as_images
 
 _EUROSAT_CREDIT = (
@@ -80,14 +80,13 @@ def explain_for_page(
         -> Explanation.
 
     Raises:
-        ValueError: if a method cannot explain a model.
+        ValueError: if a method cannot explain a model, or predictions lack a tile.
     """
     blind = dict(zip(*known_methods()[["name", "class-blind"]].to_numpy().T, strict=True))
     asked: dict[str, dict[str, Explanation]] = {}
     for name, model in models.items():
         given = (predictions or {}).get(name) or predict(model, tiles, precision=precision)
-        where = {tile: i for i, tile in enumerate(given.names)}
-        ranked = given.logits[[where[tile] for tile in tiles.names]].argsort(axis=1)
+        ranked = aligned(given, tiles, name).logits.argsort(axis=1)
         classes = {
             "predicted": ranked[:, -1],
             "label": tiles.labels.numpy(),
@@ -260,10 +259,11 @@ def _summary(tiles: Any, columns: list[Column]) -> str:
 
 
 def _credit(tiles: Any) -> str:
-    source = tiles.source if isinstance(tiles, TileSet) else ""
-    if "drawn" in source:
+    if not isinstance(tiles, TileSet):
+        return ""
+    if tiles.drawn:
         return "Drawn tiles: pictures made by a program, not satellite images."
-    return _EUROSAT_CREDIT if source.startswith("eurosat") else ""
+    return _EUROSAT_CREDIT if tiles.from_eurosat else ""
 
 
 def _filters(tiles: Any, columns: list[Column]) -> str:

@@ -171,15 +171,19 @@ def principal_components(features: np.ndarray, count: int) -> tuple[np.ndarray, 
         count: axes at most.
 
     Returns:
-        float16 (N, K), K at most `count`, around 0; and the share of the variance on these axes.
+        float16 (N, K), K at most `count`, N and D, around 0; and the share of the variance on
+        these axes. scikit-learn fixes the signs, so that they are equal from run to run; files
+        written before may have other signs, which no distance depends on.
     """
+    from sklearn.decomposition import PCA  # here: predictions are made and read without it
+
     values = np.asarray(features, dtype=np.float64)
-    values = values - values.mean(axis=0)
-    variances, axes = np.linalg.eigh(values.T @ values)  # ascending
-    most = slice(None, -count - 1, -1)
-    total = float(variances.sum())
-    share = float(variances[most].sum()) / total if total > 0 else 1.0
-    return (values @ axes[:, most]).astype(np.float16), min(1.0, share)
+    count = min(count, *values.shape)
+    if not np.ptp(values, axis=0).any():  # all rows are one: no axis holds any spread
+        return np.zeros((len(values), count), dtype=np.float16), 1.0
+    found = PCA(count, svd_solver="covariance_eigh")  # exact, and quick where N is above D
+    components = found.fit_transform(values).astype(np.float16)
+    return components, min(1.0, float(found.explained_variance_ratio_.sum()))
 
 
 def _answers(facts: Mapping[str, Any], tiles: TileSet, key: Mapping[str, Any]) -> bool:

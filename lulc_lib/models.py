@@ -1,6 +1,5 @@
 """Classifiers that take tiles as they are."""
 
-import difflib
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from lulc_lib.anatomies import Anatomy, anatomy
 from lulc_lib.hub import first_contact, hub_address, is_cached
 from lulc_lib.running import device_of, evaluating
 from lulc_lib.tiles import CLASSES, TILE_SIZE
+from lulc_lib.wording import did_you_mean
 
 # Mean and deviation of EuroSAT's RGB tiles in [0, 1], over all 27,000.
 EUROSAT_MEAN = (0.34438, 0.38029, 0.40777)
@@ -340,8 +340,7 @@ def _check_known(name: str, architecture: str) -> None:
         if "." not in architecture or architecture in tags:
             return
         raise ValueError(f"timm has no weights tag {name!r}; it knows {', '.join(tags) or 'none'}")
-    near = difflib.get_close_matches(name, [*ALIASES, *timm.list_models()], n=3)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    hint = did_you_mean(name, [*ALIASES, *timm.list_models()], count=3)
     raise ValueError(
         f"unknown model {name!r}{hint} Aliases are {', '.join(ALIASES)}; "
         "timm.list_models() names all others"

@@ -38,10 +38,63 @@ CLASS_COLORS = {
 
 TILE_SIZE = 64  # pixels along each side
 METRES_PER_PIXEL = 10  # Sentinel-2's visible bands
+GROUND_METRES = TILE_SIZE * METRES_PER_PIXEL  # along the side of a tile
+DRAWN = "drawn tiles"  # the source of tiles that a program drew
+EUROSAT, EUROSAT_MODIFIED = "eurosat", "eurosat (modified)"  # of EuroSAT, and of a changed copy
+
+
+def cell_metres(cells: int) -> float:
+    """Return the size on the ground of a cell of a grid with so many cells along the tile."""
+    return GROUND_METRES / cells
+
+
+def split_of(part: str) -> str:
+    """Return the split that a part is of, "seed42" for "seed42/train" and "" for "all"."""
+    return part.partition("/")[0] if "/" in part else ""
+
+
+class _Provenance:
+    """What the words `source` and `part` of tiles say, as values."""
+
+    source: str
+    part: str
+
+    @property
+    def drawn(self) -> bool:
+        """Whether a program drew the tiles: names of another seed's tiles are the same then."""
+        return self.source == DRAWN
+
+    @property
+    def original(self) -> bool:
+        """Whether the tiles are of EuroSAT as it was published."""
+        return self.source == EUROSAT
+
+    @property
+    def from_eurosat(self) -> bool:
+        """Whether the tiles are EuroSAT's, in the original or a changed copy of it."""
+        return self.source in (EUROSAT, EUROSAT_MODIFIED)
+
+    @property
+    def whole_part(self) -> str:
+        """The part that these tiles are of, "seed42/train" also of some of its tiles."""
+        return self.part.removesuffix(_SUBSET)
+
+    @property
+    def split_name(self) -> str:
+        """The split that these tiles are a part of, "" where they are of none."""
+        return split_of(self.part)
+
+    @property
+    def role(self) -> str:
+        """What the part is for: "train", "val" or "test", "" where it is of no split."""
+        return self.whole_part.rpartition("/")[2] if "/" in self.part else ""
+
+
+_SUBSET = " (subset)"
 
 
 @dataclass(frozen=True)
-class TrainedOn:
+class TrainedOn(_Provenance):
     """Names of the tiles a model was trained on, so that they are recognised later.
 
     Attributes:
@@ -62,8 +115,7 @@ class TrainedOn:
         A tile is known by its name; drawn tiles of another seed carry the same names, so for them
         the digest must agree as well.
         """
-        drawn = "drawn" in self.source or "drawn" in tiles.source
-        if drawn and self.digest != tiles.digest:
+        if (self.drawn or tiles.drawn) and self.digest != tiles.digest:
             return np.zeros(len(tiles), dtype=bool)
         known = set(self.names)
         return np.fromiter((name in known for name in tiles.names), dtype=bool, count=len(tiles))
@@ -73,8 +125,9 @@ class TrainedOn:
 
         Of drawn tiles only those of the later seed are kept: others may share their names.
         """
-        drawn = earlier is not None and "drawn" in earlier.source + self.source
-        if earlier is None or (drawn and earlier.digest != self.digest):
+        if earlier is None:
+            return self
+        if (earlier.drawn or self.drawn) and earlier.digest != self.digest:
             return self
         own, before = set(self.names), set(earlier.names)
         if before <= own:
@@ -84,7 +137,7 @@ class TrainedOn:
 
 
 @dataclass(frozen=True, eq=False)
-class TileSet:
+class TileSet(_Provenance):
     """Tiles with their labels and names.
 
     Attributes:
@@ -144,7 +197,7 @@ class TileSet:
 
     def __getitem__(self, which: Any) -> "TileSet":
         """Take some of the tiles: an index, a slice, indices or a bool mask."""
-        return self.select(which, part=f"{self.part.removesuffix(' (subset)')} (subset)")
+        return self.select(which, part=f"{self.whole_part}{_SUBSET}")
 
     def select(self, which: Any, part: str) -> "TileSet":
         """Take some of the tiles and say which part of the whole they are."""

@@ -457,10 +457,9 @@ def _ask_teacher(train: TileSet, config: RunConfig, device: torch.device) -> Ten
             f"the checkpoint {config.teacher} does not say what it was trained on, so that it "
             "might know the test tiles; take a teacher trained with lulc.fit"
         )
-    part = train.part.removesuffix(" (subset)")  # of a split's train part, any tile may be known
-    known_part = known.part.removesuffix(" (subset)")
-    fellow = known.digest == train.digest and known_part == part and part.endswith("/train")
-    drawn = "drawn" in known.source or "drawn" in train.source
+    same_part = (known.digest, known.whole_part) == (train.digest, train.whole_part)
+    fellow = same_part and train.role == "train"  # of a split's train part, any tile may be known
+    drawn = known.drawn or train.drawn
     apart = drawn and known.digest != train.digest  # drawn tiles of another seed share names
     strangers = set() if fellow or apart else set(known.names) - set(train.names)
     if strangers:

@@ -44,8 +44,8 @@ def pytest_xdist_auto_num_workers() -> int:
     from lulc_lib.storage import free_memory
 
     memory = free_memory()
-    room = MOST_WORKERS if memory is None else memory // BYTES_A_WORKER
-    return max(1, min(CORES, MOST_WORKERS, room))
+    fitting = MOST_WORKERS if memory is None else memory // BYTES_A_WORKER
+    return max(1, min(CORES, MOST_WORKERS, fitting))
 
 
 @pytest.hookimpl(optionalhook=True)

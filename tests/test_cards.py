@@ -1,6 +1,7 @@
 """Model cards."""
 
 import json
+import re
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -142,6 +143,16 @@ def test_card_gives_the_commands_of_all_stages(tmp_path, monkeypatch):
     assert "; then, from its best weights, epochs 2, schedule onecycle\n" in describe_cards(
         tmp_path
     )
+
+
+@pytest.mark.parametrize(
+    ("part", "asked"), [("spatial/train", "--split spatial"), ("all", ""), ("seed42/train", "")]
+)
+def test_command_names_the_split(part, asked, tmp_path):
+    """A model of another split asks for it; one of all tiles asks for none that is not there."""
+    save_checkpoint(create_model("vit"), RunConfig(model="vit"), tmp_path / "a")
+    card = replace(read_card(tmp_path / "a"), data={"part": part})
+    assert re.findall(r"--split \S+", card.command()) == ([asked] if asked else [])
 
 
 def test_no_command_where_none_can_say_it(tmp_path):

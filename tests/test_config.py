@@ -158,7 +158,7 @@ def test_unknown_preset_is_named():
 
 
 def test_history_knows_its_best_epoch():
-    """The kept epoch's numbers are at hand; without one they are empty, not another epoch's."""
+    """The kept epoch's numbers are there; without one they are empty, not another epoch's."""
     epochs = ({"epoch": 0.0, "val_loss": 0.5}, {"epoch": 1.0, "val_loss": 0.4})
     assert History(epochs=epochs, best_epoch=1).best == epochs[1]
     assert History(epochs=epochs).best == {}

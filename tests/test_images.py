@@ -34,7 +34,7 @@ def huge_jpeg(width, height) -> bytes:
 
 
 def test_constants_agree_with_tiles():
-    """This room stands above tiles.py and repeats two of its facts: they must be the same."""
+    """This module stands above tiles.py and repeats two of its facts: they must be the same."""
     assert images.SIDE == tiles.TILE_SIZE
     assert images.SENTINEL_METRES == tiles.METRES_PER_PIXEL
 

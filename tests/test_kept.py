@@ -362,9 +362,14 @@ def test_components_hold_what_spreads_most():
         for x in (points, components)
     )
     assert np.allclose(apart, found, atol=1e-2)
+    again = principal_components(points[:, ::-1], 2)[0]
+    assert np.allclose(components, again, atol=1e-2)  # with the same signs
     half = principal_components(np.diag([2.0, 1.0, 1.0, 1.0]), 1)[1]
     assert 0.25 < half < 0.8
-    assert principal_components(np.ones((3, 4)), 2)[1] == 1
+    same, share = principal_components(np.ones((3, 4)), 2)
+    assert share == 1
+    assert not same.any()
+    assert principal_components(points[:3], 32)[0].shape == (3, 3)
 
 
 # --- checked -------------------------------------------------------------------------------------

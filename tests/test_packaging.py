@@ -126,5 +126,5 @@ def test_no_file_names_a_package_index():
 
 
 def test_index_addresses_are_found():
-    """The search is no rubber stamp: it finds an address where there is one."""
+    """The search can fail: it finds an address where there is one."""
     assert index_addresses("--" + "index" + "-url https://example.org/simple") != []

@@ -1,6 +1,8 @@
 """Tiles: what travels together stays together, and what is no image is refused."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,6 +158,48 @@ def test_training_tiles_are_recognised(some):
     assert not trained.contains(real).any()
     copy = TrainedOn("eurosat (modified)", "e2", "all", some.names[:5])
     assert copy.contains(real).sum() == 5
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "split_name", "role"),
+    [
+        ("seed42/train", "seed42/train", "seed42", "train"),
+        ("seed42/val (subset)", "seed42/val", "seed42", "val"),
+        ("seed42/train and spatial/train", "seed42/train and spatial/train", "seed42", "train"),
+        ("all (subset)", "all", "", ""),
+        ("train", "train", "", ""),
+        ("", "", "", ""),
+    ],
+)
+def test_parts_say_their_split_and_their_role(part, whole, split_name, role):
+    """What a part is of and for is read in one place, for tiles and for what a card says."""
+    known = TrainedOn("eurosat", "e1", part, ("a",))
+    assert (known.whole_part, known.split_name, known.role) == (whole, split_name, role)
+
+
+def test_sources_are_told_by_the_whole_word(some):
+    """A source that only holds the word "drawn" or begins with "eurosat" is another source."""
+    kinds = ("drawn", "original", "from_eurosat")
+    for source, expected in (
+        ("drawn tiles", (True, False, False)),
+        ("eurosat", (False, True, True)),
+        ("eurosat (modified)", (False, False, True)),
+        ("withdrawn plots", (False, False, False)),
+        ("eurosat of my own", (False, False, False)),
+    ):
+        tiles = TileSet(some.images, some.labels, some.names, source, "d")
+        for given in (tiles, tiles.provenance()):
+            assert tuple(getattr(given, kind) for kind in kinds) == expected
+    learnt = TrainedOn("withdrawn plots", "another", "all", some.names[:5])
+    assert learnt.contains(replace(tiles, source="withdrawn plots")).sum() == 5
+
+
+def test_no_other_module_takes_the_words_apart():
+    """Sources and parts are told by these properties, and by no search in their words."""
+    package = Path(__file__).parents[1] / "lulc_lib"
+    search = r'"drawn" in |source\.startswith|[!=]= "eurosat"|endswith\("/t|" \(subset\)"'
+    found = [p.name for p in package.rglob("*.py") if re.search(search, p.read_text())]
+    assert found == ["tiles.py"]
 
 
 def test_trained_on_remembers_what_came_before():

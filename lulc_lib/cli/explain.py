@@ -89,19 +89,10 @@ def run(options: argparse.Namespace) -> None:
     common.say(f"{'shows':<9} {picture.ground}")
     common.say(f"{name:<9} {_likeliest(maps.logits[0])}")
     common.say(f"{'map':<9} {_about(maps)}; {describe_grid(maps.grid, ground)}")
-    for warning in maps.warnings:
-        common.say(f"{'warning':<9} {warning}: {_MEANINGS.get(warning, 'see lulc.Explanation')}")
+    for warning, sentence in maps.warned(0).items():
+        common.say(f"{'warning':<9} {warning}: {sentence}")
     figure = plot_gallery(images, {name: maps}, names=[options.image.name], ground=ground)
     common.say(f"{'wrote':<9} {save_figure(figure, out, dpi=150)}")
-
-
-_MEANINGS = {
-    "ZeroMap": "zero everywhere, the method found nothing",
-    "FlatMap": "one value everywhere",
-    "NaNMap": "holds NaN or infinite values",
-    "ClassBlind": "this method does not look at the target class",
-    "LowConfidence": "the model gives this class a probability below one half",
-}
 
 
 def _number_or_word(text: str | None) -> int | str | None:
@@ -111,15 +102,15 @@ def _number_or_word(text: str | None) -> int | str | None:
 
 def _likeliest(logits: "np.ndarray") -> str:
     """Name the three likeliest classes with their probabilities."""
-    import torch
-
+    from lulc_lib.arrays import softmax
     from lulc_lib.plots import describe_probability
     from lulc_lib.tiles import CLASSES
 
-    probabilities = torch.from_numpy(logits).double().softmax(0)
-    values, indices = probabilities.topk(3)
-    pairs = zip(indices.tolist(), values.tolist(), strict=True)
-    return ", ".join(f"{CLASSES[i]} {describe_probability(value)}" for i, value in pairs)
+    probabilities = softmax(logits)
+    likeliest = (-probabilities).argsort(kind="stable")[:3]
+    return ", ".join(
+        f"{CLASSES[i]} {describe_probability(float(probabilities[i]))}" for i in likeliest
+    )
 
 
 def _about(maps: "Explanation") -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lulc_lib.cli import common, parsing
 from lulc_lib.config import TRACKERS, RunConfig
+from lulc_lib.wording import did_you_mean
 
 if TYPE_CHECKING:
     from lulc_lib.splits import Split
@@ -189,7 +190,7 @@ def read_settings(pairs: list[str]) -> dict[str, Any]:
             raise ValueError(f"--set takes FIELD=VALUE, got {pair!r}")
         name = name.strip().replace("-", "_")
         if name not in kinds:
-            hint = parsing.nearest(name, list(kinds))
+            hint = did_you_mean(name, list(kinds))
             raise ValueError(f"--set knows no field {name!r}{hint} (`lulc train --help` lists all)")
         if name in values:
             raise ValueError(f"--set names {name} twice")

@@ -23,7 +23,7 @@ from lulc_lib.models import TileClassifier
 from lulc_lib.predictions import weights_digest
 from lulc_lib.running import device_of, evaluating
 from lulc_lib.storage import cache_key, digest_arrays, free_memory, load_arrays, store_arrays
-from lulc_lib.tiles import CLASSES, TILE_SIZE, TileSet, as_images, class_index
+from lulc_lib.tiles import CLASSES, TILE_SIZE, TileSet, as_images, cell_metres, class_index
 
 # Pixels inside the model at once: more is not faster, since large memory is made anew each time.
 _BATCH_PIXELS = {"cnn": 8 * 224**2, "vit": 16 * 224**2}
@@ -138,7 +138,7 @@ def layers(model: TileClassifier) -> pd.DataFrame:
     found = anatomy(model)
     sides = (*found.grids, *[found.grid] * len(found.outputs))
     rows = [
-        (name, f"{h}x{w}", 640 / h, name == found.layer)
+        (name, f"{h}x{w}", cell_metres(h), name == found.layer)
         for name, (h, w) in zip(found.stages + found.outputs, sides, strict=True)
     ]
     return pd.DataFrame(rows, columns=["layer", "grid", "cell_metres", "auto"])

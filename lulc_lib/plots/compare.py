@@ -7,11 +7,10 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import torch
-import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lulc_lib.arrays import resized
 from lulc_lib.plots.gallery import GalleryFigure
 from lulc_lib.plots.maps import (
     DIVERGING,
@@ -124,7 +123,7 @@ def plot_maps(
         frame(ax).set_title(caption, fontsize=7.5, color=INK, pad=3)
     for row, (name, values) in enumerate(grids.items(), start=1):
         grid = _checked(name, values, len(pictures))
-        heatmaps = _resized(grid)
+        heatmaps = resized(grid, TILE_SIZE)
         scale = map_scale(heatmaps)
         details = f"{describe_grid(grid, ground)}, {describe_range(grid)}".replace(", ", "\n")
         _label(figure, sheet, row, name, details)
@@ -189,11 +188,6 @@ def _checked(name: str, values: Any, count: int) -> np.ndarray:
             f"got {grid.shape}"
         )
     return grid
-
-
-def _resized(grid: np.ndarray) -> np.ndarray:
-    size = (TILE_SIZE, TILE_SIZE)
-    return F.interpolate(torch.from_numpy(grid)[:, None], size, mode="bilinear")[:, 0].numpy()
 
 
 def _digits(value: float) -> str:

@@ -1,6 +1,5 @@
 """What the explorer shows, as one piece of plain data that goes to JSON and back."""
 
-import difflib
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -10,6 +9,7 @@ from lulc_lib.explanations import DEFAULT_METHOD
 from lulc_lib.faithfulness import FILLS
 from lulc_lib.files import read_json
 from lulc_lib.tiles import CLASSES, TILE_SIZE
+from lulc_lib.wording import did_you_mean
 
 ALL = "all"
 ANSWERS = (ALL, "right", "wrong", "disagree")
@@ -146,8 +146,7 @@ class State:
         known = [spec.name for spec in fields(self)]
         for name in changes:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
+                hint = did_you_mean(name, known)
                 raise ValueError(f"the explorer's state has no {name!r}{hint} It has {known}")
         return replace(self, **changes)
 
