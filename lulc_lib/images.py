@@ -167,6 +167,22 @@ def open_picture(
     return picture
 
 
+def pillow_pixels(image: Any) -> np.ndarray | None:
+    """Return the pixels of a Pillow image as uint8 (3, H, W), None of anything else.
+
+    Raises:
+        TypeError: if it is not in RGB.
+    """
+    if not isinstance(image, Image.Image):
+        return None
+    if image.mode != "RGB":
+        raise TypeError(
+            f"a Pillow image must have the mode RGB, got {image.mode}; convert it with "
+            ".convert('RGB') if its values lie in 0..255"
+        )
+    return np.array(image).transpose(2, 0, 1)
+
+
 def png_bytes(array: Any) -> bytes:
     """Encode an image as PNG (lossless); see `_as_pil` for the shapes taken."""
     return _encode(array, format="PNG")
@@ -326,7 +342,9 @@ class _Reading:
         if outside:
             self._change(f"{outside:,} of {numbers.size:,} values cut to 0..{self.scale:g}")
         np.clip(numbers, 0, self.scale, out=numbers)
-        values = np.rint(numbers / self.scale * 255).astype(np.uint8)
+        numbers /= self.scale  # in place: three bands of 12 million pixels are 300 MB
+        numbers *= 255
+        values = np.rint(numbers, out=numbers).astype(np.uint8)
         if values.ndim == 2:
             return self._to_rgb(Image.fromarray(values))
         if self.image.mode == "RGBA":  # opacity has its own white

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lulc_lib.tiles import (
     CLASS_COLORS,
@@ -13,6 +14,7 @@ from lulc_lib.tiles import (
     TrainedOn,
     as_images,
     class_index,
+    undivided,
 )
 
 N = 20
@@ -146,6 +148,37 @@ def test_fields_that_do_not_fit_are_refused(some, change, finding):
         TileSet(**fields | change)
 
 
+@pytest.mark.parametrize(
+    ("change", "error", "finding"),
+    [
+        (
+            {"images": np.zeros((1, 3, 64, 64), np.uint8)},
+            TypeError,
+            "images must be a tensor, got nd",
+        ),
+        ({"labels": [3]}, TypeError, "labels must be a tensor, got list"),
+        ({"labels": torch.tensor([3], device="meta")}, TypeError, "labels lie on meta"),
+        ({"names": (7,)}, TypeError, "names must be text, number 0 is 7"),
+        ({"names": ("a\nb.jpg",)}, ValueError, r"name of tile 0 .*a\\\\nb\.jpg"),
+        ({"names": ("a\udcff.jpg",)}, ValueError, r"name of tile 0 .*udcff"),
+        ({"names": ("a\x1b[2J.jpg",)}, ValueError, r"name of tile 0 .*x1b"),
+    ],
+)
+def test_what_no_card_could_hold_is_refused_when_tiles_are_made(change, error, finding):
+    """Arrays in place of tensors, and names that are no line of UTF-8, are named at once."""
+    fields = {
+        "images": torch.zeros((1, 3, 64, 64), dtype=torch.uint8),
+        "labels": torch.tensor([3]),
+        "names": ("a.jpg",),
+        "source": "s",
+        "digest": "d",
+    }
+    with pytest.raises(error, match=finding):
+        TileSet(**fields | change)
+    names = ("Zürich/$1 & <2>\N{NO-BREAK SPACE}.jpg",)
+    assert TileSet(**fields | {"names": names}).names == names
+
+
 def test_training_tiles_are_recognised(some):
     """Tiles a model was trained on are known by name; drawn ones by their digest too."""
     trained = some[0:5].provenance()
@@ -185,9 +218,81 @@ def test_as_images_takes_three_kinds(some):
     assert torch.equal(as_images(some.images[4]), expected[4:5])
 
 
+def _protected(array):
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda a: a.astype(">f4"),
+        lambda a: np.ascontiguousarray(a[:, :, ::-1, ::-1])[:, :, ::-1, ::-1],
+        lambda a: np.asfortranarray(a),
+        _protected,
+        lambda a: torch.from_numpy(a).requires_grad_(),
+        lambda a: torch.from_numpy(a).to(memory_format=torch.channels_last),
+        list,
+        lambda a: tuple(torch.from_numpy(a)),
+        lambda a: [np.asarray(image, dtype=">f4") for image in a],
+    ],
+    ids=[
+        "big-endian",
+        "negative",
+        "fortran",
+        "read-only",
+        "grad",
+        "last",
+        "list",
+        "tuple",
+        "mixed",
+    ],
+)
+def test_representation_is_no_part_of_the_value(some, given):
+    """Byte order, strides, protection, gradients and lists: the same images, and no warning."""
+    expected = some.float()
+    images = as_images(given(expected.numpy()))
+    assert torch.equal(images, expected)
+    assert not images.requires_grad
+
+
+def test_pillow_images_are_taken_alone_and_in_lists(some):
+    """A Pillow image in RGB of the tile's size is an image; uint8 stays undivided."""
+    pictures = [Image.fromarray(tile.permute(1, 2, 0).numpy()) for tile in some.images]
+    assert torch.equal(undivided(pictures), some.images)
+    assert torch.equal(undivided(pictures[4]), some.images[4:5])
+    with pytest.raises(TypeError, match=r"mode RGB, got L; .*convert\('RGB'\)"):
+        undivided(pictures[0].convert("L"))
+    with pytest.raises(ValueError, match=r"64, 64\), got \(1, 3, 32, 32\)"):
+        undivided(pictures[0].resize((32, 32)))
+
+
 @pytest.mark.parametrize(
     ("given", "error", "finding"),
     [
+        (torch.zeros((1, 3, 64, 64), dtype=torch.bfloat16), TypeError, r"bfloat16.*\.float\(\)"),
+        (np.zeros((1, 3, 64, 64)), TypeError, r"float64; .*\.astype\(np\.float32\)"),
+        (
+            np.zeros((1, 3, 64, 64), np.uint16),
+            TypeError,
+            "uint16; divide by the number that is white",
+        ),
+        (np.zeros((1, 3, 64, 64), object), TypeError, "got object"),
+        (torch.zeros((1, 3, 64, 64), device="meta"), TypeError, "meta"),
+        (torch.zeros((1, 3, 64, 64)).to_sparse(), TypeError, "sparse"),
+        (np.ma.masked_less(np.zeros((1, 3, 64, 64), np.float32), 1), TypeError, "masked"),
+        (None, TypeError, "got NoneType"),
+        ("a.png", TypeError, r"got str; a file is read by .*open_picture"),
+        ([], ValueError, "the list is empty"),
+        ([["a"]], TypeError, "got list"),
+        ([torch.zeros((1, 3, 64, 64))], ValueError, r"number 0 has shape \(1, 3, 64, 64\)"),
+        (
+            [torch.zeros((3, 64, 64)), torch.zeros((3, 64, 64), dtype=torch.uint8)],
+            ValueError,
+            "number 0 is torch.float32 .* number 1 torch.uint8",
+        ),
+        (np.zeros((64, 64, 3), np.uint8), ValueError, r"np\.moveaxis\(images, -1, -3\)"),
         (torch.zeros((1, 3, 64, 64), dtype=torch.float64), TypeError, "float64"),
         (np.zeros((1, 3, 64, 64), np.int64), TypeError, "int64"),
         (torch.zeros((1, 3, 64, 64), dtype=torch.float16), TypeError, "float16"),

@@ -15,7 +15,8 @@ DETAILS = """\
 Any picture will do; the models learned from EuroSAT tiles, 64 x 64 pixels of 10 m. A larger
 picture is cropped (its centre, at its own resolution) or resized (its largest centred square),
 and the ground size that follows is stated. Numbers of more than 8 bits, such as reflectances, need
---scale; what is decided about bands and values is said in a warning. Writes a PNG with the picture and the map beside it."""
+--scale; what is decided about bands and values is said in a warning. Writes a PNG with the picture
+and the map beside it."""
 EXAMPLES = """\
 examples:
   lulc explain resnet50 photo.jpg

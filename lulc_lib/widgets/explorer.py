@@ -207,7 +207,8 @@ class Explorer(ipywidgets.VBox):
             ImageError: if it is no picture that can be read.
 
         Warns:
-            PictureWarning: for each decision about the meaning of its values; the panel says it too.
+            PictureWarning: for each decision about the meaning of its values, which the panel
+                says too.
         """
         picture = open_picture(path, fit, scale)
         name = f"{printable(Path(path).name)} ({fit})"
