@@ -2,11 +2,20 @@
 
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
+from lulc_lib.explanations import explain
+from lulc_lib.export import gallery_html
+from lulc_lib.factors import concepts
+from lulc_lib.faithfulness import deletion, random_order, remove, swap
+from lulc_lib.models import create_model
+from lulc_lib.plots import figure_png, plot_gallery, plot_maps, plot_mask
+from lulc_lib.predictions import predict
 from lulc_lib.tiles import (
     CLASS_COLORS,
     CLASSES,
@@ -255,6 +264,61 @@ def test_representation_is_no_part_of_the_value(some, given):
     images = as_images(given(expected.numpy()))
     assert torch.equal(images, expected)
     assert not images.requires_grad
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A network of two layers, which every function can run in a moment."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 10, 8, stride=8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(10, 10),
+    )  # fmt: skip
+    return create_model(network, image_size=64, mean=(0, 0, 0), std=(1, 1, 1))
+
+
+MASK = np.zeros((64, 64), dtype=bool)
+FUNCTIONS = {
+    "predict": lambda model, image: predict(model, image).logits,
+    "explain": lambda model, image: explain(model, image, "gradcam").grid,
+    "remove": lambda model, image: remove(image, ~MASK & (np.arange(64) < 9)),
+    "swap": lambda model, image: swap(image, image, MASK),
+    "deletion": lambda model, image: (
+        deletion(model, image, random_order(1), 0, fill="mean", steps=1).probability
+    ),
+    "concepts": lambda model, image: concepts(model, image, 1).grids,
+    "plot_gallery": lambda model, image: figure_png(
+        plot_gallery(image, {"m": explain(model, np.zeros((1, 3, 64, 64), np.uint8))}), dpi=30
+    ),
+    "plot_maps": lambda model, image: figure_png(
+        plot_maps(image, {"m": np.ones((1, 2, 2))}), dpi=30
+    ),
+    "plot_mask": lambda model, image: figure_png(plot_mask(image, MASK).figure, dpi=30),
+    "gallery_html": lambda model, image: gallery_html(
+        image, {"m": explain(model, np.zeros((1, 3, 64, 64), np.uint8))}, "page.html"
+    ).read_bytes(),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_function_takes_the_same_images(some, model, name, tmp_path, monkeypatch):
+    """What one function takes, all take, with the same result; what one refuses, all refuse."""
+    monkeypatch.chdir(tmp_path)
+    run, one = FUNCTIONS[name], some.images[4].numpy()
+    picture = Image.fromarray(one.transpose(1, 2, 0))
+    expected = np.asarray(run(model, one))
+    odd = np.ascontiguousarray((one / np.float32(255))[:, ::-1]).astype(">f4")[:, ::-1]
+    for given in (one[None], picture, [picture], odd, torch.from_numpy(one / np.float32(255))):
+        assert np.array_equal(np.asarray(run(model, given)), expected)
+    with pytest.raises(TypeError, match=r"got float64; .*\.astype\(np\.float32\)"):
+        run(model, one / 255)
+    with pytest.raises(TypeError, match="got int16"):
+        run(model, one.astype(np.int16))
+    with pytest.raises(ValueError, match="moveaxis"):
+        run(model, one.transpose(1, 2, 0))
+    with pytest.raises(TypeError, match="got str"):
+        run(model, "a.png")
+    plt.close("all")
 
 
 def test_pillow_images_are_taken_alone_and_in_lists(some):

@@ -319,7 +319,8 @@ def _tile_caption(tiles: Any, names: Sequence[str] | None, i: int) -> tuple[str,
 
 def _caption(ax: Axes, headline: str, details: str, colour: str) -> None:
     ax.annotate(plain(headline), (0, 0), (0, -4), xycoords="axes fraction",
-                textcoords="offset points", va="top", fontsize=8, fontweight="bold", color=colour)  # fmt: skip
+                textcoords="offset points", va="top", fontsize=8, fontweight="bold",
+                color=colour)  # fmt: skip
     ax.annotate(details, (0, 0), (0, -15), xycoords="axes fraction", textcoords="offset points",
                 va="top", fontsize=7, color=MUTED, linespacing=1.25)  # fmt: skip
 

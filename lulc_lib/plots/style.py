@@ -65,7 +65,8 @@ def legend(ax: Axes, columns: int, left: bool = False) -> None:
     corner, x = ("lower left", 0) if left else ("lower right", 1)
     handles, labels = ax.get_legend_handles_labels()
     ax.legend(handles, [plain(label) for label in labels], loc=corner, bbox_to_anchor=(x, 1),
-              ncols=columns, frameon=False, fontsize=8, handletextpad=0.3, borderaxespad=0.2, borderpad=0.1)  # fmt: skip
+              ncols=columns, frameon=False, fontsize=8, handletextpad=0.3,
+              borderaxespad=0.2, borderpad=0.1)  # fmt: skip
 
 
 def frame(ax: Axes, grid: tuple[int, int] | None = None) -> Axes:
