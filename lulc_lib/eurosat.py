@@ -18,7 +18,7 @@ from lulc_lib.decoded import open_cache, write_cache
 from lulc_lib.hub import DataUnavailableError, RemoteFile, fetch
 from lulc_lib.images import ImageError, decode_tile
 from lulc_lib.storage import atomic_write, cache_dir
-from lulc_lib.tiles import CLASSES, TILE_SIZE, TileSet
+from lulc_lib.tiles import CLASSES, TILE_SIZE, TileSet, check_names
 
 # The original: Helber et al. 2019, JSTARS, doi 10.1109/JSTARS.2019.2918242; Zenodo record 7711810.
 CLASS_COUNTS = dict(
@@ -179,6 +179,7 @@ def _fingerprint(source: Path) -> str:
 def _decode(source: Path) -> str:
     """Decode all tiles of a source into the cache and return its manifest digest."""
     with opened(source) as (members, read):
+        check_names([member.name for member in members])
         images = np.empty((len(members), 3, TILE_SIZE, TILE_SIZE), dtype=np.uint8)
 
         def decode(chunk: range) -> list[str]:

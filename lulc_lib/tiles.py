@@ -117,7 +117,7 @@ class TileSet:
     def __post_init__(self) -> None:
         for field in ("images", "labels", "masks"):
             _check_tensor(field, getattr(self, field))
-        _check_names(self.names)
+        check_names(self.names)
         expected = (len(self.names), 3, TILE_SIZE, TILE_SIZE)
         if self.images.dtype != torch.uint8 or tuple(self.images.shape) != expected:
             raise ValueError(
@@ -350,8 +350,14 @@ def _check_tensor(field: str, value: Any) -> None:
         raise TypeError(f"{field} lie on {value.device}; a TileSet is in memory: call .cpu() first")
 
 
-def _check_names(names: Sequence[str]) -> None:
-    """Refuse names that cannot stand on one line of UTF-8."""
+def check_names(names: Sequence[str]) -> None:
+    """Refuse names that cannot stand on one line of UTF-8, before any work.
+
+    Raises:
+        TypeError: if a name is no text.
+        ValueError: if a name holds a line end, another control character or bytes that are not
+            UTF-8; the message shows it.
+    """
     for i, name in enumerate(names):
         if not isinstance(name, str):
             raise TypeError(f"names must be text, number {i} is {name!r:.80}")
@@ -360,8 +366,8 @@ def _check_names(names: Sequence[str]) -> None:
     for i, name in enumerate(names):
         if printable(name) != name:
             raise ValueError(
-                f"the name of tile {i} cannot stand on one line of UTF-8: "
-                f"{printable(name)!r:.200}; rename it"
+                f"the name of tile {i}, '{printable(name)[:200]}', cannot stand on one line of "
+                "UTF-8; rename it"
             )
 
 
