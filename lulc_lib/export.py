@@ -37,7 +37,7 @@ from lulc_lib.plots import (
     write_whole,
 )
 from lulc_lib.predictions import Predictions, aligned, predict
-from lulc_lib.tiles import CLASS_COLORS, CLASSES, TileSet, as_images
+from lulc_lib.tiles import CLASS_COLORS, CLASSES, TileSet, as_images, undivided
 
 _EUROSAT_CREDIT = (
     "EuroSAT: Helber et al. 2019, doi 10.1109/JSTARS.2019.2918242. Contains modified Copernicus "
@@ -133,6 +133,7 @@ def gallery_html(
         ValueError: if an explanation or a prediction does not belong to the tiles.
         OSError: if the file cannot be written.
     """
+    tiles = tiles if isinstance(tiles, TileSet) else undivided(tiles)
     images = (as_images(tiles).numpy() * 255).round().astype(np.uint8)
     if not isinstance(explanations, Mapping):
         gallery_columns(tiles, explanations)  # which refuses it in words
@@ -172,7 +173,7 @@ def gallery_html(
             }
         ),
     )
-    return write_whole(path, page.encode())
+    return write_whole(path, page.encode(errors="backslashreplace"))
 
 
 def pack_grid(grid: np.ndarray) -> tuple[str, list[float]]:

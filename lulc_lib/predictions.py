@@ -22,7 +22,7 @@ from lulc_lib.storage import (
     load_arrays,
     processor_cache,
 )
-from lulc_lib.tiles import CLASSES, TILE_SIZE, TileSet, as_images
+from lulc_lib.tiles import CLASSES, TILE_SIZE, TileSet, undivided
 
 SAME_LOGITS = 1e-3  # processors and batch sizes change float32 logits by less
 _BATCH_PIXELS = {"cpu": 2**20, "cuda": 2**24}  # pixels inside the model at once: bounds the memory
@@ -148,8 +148,8 @@ def predict(
 
     Args:
         model: a `TileClassifier`, or any module from images (N, 3, 64, 64) to logits (N, 10).
-        tiles: a TileSet; or images uint8, or float32 in [0, 1], (N, 3, 64, 64), without labels;
-            or `LazyImages`.
+        tiles: a TileSet; or images without labels, uint8 or float32 in [0, 1], (N, 3, 64, 64), as
+            `lulc_lib.tiles.undivided` takes them; or `LazyImages`.
         features: also keep what the last linear layer saw.
         batch_size: tiles at once; default: as many as keep the memory small at the model's size,
             and on a processor no more than its cache holds.
@@ -186,7 +186,7 @@ def predict(
         raise ValueError("features belong to one view of a tile: leave out features or tta")
     if cache and isinstance(tiles, LazyImages):
         raise ValueError("the cache knows images by their pixels: leave out cache for LazyImages")
-    images = tiles if isinstance(tiles, LazyImages) else _undivided(tiles)
+    images = tiles if isinstance(tiles, LazyImages) else undivided(tiles)
     is_set = isinstance(tiles, TileSet)
     names = tiles.names if is_set else tuple(f"image {i}" for i in range(len(images)))
 
@@ -382,16 +382,6 @@ def weights_digest(model: nn.Module) -> str:
         names.append(f"{name} {tensor.dtype} {tuple(tensor.shape)}")
         arrays.append(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest_arrays(np.array(names), *arrays)
-
-
-def _undivided(tiles: Any) -> Tensor:
-    """Return checked images (N, 3, 64, 64), uint8 ones as they are, for a division per batch."""
-    images = tiles.images if isinstance(tiles, TileSet) else tiles
-    tensor = torch.as_tensor(images)
-    tile = (3, TILE_SIZE, TILE_SIZE)
-    if tensor.dtype == torch.uint8 and tuple(tensor.shape[1:]) == tile and len(tensor):
-        return tensor
-    return as_images(images)
 
 
 @torch.inference_mode()

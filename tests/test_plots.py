@@ -59,23 +59,6 @@ def maps(figure: Figure) -> list[Axes]:
     return [ax for ax in figure.axes if len(ax.images) == 2]
 
 
-def test_a_dollar_sign_in_a_name_is_a_dollar_sign(tiles: TileSet, tmp_path: Path):
-    """Names of tiles, models and reports are drawn as they are, where a formula would be broken."""
-    odd = r"$\frac$ $x^$"
-    some = replace(tiles[:2], names=(f"River/{odd}.jpg", f"Forest/{odd}_2.jpg"))
-    report = evaluate(predicted(tiles))
-    figures = (
-        plots.plot_tiles(some, captions=[odd, "b"]).figure,
-        plots.plot_gallery(some, {odd: made(some)}),
-        plots.plot_maps(some, {odd: made(some).grid}, captions=some.names),
-        plots.plot_per_class({odd: report, "b": report}).figure,
-    )
-    for i, figure in enumerate(figures):
-        assert odd in words(figure)
-        figure.savefig(tmp_path / f"{i}.png", dpi=20)
-    assert plt.rcParams["text.parse_math"]
-
-
 # --- tiles ---------------------------------------------------------------------------------------
 
 
@@ -644,3 +627,31 @@ def test_maps_that_fit_no_pictures_are_refused(tiles: TileSet):
         plots.plot_maps(some, {"a": np.zeros((3, 4, 4))})
     with pytest.raises(ValueError, match="1 captions do not fit 2 pictures"):
         plots.plot_maps(some, {"a": grid}, ["x"])
+
+
+ODD_NAME = "$1_a$\\b^ \x07\udcff"  # a formula to matplotlib, and what no font can show
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda tiles: plots.plot_gallery(tiles[:1], {ODD_NAME: made(tiles[:1])}, names=[ODD_NAME]),
+        lambda tiles: plots.plot_tiles(tiles[:4], captions=[ODD_NAME] * 4),
+        lambda tiles: plots.plot_maps(tiles[:1], {ODD_NAME: np.ones((1, 4, 4))}, [ODD_NAME]),
+        lambda tiles: plots.plot_agreement(np.eye(6), [ODD_NAME] * 6, title=ODD_NAME),
+        lambda tiles: plots.plot_curves({ODD_NAME: [0, 1], "b": [1, 0]}, title=ODD_NAME),
+        lambda tiles: plots.panels([ODD_NAME])[0],
+        lambda tiles: plots.plot_class_balance({ODD_NAME: tiles, "b": tiles}),
+        lambda tiles: plots.plot_per_class(
+            {ODD_NAME: evaluate(predicted(tiles)), "b": evaluate(predicted(tiles, 1.0))}
+        ),
+    ],
+    ids=["gallery", "tiles", "maps", "agreement", "curves", "panels", "balance", "per_class"],
+)
+def test_names_are_drawn_letter_by_letter(draw, tiles: TileSet):
+    """Dollar signs start no formula, and what cannot be drawn is spelt out, in every plot."""
+    drawn = draw(tiles)
+    figure = drawn if isinstance(drawn, Figure) else drawn.figure
+    plots.figure_png(figure, dpi=40)  # a broken formula or half a character would be an error here
+    said = words(figure).replace("\n", " ")
+    assert r"\$1_a\$\b^ \x07\udcff" in said

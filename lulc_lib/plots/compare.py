@@ -22,12 +22,11 @@ from lulc_lib.plots.maps import (
     map_scale,
     plot_heatmap,
 )
-from lulc_lib.plots.style import INK, MUTED, axes_or_new, frame, plain_text, readable_on, titles
+from lulc_lib.plots.style import INK, MUTED, axes_or_new, frame, plain, readable_on, titles
 from lulc_lib.plots.tiles import short_name
 from lulc_lib.tiles import TILE_SIZE, as_images
 
 
-@plain_text
 def plot_agreement(
     agreement: Any,
     names: Sequence[str],
@@ -73,6 +72,7 @@ def plot_agreement(
     if split is not None:
         ax.axhline(split - 0.5, color=INK, linewidth=1)
         ax.axvline(split - 0.5, color=INK, linewidth=1)
+    names = [plain(name) for name in names]
     ax.set_xticks(range(count), names, rotation=50, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(count), names)
     ax.tick_params(length=0, labelsize=8, colors=INK)
@@ -85,7 +85,6 @@ def plot_agreement(
     return ax
 
 
-@plain_text
 def plot_maps(
     images: Any,
     grids: Mapping[str, Any],
@@ -120,7 +119,7 @@ def plot_maps(
     for i, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         ax = figure.add_axes(sheet.picture(0, i))
         ax.imshow(picture.transpose(1, 2, 0), interpolation="nearest")
-        frame(ax).set_title(caption, fontsize=7.5, color=INK, pad=3)
+        frame(ax).set_title(plain(caption), fontsize=7.5, color=INK, pad=3)
     for row, (name, values) in enumerate(grids.items(), start=1):
         grid = _checked(name, values, len(pictures))
         heatmaps = resized(grid, TILE_SIZE)
@@ -176,7 +175,7 @@ def _label(figure: Figure, sheet: _Sheet, row: int, name: str, details: str) -> 
     left, top = 0.05 / sheet.width, bottom + tall
     words = textwrap.fill(name, 20)
     below = top - (0.05 + 0.14 * (1 + words.count("\n"))) / sheet.height
-    figure.text(left, top, words, fontsize=8, fontweight="bold", color=INK, va="top")
+    figure.text(left, top, plain(words), fontsize=8, fontweight="bold", color=INK, va="top")
     figure.text(left, below, details, fontsize=6.5, color=MUTED, va="top", linespacing=1.3)
 
 

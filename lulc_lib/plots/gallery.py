@@ -27,9 +27,9 @@ from lulc_lib.plots.maps import (
     map_scale,
     plot_heatmap,
 )
-from lulc_lib.plots.style import INK, MUTED, frame, plain_text
+from lulc_lib.plots.style import INK, MUTED, frame, plain
 from lulc_lib.predictions import Predictions, aligned
-from lulc_lib.tiles import CLASSES, TileSet, as_images
+from lulc_lib.tiles import CLASSES, TileSet, as_images, undivided
 
 LARGEST_GALLERY = 200  # pictures that one figure can carry before nobody can open it
 _FOOTER = (
@@ -57,7 +57,6 @@ class GalleryFigure(Figure):
         return figure_png(self)
 
 
-@plain_text
 def plot_gallery(
     tiles: Any,
     explanations: Mapping[str, Explanation],
@@ -85,6 +84,7 @@ def plot_gallery(
         TypeError: if explanations is not a dict.
         ValueError: if an explanation or a prediction does not belong to the tiles.
     """
+    tiles = tiles if isinstance(tiles, TileSet) else undivided(tiles)
     images, count = as_images(tiles).numpy(), len(tiles)
     columns = gallery_columns(tiles, explanations, predictions)
     if names is not None and len(names) != count:
@@ -303,7 +303,9 @@ def _heading(
     figure: Figure, place: _Places, where: tuple[int, int], name: str, details: list[str]
 ) -> None:
     left, bottom, _, height = place.box(*where, 0.12, 0.2)
-    figure.text(left, bottom + height, name, fontsize=9.5, fontweight="bold", color=INK, va="top")
+    figure.text(
+        left, bottom + height, plain(name), fontsize=9.5, fontweight="bold", color=INK, va="top"
+    )
     figure.text(left, bottom, "\n".join(details), fontsize=7, color=MUTED, va="top",
                 linespacing=1.3)  # fmt: skip
 
@@ -315,8 +317,9 @@ def _tile_caption(tiles: Any, names: Sequence[str] | None, i: int) -> tuple[str,
 
 
 def _caption(ax: Axes, headline: str, details: str, colour: str) -> None:
-    ax.annotate(headline, (0, 0), (0, -4), xycoords="axes fraction", textcoords="offset points",
-                va="top", fontsize=8, fontweight="bold", color=colour)  # fmt: skip
+    ax.annotate(plain(headline), (0, 0), (0, -4), xycoords="axes fraction",
+                textcoords="offset points", va="top", fontsize=8, fontweight="bold",
+                color=colour)  # fmt: skip
     ax.annotate(details, (0, 0), (0, -15), xycoords="axes fraction", textcoords="offset points",
                 va="top", fontsize=7, color=MUTED, linespacing=1.25)  # fmt: skip
 

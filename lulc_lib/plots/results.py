@@ -19,7 +19,6 @@ from lulc_lib.plots.style import (
     dress,
     legend,
     percent,
-    plain_text,
     readable_on,
     titles,
 )
@@ -98,7 +97,6 @@ def plot_confusion(report: Report, ax: Axes | None = None) -> Axes:
     return ax
 
 
-@plain_text
 def plot_per_class(
     reports: Report | Mapping[str, Report],
     quantities: Sequence[str] = ("producers_accuracy", "users_accuracy"),

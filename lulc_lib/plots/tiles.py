@@ -18,12 +18,11 @@ from lulc_lib.plots.style import (
     legend,
     lighter,
     one_picture,
-    plain_text,
+    plain,
 )
 from lulc_lib.tiles import CLASS_COLORS, CLASSES, TILE_SIZE, TileSet
 
 
-@plain_text
 def plot_tiles(
     tiles: TileSet,
     columns: int = 10,
@@ -57,7 +56,7 @@ def plot_tiles(
         sheet[top + TILE_SIZE + 1 : top + TILE_SIZE + 4, left : left + TILE_SIZE] = _rgb(
             CLASSES[tiles.labels[i]]
         )
-        ax.text(left, top + TILE_SIZE + 5, texts[i], va="top", fontsize=6.5, color=INK,
+        ax.text(left, top + TILE_SIZE + 5, plain(texts[i]), va="top", fontsize=6.5, color=INK,
                 linespacing=1.05)  # fmt: skip
     ax.imshow(sheet, interpolation="nearest")
     ax.set_axis_off()

@@ -17,7 +17,7 @@ import numpy as np
 
 from lulc_lib.anatomies import anatomy
 from lulc_lib.export import explain_for_page, gallery_html
-from lulc_lib.images import data_uri, open_picture, png_bytes
+from lulc_lib.images import data_uri, open_picture, png_bytes, printable
 from lulc_lib.models import TileClassifier
 from lulc_lib.plots import GalleryFigure, Scale, colour_table, figure_png, plot_gallery
 from lulc_lib.predictions import Predictions, cached_predictions, kept_components, predict
@@ -189,12 +189,15 @@ class Explorer(ipywidgets.VBox):
         maps = explain_for_page(self.models, shown, self.state.methods, self.predictions)
         return gallery_html(shown, maps, path, self.predictions)
 
-    def add_picture(self, path: str | Path, fit: Literal["crop", "resize"] = "crop") -> str:
+    def add_picture(
+        self, path: str | Path, fit: Literal["crop", "resize"] = "crop", scale: float | None = None
+    ) -> str:
         """Bring a picture of one's own to the panel and show it.
 
         Args:
-            path: a file that Pillow reads.
+            path: a file in one of `images.FORMATS`.
             fit: "crop" keeps the picture's resolution, "resize" its whole (`images.open_picture`).
+            scale: the number that is white, for values beyond 8 bits, as in `images.open_picture`.
 
         Returns:
             The name under which it is shown.
@@ -202,9 +205,13 @@ class Explorer(ipywidgets.VBox):
         Raises:
             FileNotFoundError: if there is no such file.
             ImageError: if it is no picture that can be read.
+
+        Warns:
+            PictureWarning: for each decision about the meaning of its values, which the panel
+                says too.
         """
-        picture = open_picture(path, fit)
-        name = f"{Path(path).name} ({fit})"
+        picture = open_picture(path, fit, scale)
+        name = f"{printable(Path(path).name)} ({fit})"
         words = f"{picture.fitted}; {picture.ground}"
         if (far := colour_distance(picture.image, self.tiles)) > 1:
             words += (
