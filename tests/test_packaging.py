@@ -1,6 +1,11 @@
-"""pyproject.toml, the lock and environment.yml agree, and no file names a package index."""
+"""pyproject.toml, the lock and environment.yml agree, and no file names a package index.
 
+The Makefile hands a user's settings on as they are.
+"""
+
+import os
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -128,3 +133,49 @@ def test_no_file_names_a_package_index():
 def test_index_addresses_are_found():
     """The search is no rubber stamp: it finds an address where there is one."""
     assert index_addresses("--" + "index" + "-url https://example.org/simple") != []
+
+
+def made(folder: Path, target: str, *words: str, **settings: str) -> str:
+    """Run a target of our Makefile in a folder whose tools print their words and settings."""
+    bin_ = folder / ".venv" / "bin"
+    bin_.mkdir(parents=True, exist_ok=True)
+    for name in ("lulc", "jupyter", "voila", "python"):
+        tool = bin_ / name
+        tool.write_text('#!/bin/sh\nprintf "%s|" "$LULC_EUROSAT" "$LULC_CACHE" "$@"\n')
+        tool.chmod(0o755)
+    for name in ("requirements.lock", "pyproject.toml", ".venv/.ready"):
+        (folder / name).touch()
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("LULC_", "MAKE"))}
+    done = subprocess.run(
+        ["make", "--silent", "--file", REPO / "Makefile", target, *words],
+        cwd=folder, env=kept | settings, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+    return done.stdout
+
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
+
+
+@needs_make
+@pytest.mark.parametrize("value", ["$(shell touch trace)", "a $$ b $x $(HOME)", "`touch trace`"])
+def test_make_expands_no_value(value: str, tmp_path: Path):
+    """A setting reaches the tools as it was typed, from the environment or the command line."""
+    expected = f"{tmp_path}/{value}|/cache {value}|demo|"
+    settings = {"LULC_EUROSAT": value, "LULC_CACHE": f"/cache {value}"}
+    assert made(tmp_path, "demo", **settings) == expected
+    assert made(tmp_path, "demo", *(f"{k}={v}" for k, v in settings.items())) == expected
+    for target, name, shown in (("app", "PORT", f"--port={value}"), ("notebooks", "ONLY", value)):
+        wanted = shown if name == "PORT" else "|".join(shown.split())
+        assert wanted in made(tmp_path, target, **{name: value})
+        assert wanted in made(tmp_path, target, f"{name}={value}")
+    assert not (tmp_path / "trace").exists()
+
+
+@needs_make
+def test_make_hands_on_defaults(tmp_path: Path):
+    """What is not set stays unset, and absolute paths stay as they are."""
+    assert made(tmp_path, "demo") == "||demo|"
+    assert made(tmp_path, "demo", LULC_CACHE="/tmp/c") == "|/tmp/c|demo|"
+    assert "--port=8866|" in made(tmp_path, "app")
+    assert "|00|02|" in made(tmp_path, "notebooks", ONLY="00 02")
