@@ -44,7 +44,7 @@ _HOME = {
 _MODULES = (
     "anatomies", "archive", "attention", "augmentation", "baselines", "cards", "checkpoints", "cli",
     "config", "decoded", "drawn_tiles", "eurosat", "explanations", "export", "factors",
-    "faithfulness", "hardware", "hub", "images", "kept", "metrics", "models", "plots",
+    "faithfulness", "files", "hardware", "hub", "images", "kept", "metrics", "models", "plots",
     "predictions", "public_lists", "quickstart", "running", "splits", "storage", "tiles",
     "training", "widgets",
 )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lulc_lib.storage import atomic_write
+from lulc_lib.files import atomic_write
 from lulc_lib.tiles import CLASSES, TileSet
 
 COMPONENTS = 32  # principal components of the features: what the embedding map stands on

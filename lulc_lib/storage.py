@@ -1,19 +1,20 @@
-"""Files the library derives: where they live and how they are written; what memory there is."""
+"""What the library derives: its cache folder, digests, arrays kept by key; what memory there is."""
 
 import contextlib
 import functools
 import hashlib
 import json
 import os
-import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import platformdirs
+
+from lulc_lib.files import atomic_write
 
 
 def cache_dir() -> Path:
@@ -34,27 +35,6 @@ def cache_dir() -> Path:
             "set LULC_CACHE to a folder you may write to"
         ) from error
     return folder
-
-
-@contextlib.contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move it into place when the block succeeds.
-
-    A reader sees the old file or the whole new one, never half of it, also after a kill.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def sha256_file(path: str | Path) -> str:
@@ -176,9 +156,3 @@ def processor_cache(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -
             text = path.read_text().strip()
             sizes.append(int(text.rstrip("KMG")) * units.get(text[-1:], 1))
     return max(sizes, default=None)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

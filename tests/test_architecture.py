@@ -12,9 +12,9 @@ REPO = Path(__file__).resolve().parents[1]
 PACKAGE = REPO / "lulc_lib"
 
 ORDER = (
-    "config", "storage", "hardware", "hub", "images", "tiles", "archive", "decoded", "eurosat",
-    "public_lists", "splits", "drawn_tiles", "running", "attention", "anatomies", "models",
-    "augmentation", "kept", "predictions", "metrics", "baselines", "cards", "checkpoints",
+    "config", "files", "storage", "hardware", "hub", "images", "tiles", "archive", "decoded",
+    "eurosat", "public_lists", "splits", "drawn_tiles", "running", "attention", "anatomies",
+    "models", "augmentation", "kept", "predictions", "metrics", "baselines", "cards", "checkpoints",
     "training", "quickstart", "explanations", "faithfulness", "factors", "plots", "export",
     "widgets", "cli",
 )  # fmt: skip

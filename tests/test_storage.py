@@ -1,15 +1,12 @@
-"""Storage: the cache folder, writing that is whole or not at all, digests."""
+"""Storage: the cache folder, digests, arrays kept by key."""
 
 import hashlib
-import stat
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lulc_lib.storage import (
-    atomic_write,
     cache_dir,
     cached_arrays,
     digest_arrays,
@@ -43,54 +40,6 @@ def test_cache_dir_that_cannot_be_made(tmp_path, monkeypatch):
         monkeypatch.setenv("LULC_CACHE", str(blocked))
         with pytest.raises(OSError, match=r"cache folder .*file.* cannot be made.*set LULC_CACHE"):
             cache_dir()
-
-
-def test_atomic_write_moves_into_place(tmp_path):
-    """The file appears when the block ends, with the permissions of an ordinary new file."""
-    path = tmp_path / "new" / "a.txt"
-    with atomic_write(path) as temporary:
-        temporary.write_text("whole")
-        assert not path.exists()
-        assert temporary.parent == path.parent
-    assert path.read_text() == "whole"
-    ordinary = tmp_path / "ordinary"
-    ordinary.write_text("x")
-    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(ordinary.stat().st_mode)
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_atomic_write_keeps_the_old_file_after_an_error(tmp_path):
-    """A block that fails changes nothing and leaves nothing."""
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-
-    def fail():
-        with atomic_write(str(path)) as temporary:
-            temporary.write_text("half")
-            raise RuntimeError("power cut")
-
-    with pytest.raises(RuntimeError, match="power cut"):
-        fail()
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_atomic_write_from_many_threads(tmp_path):
-    """Writers at the same time each write whole files; the last one stays."""
-    path = tmp_path / "a.txt"
-
-    def write(word):
-        for _ in range(20):
-            with atomic_write(path) as temporary:
-                temporary.write_text(word * 1000)
-
-    threads = [threading.Thread(target=write, args=(letter,)) for letter in "abc"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert path.read_text() in {letter * 1000 for letter in "abc"}
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_sha256_file(tmp_path):

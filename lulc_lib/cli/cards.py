@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Write the page and say where."""
     from lulc_lib.cards import describe_cards
-    from lulc_lib.storage import atomic_write
+    from lulc_lib.files import atomic_write
 
     own = Path(__file__).absolute().parents[2] / "checkpoints"
     folder = Path(options.folder).expanduser().absolute() if options.folder else own

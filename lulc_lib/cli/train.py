@@ -111,10 +111,10 @@ def run(options: argparse.Namespace) -> int:
 
     from lulc_lib.checkpoints import load_checkpoint, save_checkpoint
     from lulc_lib.config import History
+    from lulc_lib.files import atomic_write
     from lulc_lib.metrics import evaluate
     from lulc_lib.models import create_model
     from lulc_lib.predictions import predict
-    from lulc_lib.storage import atomic_write
     from lulc_lib.training import fit
 
     torch.manual_seed(config.seed)
