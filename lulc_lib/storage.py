@@ -5,8 +5,8 @@ import functools
 import hashlib
 import json
 import os
-import zipfile
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,11 @@ from typing import Any
 import numpy as np
 import platformdirs
 
-from lulc_lib.files import atomic_write
+from lulc_lib.files import DamagedFileError, atomic_write, one_line, open_checked, seal
+
+
+class CacheWarning(UserWarning):
+    """A cache is damaged, or cannot be written; what it would have held is made anew."""
 
 
 def cache_dir() -> Path:
@@ -95,6 +99,9 @@ def cached_arrays(
         kind: subfolder of the cache, such as "predictions".
         key: everything the arrays depend on, as JSON-able values.
         compute: makes the arrays when the cache has none.
+
+    Warns:
+        CacheWarning: if the cache is damaged, or cannot be written; the arrays are right.
     """
     arrays = load_arrays(kind, key)
     if arrays is None:
@@ -104,22 +111,60 @@ def cached_arrays(
 
 
 def load_arrays(kind: str, key: dict[str, Any]) -> dict[str, np.ndarray] | None:
-    """Return the arrays kept under a key, None where there are none that can be read."""
-    unreadable = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
-    # The file is opened here because NumPy would leave it open when the zip is damaged.
-    with (
-        contextlib.suppress(*unreadable),
-        _kept(kind, key).open("rb") as file,
-        np.load(file, allow_pickle=False) as stored,
-    ):
-        return {name: stored[name] for name in stored.files}
+    """Return the arrays kept under a key, None where there are none, or not as they were written.
+
+    Warns:
+        CacheWarning: if the file is damaged.
+    """
+    try:
+        path = _kept(kind, key)
+        with open_checked(path) as file, np.load(file, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except OSError:
+        return None
+    except DamagedFileError as error:
+        warn_damaged(error)
+    except Exception as error:  # a file that something else sealed may hold anything
+        warn_damaged(f"{path} is damaged: {error}")
     return None
 
 
 def store_arrays(kind: str, key: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Keep arrays on disk under a key."""
-    with atomic_write(_kept(kind, key)) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)
+    """Keep arrays on disk under a key.
+
+    Warns:
+        CacheWarning: if they cannot be written.
+    """
+    with cache_costs_nothing(f"the {kind}"), atomic_write(_kept(kind, key)) as temporary:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)
+        seal(temporary)
+
+
+@contextlib.contextmanager
+def cache_costs_nothing(what: str) -> Iterator[None]:
+    """Go on after a block that could not write into the cache: a full disk costs no result.
+
+    Args:
+        what: what the block keeps, such as "the predictions".
+
+    Warns:
+        CacheWarning: if the block ended by an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        warnings.warn(
+            f"{what} could not be kept ({one_line(error.strerror or error)}), and will be made "
+            f"again next time: free space, or set LULC_CACHE to a folder that you may write to",
+            CacheWarning,
+            stacklevel=4,
+        )
+
+
+def warn_damaged(error: object) -> None:
+    """Warn that a file of the cache is damaged and is made anew."""
+    warnings.warn(f"{one_line(error)}; it is made anew", CacheWarning, stacklevel=3)
 
 
 def _kept(kind: str, key: dict[str, Any]) -> Path:
