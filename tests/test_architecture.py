@@ -12,7 +12,7 @@ REPO = Path(__file__).resolve().parents[1]
 PACKAGE = REPO / "lulc_lib"
 
 ORDER = (
-    "config", "files", "storage", "hardware", "hub", "images", "tiles", "archive", "decoded",
+    "files", "config", "storage", "hardware", "hub", "images", "tiles", "archive", "decoded",
     "eurosat", "public_lists", "splits", "drawn_tiles", "running", "attention", "anatomies",
     "models", "augmentation", "kept", "predictions", "metrics", "baselines", "cards", "checkpoints",
     "training", "quickstart", "explanations", "faithfulness", "factors", "plots", "export",
