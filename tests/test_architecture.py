@@ -13,10 +13,10 @@ PACKAGE = REPO / "lulc_lib"
 
 ORDER = (
     "files", "config", "storage", "hardware", "hub", "images", "tiles", "archive", "decoded",
-    "eurosat", "public_lists", "splits", "drawn_tiles", "running", "attention", "anatomies",
-    "models", "augmentation", "kept", "predictions", "metrics", "baselines", "cards", "checkpoints",
-    "training", "quickstart", "explanations", "faithfulness", "factors", "plots", "export",
-    "widgets", "cli",
+    "eurosat", "public_lists", "splits", "drawn_tiles", "weights", "running", "attention",
+    "anatomies", "models", "augmentation", "kept", "predictions", "metrics", "baselines", "cards",
+    "checkpoints", "training", "quickstart", "explanations", "faithfulness", "factors", "plots",
+    "export", "widgets", "cli",
 )  # fmt: skip
 OWNERS = {
     "IPython": "plots",
@@ -29,7 +29,7 @@ OWNERS = {
     "matplotlib": "plots",
     "platformdirs": "storage",
     "pytorch_grad_cam": "explanations",
-    "safetensors": "checkpoints",
+    "safetensors": "weights",
     "sklearn": "baselines and factors",
     "timm": "models and training",
     "traitlets": "widgets",

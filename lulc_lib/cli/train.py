@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lulc_lib.cli import common, parsing
 from lulc_lib.config import TRACKERS, RunConfig
+from lulc_lib.files import read_json
 
 if TYPE_CHECKING:
     from lulc_lib.splits import Split
@@ -292,7 +293,7 @@ def _resumed(folder: Path, asked: dict[str, Any], given: dict[str, Any]) -> dict
     if not record.is_file():
         raise FileNotFoundError(f"there is no run in {folder}: start one without --resume")
     try:
-        known = {"start": None, **json.loads(record.read_text(encoding="utf-8"))}
+        known = {"start": None, **read_json(record, "the run")}
         before = {**known, **known["config"]}
         missing = set(asked) - set(known)
     except (ValueError, TypeError, KeyError):
