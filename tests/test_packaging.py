@@ -39,7 +39,9 @@ def direct_requirements() -> list[Requirement]:
 
 def locked() -> list[Requirement]:
     """Return the lock's lines."""
-    return [Requirement(line) for line in LOCK.splitlines() if not line.lstrip().startswith("#")]
+    lines = LOCK.replace(" \\\n    --hash=", " --hash=").splitlines()
+    pinned = [line.partition(" --hash=")[0] for line in lines]
+    return [Requirement(line) for line in pinned if not line.lstrip().startswith("#")]
 
 
 def tracked_files() -> list[Path]:
@@ -75,7 +77,8 @@ def test_lock_satisfies_the_project(platform: dict[str, str], python: str):
 
 def test_lock_was_made_from_this_project():
     """The lock's notes name as asked for by us what pyproject.toml asks for, no more, no less."""
-    blocks = re.findall(r"^(\S+?)==\S+.*\n((?: {4}#.*\n)+)", LOCK, flags=re.MULTILINE)
+    text = re.sub(r"^ {4}--hash=.*\n", "", LOCK, flags=re.MULTILINE)
+    blocks = re.findall(r"^(\S+?)==\S+.*\n((?: {4}#.*\n)+)", text, flags=re.MULTILINE)
     ours = {canonicalize_name(name) for name, notes in blocks if "(pyproject.toml)" in notes}
     assert ours == {canonicalize_name(one.name) for one in direct_requirements()}
 
@@ -87,6 +90,25 @@ def test_lock_holds_exact_versions_alone():
         assert re.fullmatch(r"==[\w.]+", str(line.specifier)), line
 
 
+def test_lock_holds_a_hash_of_every_package():
+    """Each pin is followed by the SHA-256 of its files, so that no other file is installed."""
+    blocks = re.split(r"^(?=\S)", LOCK, flags=re.MULTILINE)[1:]
+    assert len(blocks) == len(locked())
+    for block in blocks:
+        assert re.search(r"^ {4}--hash=sha256:[0-9a-f]{64}( \\)?$", block, re.MULTILINE), block
+
+
+def test_floors_are_tested_by_a_workflow():
+    """A weekly workflow installs the lowest versions; the tests that it names are there."""
+    text = (REPO / ".github/workflows/floors.yml").read_text()
+    (job,) = yaml.safe_load(text)["jobs"].values()
+    lines = [step.get("run", "") for step in job["steps"]]
+    assert any("--resolution lowest-direct" in line and '".[all]"' in line for line in lines)
+    tests = re.findall(r"tests/\S+", text)
+    assert tests
+    assert all((REPO / name).is_file() for name in tests)
+
+
 def test_conda_environment_uses_the_lock():
     """Conda brings Python and pip; everything else comes from the lock, with our Python range."""
     environment = yaml.safe_load((REPO / "environment.yml").read_text())
@@ -94,7 +116,7 @@ def test_conda_environment_uses_the_lock():
     assert python.startswith("python")
     assert python.removeprefix("python").startswith(PROJECT["requires-python"])
     assert pip == "pip"
-    assert rest == {"pip": ["-r requirements.lock", "-e ."]}
+    assert rest == {"pip": ["-r requirements.lock"]}  # pip refuses "-e ." beside hashes
 
 
 def test_version_is_the_same_everywhere():
