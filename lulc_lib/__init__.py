@@ -46,7 +46,7 @@ _MODULES = (
     "checkpoints", "cli", "config", "decoded", "drawn_tiles", "eurosat", "explanations", "export",
     "factors", "faithfulness", "files", "hardware", "hub", "images", "kept", "metrics", "models",
     "plots", "predictions", "public_lists", "quickstart", "running", "splits", "storage", "tiles",
-    "training", "widgets", "wording",
+    "training", "weights", "widgets", "wording",
 )  # fmt: skip
 __all__ = [*_HOME, "__version__"]  # noqa: PLE0604
 

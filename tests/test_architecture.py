@@ -12,8 +12,8 @@ REPO = Path(__file__).resolve().parents[1]
 PACKAGE = REPO / "lulc_lib"
 
 ORDER = (
-    "wording", "arrays", "config", "files", "storage", "hardware", "hub", "images", "tiles",
-    "archive", "decoded", "eurosat", "public_lists", "splits", "drawn_tiles", "running",
+    "wording", "arrays", "files", "config", "storage", "hardware", "hub", "images", "tiles",
+    "archive", "decoded", "eurosat", "public_lists", "splits", "drawn_tiles", "weights", "running",
     "attention", "anatomies", "models", "augmentation", "kept", "predictions", "metrics",
     "baselines", "cards", "checkpoints", "training", "quickstart", "explanations",
     "faithfulness", "factors", "plots", "export", "widgets", "cli",
@@ -29,7 +29,7 @@ OWNERS = {
     "matplotlib": "plots",
     "platformdirs": "storage",
     "pytorch_grad_cam": "explanations",
-    "safetensors": "checkpoints",
+    "safetensors": "weights",
     "sklearn": "kept and baselines and factors",
     "timm": "models and training",
     "traitlets": "widgets",
