@@ -23,7 +23,7 @@ from lulc_lib.files import DamagedFileError
 from lulc_lib.hub import DataUnavailableError, RemoteFile, downloaded_file, fetch
 from lulc_lib.images import ImageError, decode_tile
 from lulc_lib.storage import warn_damaged
-from lulc_lib.tiles import CLASSES, TILE_SIZE, TileSet, check_names
+from lulc_lib.tiles import CLASSES, TILE_SIZE, TileSet
 
 # The original: Helber et al. 2019, JSTARS, doi 10.1109/JSTARS.2019.2918242; Zenodo record 7711810.
 CLASS_COUNTS = dict(
@@ -192,7 +192,6 @@ def _stamp(entry: os.DirEntry) -> tuple[Any, ...]:
 def _decode(source: Path) -> tuple[TileSet, str]:
     """Decode all tiles of a source; return them, and how they differ from the original."""
     with opened(source) as (members, read):
-        check_names([member.name for member in members])
         images = np.empty((len(members), 3, TILE_SIZE, TILE_SIZE), dtype=np.uint8)
 
         def decode(chunk: range) -> list[str]:

@@ -212,11 +212,11 @@ def test_malformed_cards_are_named(saved, changes, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is not the JSON"),
-        ("", "is not the JSON"),
+        ("{", "cannot be read as JSON"),
+        ("", "cannot be read as JSON"),
         ("[]", "must hold an object, got list"),
         ('{"format": 2, "name": "x"}', "lacks model, classes, weights_sha256"),
-        (b"\xff\xfe", "is not the JSON"),
+        (b"\xff\xfe", "cannot be read as JSON"),
         ("[" * 10**5, "nested more than"),
         ('{"format": 2, "seconds": ' + "9" * 5000 + "}", "number of 5,000 digits"),
     ],

@@ -212,5 +212,5 @@ def test_settings_are_bounded(values, error, message):
 @pytest.mark.parametrize("text", ["[" * 10**5, '{"epochs": ' + "9" * 5000 + "}", "{", "\x00"])
 def test_text_of_settings_is_read_within_bounds(text):
     """Depth and length end in our error, never in Python's own limits."""
-    with pytest.raises(ValueError, match="the text of a RunConfig is not the JSON"):
+    with pytest.raises(ValueError, match="the text of a RunConfig cannot be read as JSON"):
         RunConfig.from_json(text)

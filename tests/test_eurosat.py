@@ -146,18 +146,6 @@ def test_difference_names_missing_additional_and_changed():
     assert told == "27,001 tiles instead of 27,000; 1 additional (River/mine.jpg)"
 
 
-@pytest.mark.parametrize(
-    ("odd", "shown"), [("a\n.jpg", r"a\\n\.jpg"), ("\udcff.jpg", r"\\udcff\.jpg")]
-)
-def test_a_name_that_no_list_could_hold_is_named_before_decoding(tmp_path, odd, shown):
-    """A line end or bytes that are not UTF-8 in a tile's name: one error, and nothing is kept."""
-    write_folder(tmp_path / "data")
-    river = tmp_path / "data" / "River"
-    next(river.iterdir()).rename(river / odd)
-    with pytest.raises(ValueError, match=rf"name of tile \d+, 'River/{shown}', cannot stand"):
-        load_eurosat(tmp_path / "data")
-
-
 def test_warning_comes_every_time(tmp_path):
     """A later start from the cache warns as the first one did."""
     write_zip(tmp_path / "a.zip")

@@ -262,7 +262,7 @@ def test_arrays_changed_by_hand_are_noticed(tiles, tmp_path, name, change, findi
 
 
 def test_a_header_that_claims_terabytes_is_refused(tiles, tmp_path):
-    """The room for an array is taken from its bytes, not from what its header claims."""
+    """Memory for an array is taken from its bytes, not from what its header claims."""
     file = tmp_path / "a.predictions.npz"
     write_some(file, tiles[:10])
     with zipfile.ZipFile(file) as archive:

@@ -1,6 +1,6 @@
 """pyproject.toml, the lock and environment.yml agree, and no file names a package index.
 
-The Makefile hands a user's settings on as they are.
+The Makefile passes a user's settings on as they are.
 """
 
 import os
