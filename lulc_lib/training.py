@@ -468,11 +468,11 @@ def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer
     matrices and convolutions; its steps are scaled to the size of AdamW's (Liu et al. 2025, arXiv
     2502.16982), which takes care of all else, so that both take the same rates.
     """
-    groups = param_groups_weight_decay(
-        model, 1.0,
-        no_weight_decay_list=() if config.decay_everything else _undecayed(model),
-        weight_decay_exclude_1d=not config.decay_everything,
-    )  # fmt: skip
+    if config.decay_everything:
+        groups = [{"params": [p for p in model.parameters() if p.requires_grad],
+                   "weight_decay": 1.0}]  # fmt: skip
+    else:
+        groups = param_groups_weight_decay(model, 1.0, no_weight_decay_list=_undecayed(model))
     for group in groups:
         if config.optimizer == "muon" and not group["weight_decay"]:
             group |= {"use_fallback": True, "nesterov": False}
