@@ -229,7 +229,7 @@ def test_smoothgrad_is_the_same_each_time(images):
 
 
 def test_smoothgrad_is_captums(images):
-    """captum's own loop, after the same seed, must draw the same noise."""
+    """The loop of captum itself, after the same seed, must draw the same noise."""
     model = make()
     leaf = images[:1].clone().requires_grad_()
     with torch.random.fork_rng([]):

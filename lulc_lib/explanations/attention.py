@@ -216,7 +216,7 @@ def _patches(batch: Batch, tokens: Tensor) -> np.ndarray:
 
 @contextlib.contextmanager
 def _fused(model: nn.Module) -> Iterator[None]:
-    """Have timm call the one function that `OpenAttention` meets, and give each module its way back."""
+    """Have timm call the function that `OpenAttention` meets, and give each module its way back."""
     ways = {m: m.fused_attn for m in model.modules() if hasattr(m, "fused_attn")}
     for module in ways:
         module.fused_attn = True

@@ -13,8 +13,8 @@ from lulc_lib.tiles import TILE_SIZE
 NOISE = 0.1  # SmoothGrad: standard deviation, in units of [0, 1]
 SAMPLES = 25  # SmoothGrad: noisy copies a tile
 STEPS = 50  # integrated gradients: points on the way from the baseline
-# Full gradients: by how much a map's sum may miss the logit, as a part of all shares' sizes. Measured
-# on ten networks: 1e-6 in float32, 2e-3 in bfloat16; GPUs round convolutions to TF32, between them.
+# Full gradients: by how much a map's sum may miss the logit, as a part of all shares' sizes.
+# Measured on nine networks: 1e-6 in float32, 2e-3 in bfloat16; TF32 on a GPU lies between them.
 _ROUNDING = {False: 1e-3, True: 1e-2}
 WINDOW, STRIDE = 8, 4  # occlusion, in pixels: a patch of 80 m that moves by 40 m
 
