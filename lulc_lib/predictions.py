@@ -168,7 +168,7 @@ def predict(
         TypeError: if images have another dtype, or the model gives no features.
         ValueError: if images have another shape or range, a setting is unknown, features are
             asked together with tta, or the model returns something else than finite logits
-            (N, 10).
+            (N, 10) or fails for its parameters of half precision.
 
     Warns:
         KeptPredictionsWarning: with `cache`, if the checkpoint's file of predictions is damaged

@@ -15,6 +15,21 @@ def device_of(module: nn.Module) -> torch.device:
     return next((p.device for p in module.parameters()), torch.device("cpu"))
 
 
+def check_explainable(model: nn.Module) -> None:
+    """Refuse a model whose passes cannot be watched.
+
+    Raises:
+        ValueError: if part of it runs on several devices at once, in threads of its own.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
+            raise ValueError(
+                f"{name} spreads tiles over {len(module.device_ids)} devices by nn.DataParallel, "
+                "where its layers cannot be watched; wrap the module inside it: "
+                "create_model(parallel.module, ...)"
+            )
+
+
 _LOCKS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
 
@@ -23,17 +38,68 @@ _LOCKS_LOCK = threading.Lock()
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Run a block in eval mode without gradients; each module gets its own mode back.
 
-    Threads take turns: modes and hooks belong to the model, and a panel may ask it in the
-    background.
+    Threads take turns, also where two models share a module: modes and hooks belong to the
+    modules, and a panel may ask a model in the background. timm's gradient checkpointing is off
+    meanwhile: it saves memory in training alone, and would run layers a second time.
+
+    Raises:
+        ValueError: if the block fails and the model's parameters are of a kind that explains it.
     """
-    with _LOCKS_LOCK:
-        lock = _LOCKS.setdefault(model, threading.RLock())
-    with lock:
+    with contextlib.ExitStack() as stack:
+        for lock in _locks(model):
+            stack.enter_context(lock)
         modes = {module: module.training for module in model.modules()}
-        model.eval()
+        checkpointed = [m for m in modes if vars(m).get("grad_checkpointing")]
+        if any(modes.values()):
+            model.eval()
+        for module in checkpointed:
+            module.grad_checkpointing = False
         try:
             with torch.no_grad():
                 yield
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = _unusual(model)
+            if reason is None:
+                raise
+            raise ValueError(f"{reason}; PyTorch says: {str(error).splitlines()[0]}") from error
         finally:
+            for module in checkpointed:
+                module.grad_checkpointing = True
             for module, mode in modes.items():
-                module.training = mode
+                if module.training != mode:  # to set one takes longer than to look
+                    module.training = mode
+
+
+def _locks(model: nn.Module) -> list[Any]:
+    """Return the locks of a model's modules, one where they were first run together, in order.
+
+    A module keeps its lock for good. A model of new modules gets one lock for all of them; one
+    that shares modules with others gets theirs. All threads take several locks in the same order.
+    """
+    modules = list(model.modules())
+    with _LOCKS_LOCK:
+        known = {id(lock): lock for lock in map(_LOCKS.get, modules) if lock is not None}
+        first = known[min(known)] if known else threading.RLock()
+        for module in modules:
+            _LOCKS.setdefault(module, first)
+    return [known[number] for number in sorted(known)] or [first]
+
+
+def _unusual(model: nn.Module) -> str | None:
+    """Say what about a model's parameters stops it from being run or explained, and what to do."""
+    name = getattr(model, "name", type(model).__name__)
+    small = {str(p.dtype).removeprefix("torch.") for p in model.parameters()}
+    small &= {"float16", "bfloat16"}
+    if small:
+        return (
+            f"{name} has parameters of {' and '.join(sorted(small))}, tiles are float32; call "
+            "model.float(), and pass precision='bfloat16' where speed counts"
+        )
+    if any(p.is_inference() for p in model.parameters()):
+        return (
+            f"{name} was made under torch.inference_mode, which forbids gradients; make it or load "
+            "it outside"
+        )
+    return None

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from captum.attr import IntegratedGradients
+import torch.nn.functional as F
+from captum.attr import IntegratedGradients, NoiseTunnel, Saliency
 from torch import nn
 
 from lulc_lib.explanations import explain
@@ -117,6 +118,66 @@ def test_full_gradients_sum_to_the_logit(name, size, images):
     np.testing.assert_allclose(result.grid.sum(axis=(1, 2)), expected, rtol=1e-3, atol=1e-4)
 
 
+class Between(nn.Module):
+    """Two convolutions and a hidden linear layer, with a function of ours between its modules."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.first = nn.Conv2d(3, 8, 3, stride=4)
+        self.norm = nn.BatchNorm2d(8, affine=False)
+        self.second = nn.Conv2d(8, 8, 3, stride=2)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.hidden, self.bare, self.fc = nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.function(self.second(self.function(self.norm(self.first(x)))))
+        return self.fc(F.relu(self.bare(self.hidden(self.pool(x).flatten(1)))))
+
+
+def between(function):
+    torch.manual_seed(0)
+    network = Between(function)
+    nn.init.normal_(network.norm.running_mean)
+    nn.init.normal_(network.bare.running_mean)
+    return create_model(network, image_size=64).eval()
+
+
+def double(x):
+    return x.mul_(2)
+
+
+@pytest.mark.parametrize("function", [F.relu, F.leaky_relu, double])
+def test_full_gradients_leave_out_what_lies_behind_the_maps(function, images):
+    """The biases of hidden linear layers and norms behind the pooling are the map's whole lack."""
+    model = between(function)
+    grids = explain(model, images, "fullgrad", target=5).grid.sum(axis=(1, 2))
+    network, pooled = model.network, []
+    handle = network.pool.register_forward_hook(lambda _, __, out: pooled.append(out.flatten(1)))
+    model(images)
+    handle.remove()
+    leaf = pooled[0].detach().requires_grad_()
+    logits = network.fc(F.relu(network.bare(network.hidden(leaf))))[:, 5]
+    (slope,) = torch.autograd.grad(logits.sum(), leaf)
+    np.testing.assert_allclose(grids, (leaf * slope).sum(1).detach(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("function", [F.gelu, F.silu, torch.tanh, lambda x: x * x, lambda x: x + 1])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_full_gradients_that_do_not_sum_to_the_logit_are_refused(function, precision, images):
+    """What a forward pass computes between allowed modules is seen by the sum alone."""
+    with pytest.raises(ValueError, match=r"not defined for between: on tile 0 its shares sum to"):
+        explain(between(function), images, "fullgrad", target=5, precision=precision)
+
+
+def test_full_gradients_need_running_statistics(images):
+    """A batch norm that takes its statistics from the batch is no linear layer."""
+    norm = nn.BatchNorm2d(3, track_running_stats=False)
+    network = nn.Sequential(norm, nn.Conv2d(3, 10, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(ValueError, match="has BatchNorm2d without running_var"):
+        explain(create_model(network, image_size=64), images, "fullgrad")
+
+
 @pytest.mark.parametrize("size", [64, 96, 128])
 def test_full_gradients_of_what_is_zero_are_zero(size):
     """Without biases, a tile of the mean colour, zero once normalised, must have an empty map."""
@@ -165,6 +226,34 @@ def test_smoothgrad_is_the_same_each_time(images):
     torch.manual_seed(2)
     other = explain(model, images.flip(0), "smoothgrad", target=0, batch_size=1).grid
     np.testing.assert_allclose(other[::-1], one, atol=1e-5 * np.abs(one).max())
+
+
+def test_smoothgrad_is_captums(images):
+    """The loop of captum itself, after the same seed, must draw the same noise."""
+    model = make()
+    leaf = images[:1].clone().requires_grad_()
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        theirs = NoiseTunnel(Saliency(model)).attribute(
+            leaf, nt_samples=25, stdevs=0.1, target=torch.tensor([3]), abs=False
+        )
+    ours = explain(model, images[:1], "smoothgrad", target=3).grid
+    expected = theirs.sum(1).detach().numpy()
+    np.testing.assert_allclose(ours, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_no_method_touches_the_global_generators(images, monkeypatch):
+    """They belong to all threads: methods must neither read, move nor keep and restore them."""
+    model = create_model(nn.Sequential(nn.Conv2d(3, 10, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
+    for name in ("manual_seed", "set_rng_state", "get_rng_state"):
+        monkeypatch.setattr(torch.random, name, None)
+        monkeypatch.setattr(torch, name, None)
+    explain(model, images, ["smoothgrad", "random", "occlusion", "integratedgradients"])
+    monkeypatch.undo()
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state[1])
+    assert np.random.get_state()[2] == numpy_state[2]
 
 
 def test_nulls(linear, images):

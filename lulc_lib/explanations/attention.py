@@ -36,7 +36,7 @@ class Seen:
     tokens: list[Tensor]
 
 
-class _Watch(TorchFunctionMode):
+class OpenAttention(TorchFunctionMode):
     """Compute attention openly, where PyTorch would fuse it, and keep its matrices.
 
     Fused attention never forms the matrix, so hooks see nothing of it. Here both ways in which
@@ -109,7 +109,7 @@ def look(batch: Batch) -> Seen:
     """
     found, tokens = batch.anatomy, []
     blocks = {block: lambda _, __, out: tokens.append(out) for block in found.blocks}
-    watch = _Watch()
+    watch = OpenAttention()
     with torch.no_grad(), _fused(batch.model), hooked(batch.model, blocks), watch:
         logits = batch.run(batch.images)
     length = found.prefix_tokens + found.grid[0] * found.grid[1]
@@ -216,7 +216,7 @@ def _patches(batch: Batch, tokens: Tensor) -> np.ndarray:
 
 @contextlib.contextmanager
 def _fused(model: nn.Module) -> Iterator[None]:
-    """Have timm call the one function that `_Watch` meets, and give each module its way back."""
+    """Have timm call the function that `OpenAttention` meets, and give each module its way back."""
     ways = {m: m.fused_attn for m in model.modules() if hasattr(m, "fused_attn")}
     for module in ways:
         module.fused_attn = True

@@ -88,7 +88,7 @@ class Batch:
             with torch.no_grad():
                 return self.run(self.images), None
         leaves: list[Tensor] = []
-        with torch.no_grad(), _cut(self.model, self.layer, self.records, leaves):
+        with torch.no_grad(), cut(self.model, self.layer, self.records, leaves):
             logits = self.run(self.images)
         if len(leaves) != 1:
             raise ValueError(
@@ -167,7 +167,7 @@ def pick(logits: Tensor, target: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _cut(model: nn.Module, layer: str, record: bool, leaves: list[Tensor]) -> Iterator[None]:
+def cut(model: nn.Module, layer: str, record: bool, leaves: list[Tensor]) -> Iterator[None]:
     """Cut the network at a layer, so that only what lies above it is differentiated.
 
     A map needs the gradient at the layer alone. The forward pass starts without recording; a hook

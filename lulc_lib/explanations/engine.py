@@ -21,7 +21,7 @@ from lulc_lib.explanations.result import Explanation, finished
 from lulc_lib.explanations.table import DEFAULT_METHOD, METHODS, Method, method_named, nearest
 from lulc_lib.models import TileClassifier
 from lulc_lib.predictions import weights_digest
-from lulc_lib.running import device_of, evaluating
+from lulc_lib.running import check_explainable, device_of, evaluating
 from lulc_lib.storage import cache_key, digest_arrays, free_memory, load_arrays, store_arrays
 from lulc_lib.tiles import CLASSES, TILE_SIZE, as_images, cell_metres, class_index, undivided
 
@@ -92,7 +92,9 @@ def explain(
         TypeError: if model, images, target or layer have a wrong type.
         ValueError: if method, layer, class or precision are unknown, images or targets do not
             fit, a method takes no contrast or no layer, cannot explain this network, or the layer
-            has no grid or does not reach the logits.
+            has no grid or does not reach the logits; or if the model cannot be explained as it
+            is: parameters of half precision, made under `torch.inference_mode`, or spread over
+            several devices by `nn.DataParallel`.
     """
     chosen = _chosen(DEFAULT_METHOD if method is None else method)
     request = _checked(model, images, chosen, target, layer, contrast, precision, batch_size)
@@ -185,6 +187,7 @@ def _check_model(model: Any) -> None:
             "explain takes a model made by create_model or load_checkpoint, got "
             f"{type(model).__name__}; wrap a module with create_model(module, image_size=...)"
         )
+    check_explainable(model)
 
 
 def check_methods(model: TileClassifier, names: Sequence[str]) -> None:
