@@ -154,7 +154,7 @@ def test_without_network_the_error_says_what_to_bring(monkeypatch):
         (
             lambda p: create_model("resnet18", image_size=64, global_pool=""),
             ValueError,
-            r"with \{'global_pool': ''\} must return logits \(1, 10\)",
+            r"with \{'global_pool': ''\} cannot take tiles",
         ),
         (lambda p: create_model(18), TypeError, "name or an nn.Module, got int"),
     ],
