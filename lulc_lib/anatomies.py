@@ -270,6 +270,11 @@ def _refuse_hidden(model: nn.Module) -> None:
                 "its layers; explain the model as it was before (create_model unwraps what "
                 "torch.compile(module) returned)"
             )
+        if ".quantized." in type(module).__module__:
+            raise ValueError(
+                f"{model.name} passes no gradient on from {name} ({type(module).__module__}), as "
+                "quantised layers do; explain the network that it was made from"
+            )
         if isinstance(module, nn.DataParallel):
             raise ValueError(
                 f"{name} of {model.name} is a {type(module).__name__}, whose copies hide its "
