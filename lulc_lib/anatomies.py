@@ -392,10 +392,10 @@ def _block_norms(modules: dict[str, nn.Module], steps: list[_Step]) -> dict[str,
     for step in steps:
         kind = type(modules[step.name]).__name__.lower()
         block = step.name.rpartition(".")[0]
-        norm = len(step.shape) == 3 and "norm" in kind and "batchnorm" not in kind
+        norm = len(step.shape) in (3, 4) and "norm" in kind and "batchnorm" not in kind
         if norm and _in_row(block, modules):
             first.setdefault(_whole_block(block, modules), step)
-    return first
+    return {block: step for block, step in first.items() if len(step.shape) == 3}
 
 
 def _rows(modules: dict[str, nn.Module], steps: list[_Step]) -> dict[str, _Step]:
