@@ -59,6 +59,18 @@ ALIASES: dict[str, tuple[str, int | None, dict[str, Any]]] = {
         },
     ),
 }
+# timm arguments that change how many classes or channels a network has, or what it returns.
+_OURS = {
+    "num_classes": "the classes are the ten of EuroSAT",
+    "in_chans": "tiles have three channels",
+    "img_size": "take image_size instead",
+    "pretrained_cfg": "take pretrained, mean and std instead",
+    "pretrained_cfg_overlay": "take pretrained, mean and std instead",
+    "checkpoint_path": "take pretrained instead",
+    "features_only": "a classifier returns logits",
+    "out_indices": "a classifier returns logits",
+    "feature_cls": "a classifier returns logits",
+}
 _WEIGHTS = "model.safetensors"  # what timm calls them on the hub
 
 
@@ -109,7 +121,7 @@ class TileClassifier(nn.Module):
         self.card: Any = None
         self.predictions_file: Path | None = None
         self.trained_on: Any = None
-        self._anatomies: dict[int, Anatomy] = {}
+        self._anatomies: dict[int, tuple[Any, Anatomy | str]] = {}  # with a signature
 
     @property
     def image_size(self) -> int:
@@ -147,7 +159,10 @@ class TileClassifier(nn.Module):
         return self.network(self.prepare(images))
 
     def forward_with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (N, 10) and what the last linear layer saw, (N, D)."""
+        """Return logits (N, 10) and what the classifier saw, (N, D).
+
+        Of a convolutional classifier, that is the average over the cells.
+        """
         seen: list[Tensor] = []
         head = self.get_submodule(anatomy(self).head)
         handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -155,7 +170,10 @@ class TileClassifier(nn.Module):
             logits = self(images)
         finally:
             handle.remove()
-        return logits, seen[-1].flatten(1)
+        features = seen[-1]
+        if isinstance(head, nn.Conv2d):
+            return logits, features.mean(dim=(2, 3))
+        return logits, features.flatten(1)
 
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.parameters()) / 1e6
@@ -193,6 +211,8 @@ def create_model(
         return _wrap(model, pretrained, image_size, mean, std, timm_arguments)
     if not isinstance(model, str):
         raise TypeError(f"model must be a name or an nn.Module, got {type(model).__name__}")
+    for argument in timm_arguments.keys() & _OURS.keys():
+        raise ValueError(f"leave out {argument}={timm_arguments[argument]!r}: {_OURS[argument]}")
     architecture, alias_size, alias_arguments = ALIASES.get(model, (model, None, {}))
     _check_known(model, architecture)
     cfg = timm.models.get_pretrained_cfg(architecture)
@@ -242,7 +262,10 @@ def _build(spec: dict[str, Any], size: int, pretrained: bool | str | Path) -> Ti
     patch = patch if isinstance(patch, int) else max(patch)
     if spec["fixed_size"] and size % patch:
         raise ValueError(f"image_size must be a multiple of the patch size {patch}, got {size}")
-    return TileClassifier(network, spec["name"], size, spec["mean"], spec["std"], spec)
+    built = TileClassifier(network, spec["name"], size, spec["mean"], spec["std"], spec)
+    if set(spec["arguments"]) - set(ALIASES.get(spec["name"], (0, 0, {}))[2]):
+        _check_ending(built, spec["arguments"])
+    return built
 
 
 def _with_stem(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -334,22 +357,58 @@ def _wrap(
         raise ValueError(f"a wrapped module comes with its own weights: leave out {extra}")
     size = _checked_size(image_size or TILE_SIZE)
     mean, std = mean or EUROSAT_MEAN, std or EUROSAT_STD
+    while isinstance(module, torch._dynamo.OptimizedModule | nn.DataParallel):
+        module = module.module if isinstance(module, nn.DataParallel) else module._orig_mod
     wrapped = TileClassifier(module, type(module).__name__.lower(), size, mean, std)
+    _check_logits(wrapped)
+    return wrapped
+
+
+def _check_logits(wrapped: TileClassifier) -> None:
+    """Run a wrapped module on two tiles; refuse what does not return logits of the ten classes."""
+    kind, size = type(wrapped.network).__name__, wrapped.image_size
+    seeded = torch.Generator().manual_seed(0)
+    tiles = torch.cat([torch.zeros(1, 3, TILE_SIZE, TILE_SIZE),
+                       torch.rand(1, 3, TILE_SIZE, TILE_SIZE, generator=seeded)])  # fmt: skip
     with evaluating(wrapped):
         try:
-            shape = tuple(
-                wrapped(torch.zeros(1, 3, TILE_SIZE, TILE_SIZE, device=device_of(module))).shape
-            )
+            answers = [wrapped(tile[None].to(device_of(wrapped))) for tile in tiles]
         except Exception as error:
-            raise ValueError(
-                f"{type(module).__name__} cannot take images of {size}x{size} px: {error}"
-            ) from error
+            raise ValueError(f"{kind} cannot take images of {size}x{size} px: {error}") from error
+    if not all(isinstance(answer, Tensor) for answer in answers):
+        raise ValueError(
+            f"a wrapped module must return one tensor of logits, {kind} returned a "
+            f"{type(answers[0]).__name__}"
+        )
+    shape = tuple(answers[0].shape)
     if shape != (1, len(CLASSES)):
         raise ValueError(
             f"a wrapped module must return logits (N, {len(CLASSES)}), "
-            f"{type(module).__name__} returned {shape} for one image"
+            f"{kind} returned {shape} for one image"
         )
-    return wrapped
+    rows = torch.cat(answers).float()
+    if (rows >= 0).all() and ((rows.sum(dim=1) - 1).abs() < 1e-3).all():
+        raise ValueError(
+            f"{kind} returns probabilities that sum to 1, as behind a softmax; explanations and "
+            "calibration need the logits: take the softmax off"
+        )
+
+
+def _check_ending(model: TileClassifier, arguments: dict[str, Any]) -> None:
+    """Refuse a network of timm that does not return logits (N, 10) of one tile."""
+    try:
+        with evaluating(model):
+            answer = model(torch.zeros(1, 3, TILE_SIZE, TILE_SIZE))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ValueError(
+            f"{model.name} with {arguments} cannot take tiles at {model.image_size} px: {error}"
+        ) from error
+    shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+    if shape != (1, len(CLASSES)):
+        raise ValueError(
+            f"{model.name} with {arguments} must return logits (1, {len(CLASSES)}) of one tile, "
+            f"it returned {shape}; leave out what changes the kind of output"
+        )
 
 
 def _check_known(name: str, architecture: str) -> None:

@@ -1,11 +1,14 @@
 """The anatomy of a model: layers, grids, and the one that explanations take."""
 
+import numpy as np
 import pytest
 import torch
 import torchvision
+from timm.layers import RmsNorm
 from torch import nn
 
 from lulc_lib.anatomies import anatomy, to_grid
+from lulc_lib.explanations import explain, layers
 from lulc_lib.models import create_model
 from lulc_lib.predictions import predict
 
@@ -164,3 +167,201 @@ def test_tokens_become_a_grid_in_reading_order():
     assert torch.equal(to_grid(maps, found), maps)
     with pytest.raises(ValueError, match=r"output \(2, 10\) has no grid"):
         to_grid(torch.rand(2, 10), found)
+
+
+# --- the choice is tested ------------------------------------------------------------------------
+
+
+def test_the_tables_of_the_shipped_networks():
+    """What numbers mean for the two shipped networks must never change."""
+    table = layers(create_model("resnet50", image_size=64))
+    stages = ["act1", "layer1", "layer2", "layer3", "layer4"]
+    assert table["layer"].tolist() == [f"network.{name}" for name in stages]
+    assert table["auto"].tolist() == [False] * 4 + [True]
+    table = layers(create_model("vit"))
+    norms = [f"network.blocks.{i}.norm1" for i in range(6)]
+    assert table["layer"].tolist() == norms + [f"network.blocks.{i}" for i in range(6)]
+    assert table["auto"].tolist() == [False] * 11 + [True]
+    assert set(table["grid"]) == {"8x8"}
+
+
+SMALL = {
+    "resnet18": {},
+    "convnext_atto": {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)},
+    "vit_tiny_patch16_224": SMALL_VIT,
+    "deit_tiny_distilled_patch16_224": SMALL_VIT,
+    "swin_tiny_patch4_window7_224": {"depths": (1, 1), "window_size": 4},
+    "mobilenetv3_small_050": {},
+    "cait_xxs24_224": {**SMALL_VIT, "depth_token_only": 2},
+    "coat_lite_tiny": {"embed_dims": (64, 64, 64, 64)},
+    "vit_relpos_small_patch16_rpn_224": SMALL_VIT,
+    "vit_small_patch16_18x2_224": SMALL_VIT,
+}  # fmt: skip
+DEFAULTS = {
+    "cait_xxs24_224": "network.blocks.1",  # the class token joins after it
+    "coat_lite_tiny": "network.serial_blocks4.1.norm1",
+    "vit_relpos_small_patch16_rpn_224": "network.blocks.1",
+    "vit_small_patch16_18x2_224": "network.blocks.0",  # both branches of the last block read it
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_no_default_layer_is_blank(name):
+    """Grad-CAM at the default layer must say something, whatever the architecture."""
+    torch.manual_seed(0)
+    model = create_model(name, image_size=64, **SMALL[name])
+    for parameter in model.parameters():  # some start at or near zero
+        if not parameter.any() or parameter.abs().max() < 1e-3:
+            nn.init.normal_(parameter, std=0.2)
+    found = explain(model, torch.rand(1, 3, 64, 64), "gradcam", target=3)
+    assert np.ptp(found.grid) > 0
+    assert found.layer == DEFAULTS.get(name, found.layer)
+
+
+@pytest.mark.parametrize("norm", ["rmsnorm", RmsNorm, nn.RMSNorm])
+def test_transformers_with_other_norms(norm):
+    """A ViT with RMSNorm must be read as one with layer norms is."""
+    plain = create_model("vit_tiny_patch16_224", image_size=64, **SMALL_VIT)
+    other = create_model("vit_tiny_patch16_224", image_size=64, norm_layer=norm, **SMALL_VIT)
+    assert layers(other).equals(layers(plain))
+
+
+def test_the_table_lists_only_what_is_explained():
+    """Each row must be taken by `explain`, with the grid it promises and a gradient."""
+    model = create_model("coat_lite_tiny", image_size=64, **SMALL["coat_lite_tiny"])
+    for number, row in layers(model).iterrows():
+        found = explain(model, torch.rand(1, 3, 64, 64), "gradcam", layer=number)
+        assert "{}x{}".format(*found.grid.shape[1:]) == row["grid"]
+    token = create_model("vit_tiny_patch16_224", image_size=64, **SMALL_VIT)
+    assert "network.blocks.1" not in set(layers(token)["layer"])  # no gradient on its patches
+
+
+class Tokens(nn.Module):
+    """A ViT with averaged tokens, whose blocks return tuples."""
+
+    class Block(nn.Module):
+        """A residual block that also returns None."""
+
+        def __init__(self):
+            super().__init__()
+            self.norm, self.mix = nn.LayerNorm(8), nn.Linear(8, 8)
+
+        def forward(self, tokens):
+            return tokens + self.mix(self.norm(tokens)), None
+
+    def __init__(self, last):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 8, 16, stride=16)
+        self.blocks = nn.ModuleList([self.Block(), self.Block()])
+        self.last = nn.LayerNorm(8) if last else None
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, images):
+        tokens = self.embed(images).flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            tokens, _ = block(tokens)
+        return self.head((self.last(tokens) if self.last else tokens).mean(dim=1))
+
+
+def test_blocks_that_return_tuples():
+    """The next layer whose output is a cut is taken; where there is none, a warning says so."""
+    model = create_model(Tokens(last=True))
+    assert anatomy(model).layer == "network.last"
+    assert np.ptp(explain(model, torch.rand(1, 3, 64, 64)).grid) > 0
+    with pytest.warns(UserWarning, match=r"network\.blocks\.1 of tokens returns several values"):
+        assert anatomy(create_model(Tokens(last=False))).layer == "network.blocks.1.norm"
+
+
+class Twice(nn.Module):
+    """Convolutions whose last activation is one module that runs twice, and any classifier."""
+
+    def __init__(self, head="linear"):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 8, stride=8), nn.Conv2d(8, 8, 3, padding=1)
+        self.act = nn.Tanh()
+        self.head = nn.Linear(8, 10) if head == "linear" else nn.Conv2d(8, 10, 1)
+
+    def forward(self, images):
+        maps = self.act(self.second(self.act(self.first(images))))
+        if isinstance(self.head, nn.Conv2d):
+            return self.head(maps).mean(dim=(2, 3))
+        return self.head(maps.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("head", ["linear", "convolution"])
+def test_a_module_that_runs_twice_is_not_chosen(head):
+    """The last layer that runs once is taken; the head may be a convolution."""
+    torch.manual_seed(0)
+    model = create_model(Twice(head))
+    model.requires_grad_(False)
+    assert layers(model)["layer"].tolist() == ["network.second"]
+    assert anatomy(model).head == "network.head"
+    found = predict(model, torch.rand(2, 3, 64, 64), features=True)
+    assert found.features.shape == (2, 8)
+    assert np.ptp(explain(model, torch.rand(1, 3, 64, 64)).grid) > 0
+
+
+def test_squeezenet_has_a_convolutional_classifier():
+    """A network of torchvision without a linear layer must be explained before its classifier."""
+    model = create_model(torchvision.models.squeezenet1_0(num_classes=10), image_size=64)
+    assert anatomy(model).layer == "network.classifier.0"  # dropout, which passes the maps on
+    assert anatomy(model).head == "network.classifier.1"
+
+
+class Deaf(nn.Module):
+    """A network whose logits do not depend on its maps by any gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 8, stride=8), nn.Linear(4, 10)
+        self.straight = nn.Linear(3, 10)
+
+    def forward(self, images):
+        self.head(self.conv(images).mean(dim=(2, 3)))
+        return self.straight(images.mean(dim=(2, 3)))
+
+
+def test_layers_that_no_gradient_reaches_are_refused():
+    """The error names the model and says what was looked for."""
+    with pytest.raises(
+        ValueError, match=r"deaf has no layer .* the gradient of its logits reaches"
+    ):
+        anatomy(create_model(Deaf()))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_what_hides_layers_is_named():
+    """Quantised, compiled and copied networks: unwrapped where they come in, else named."""
+    assert anatomy(create_model(torch.compile(Twice()))).layer == "network.second"
+    assert anatomy(create_model(nn.DataParallel(Twice()))).layer == "network.second"
+    quantised = torch.ao.quantization.quantize_dynamic(Twice().eval(), {nn.Linear})
+    with pytest.raises(ValueError, match=r"no gradient on from network\.head .*quantized"):
+        anatomy(create_model(quantised))
+    model = create_model(Twice())
+    anatomy(model)
+    model.network = torch.compile(model.network)
+    with pytest.raises(ValueError, match=r"network of twice is compiled by torch\.compile"):
+        anatomy(model)
+    model.network = nn.DataParallel(Twice())
+    with pytest.raises(ValueError, match="network of twice is a DataParallel"):
+        anatomy(model)
+
+
+def test_changes_of_the_model_are_noticed(monkeypatch):
+    """A replaced module and gradient checkpointing are seen; failures are remembered as well."""
+    model = create_model(Twice())
+    assert anatomy(model) is anatomy(model)
+    model.network.act = nn.Identity()
+    model.network.second = nn.Identity()
+    assert anatomy(model).layer == "network.second"
+    vit = create_model("vit_tiny_patch16_224", image_size=64, **SMALL_VIT)
+    before = anatomy(vit)
+    vit.network.set_grad_checkpointing(True)
+    assert anatomy(vit) is not before
+    assert anatomy(vit).layer == before.layer
+    flat = create_model(_flat())
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no layer with a grid"):
+            anatomy(flat)
+        monkeypatch.setattr(flat, "forward", None)  # a second look would run it

@@ -178,6 +178,18 @@ def test_without_network_the_error_says_what_to_bring(monkeypatch):
         (lambda p: create_model(Toy(), pretrained=True), ValueError, "leave out pretrained"),
         (lambda p: create_model(Toy(classes=7)), ValueError, r"returned \(1, 7\)"),
         (lambda p: create_model(nn.Linear(2, 2)), ValueError, "cannot take images"),
+        (lambda p: create_model(nn.Sequential(Toy(), nn.Softmax(1))), ValueError, "softmax off"),
+        (lambda p: create_model(Tuple()), ValueError, "one tensor of logits, Tuple returned a tup"),
+        (lambda p: create_model("resnet18", num_classes=7), ValueError, "leave out num_classes=7"),
+        (lambda p: create_model("resnet18", in_chans=4), ValueError, "leave out in_chans=4"),
+        (lambda p: create_model("vit", img_size=32), ValueError, "take image_size instead"),
+        (lambda p: create_model("resnet18", features_only=True), ValueError, "features_only=True"),
+        (lambda p: create_model("resnet18", out_indices=(1,)), ValueError, "leave out out_indices"),
+        (
+            lambda p: create_model("resnet18", image_size=64, global_pool=""),
+            ValueError,
+            r"with \{'global_pool': ''\} cannot take tiles",
+        ),
         (lambda p: create_model(18), TypeError, "name or an nn.Module, got int"),
     ],
 )
@@ -185,6 +197,13 @@ def test_errors_name_the_cause(call, error, message, tmp_path):
     """Each wrong argument is named with its value and a remedy."""
     with pytest.raises(error, match=message):
         call(tmp_path)
+
+
+class Tuple(Toy):
+    """A module that returns a tuple."""
+
+    def forward(self, x):
+        return super().forward(x), None
 
 
 def _junk(folder):

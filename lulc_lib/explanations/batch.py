@@ -145,7 +145,7 @@ class Batch:
         elif len(shape) == 4:
             fits = shape[2:] == (h, w)
         else:
-            fits = len(shape) == 3 and shape[1] == self.anatomy.prefix_tokens + h * w
+            fits = len(shape) == 3 and shape[1] in dict(self.anatomy.tokens)
         if not fits:
             raise ValueError(
                 f"layer {self.layer!r} returns {shape}, which has no grid; "

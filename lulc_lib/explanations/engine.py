@@ -138,7 +138,7 @@ def layers(model: TileClassifier) -> pd.DataFrame:
     """
     _check_model(model)
     found = anatomy(model)
-    sides = (*found.grids, *[found.grid] * len(found.outputs))
+    sides = found.grids + found.output_grids
     rows = [
         (name, f"{h}x{w}", cell_metres(h), name == found.layer)
         for name, (h, w) in zip(found.stages + found.outputs, sides, strict=True)
