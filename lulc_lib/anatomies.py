@@ -36,7 +36,8 @@ class Anatomy:
         blocks: dotted names of the blocks of a "vit"; else ().
         outputs: those of them whose output has a grid, and can be chosen as well.
         output_grids: (h, w) of each of those.
-        head: dotted name of the classifier: the last linear or convolutional layer.
+        head: dotted name of the classifier: the last linear or convolutional layer, if it returns
+            a number for each class; else "".
         values: how many numbers the modules return for one tile: what a pass needs of memory.
         tokens: (T, (h, w)) for each number of tokens T that has a grid; the last h * w of the
             tokens are the patches.
@@ -118,11 +119,15 @@ def anatomy(model: nn.Module) -> Anatomy:
 
 
 def _signature(model: nn.Module) -> tuple[Any, ...]:
-    """Return what tells a model from itself with other modules or settings."""
-    return tuple(
-        (name, id(module), type(module), *(getattr(module, flag, None) for flag in _FLAGS))
+    """Return what tells a model from itself with other modules, settings or types of numbers.
+
+    The modules themselves are kept, since a number such as `id` is given again to later ones.
+    """
+    modules = tuple(
+        (name, module, module.extra_repr(), *(getattr(module, flag, None) for flag in _FLAGS))
         for name, module in model.named_modules()
     )
+    return modules, frozenset((p.dtype, p.is_inference()) for p in model.parameters())
 
 
 def to_grid(activation: Tensor, found: Anatomy) -> Tensor:
@@ -162,14 +167,14 @@ def _read_anatomy(model: nn.Module) -> Anatomy:
     modules = dict(model.named_modules())
     steps = _trace(model)
     values = sum(math.prod(step.shape) for step in steps if step.single)
-    end = next((i for i in reversed(range(len(steps))) if steps[i].entered is not None), 0)
+    end = _classifier(steps)
     before = steps[:end]
     _find_grids(before, modules)
     if not any(step.grid for step in before):
         raise ValueError(f"{model.name} has no layer with a grid of at least 2x2 before its head")
     runs = Counter(step.name for step in steps)
     usable = [s for s in before if s.grid and s.reached and s.single and runs[s.name] == 1]
-    found = {"head": steps[end].name, "values": values}
+    found = {"head": steps[end].name if end < len(steps) else "", "values": values}
     rows = _block_norms(modules, before) or _rows(modules, before)
     if rows and not _maps_follow(list(rows)[-1], before, modules):
         return _of_tokens(model, rows, before, usable, found)
@@ -181,6 +186,15 @@ def _read_anatomy(model: nn.Module) -> Anatomy:
     _refuse_early(model, before, list(stages.values())[-1])
     names, grids = tuple(step.name for step in stages.values()), tuple(stages)
     return Anatomy("cnn", names[-1], grids[-1], 0, names, grids, (), (), (), **found)
+
+
+def _classifier(steps: list[_Step]) -> int:
+    """Return where the classifier stands among the steps, their number if it is no module."""
+    weighty = [i for i, step in enumerate(steps) if step.entered is not None]
+    classes = steps[-1].shape[-1:] if steps else ()
+    if weighty and classes and classes[0] in steps[weighty[-1]].shape[1:]:
+        return weighty[-1]
+    return len(steps)
 
 
 def _of_tokens(
@@ -275,7 +289,7 @@ def _refuse_hidden(model: nn.Module) -> None:
                 f"{model.name} passes no gradient on from {name} ({type(module).__module__}), as "
                 "quantised layers do; explain the network that it was made from"
             )
-        if isinstance(module, nn.DataParallel):
+        if isinstance(module, nn.DataParallel) and module.device_ids:  # on a CPU it makes no copies
             raise ValueError(
                 f"{name} of {model.name} is a {type(module).__name__}, whose copies hide its "
                 "layers; put the module inside in its place: network = network.module"

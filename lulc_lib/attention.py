@@ -28,7 +28,15 @@ class PlainAttention(TorchFunctionMode):
         return func(*args, **kwargs)
 
     @staticmethod
-    def _pays(query: Tensor, *_: Any, is_causal: bool = False, **others: Any) -> bool:
+    def _pays(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        **others: Any,
+    ) -> bool:
         slow = query.device.type == "cpu" and query.dtype == torch.bfloat16
         known = not is_causal and not others.get("enable_gqa")
         return slow and known and query.requires_grad and torch.is_grad_enabled()
@@ -40,6 +48,7 @@ class PlainAttention(TorchFunctionMode):
         value: Tensor,
         attn_mask: Tensor | None = None,
         dropout_p: float = 0.0,
+        is_causal: bool = False,  # never true here
         scale: float | None = None,
         **_: Any,
     ) -> Tensor:

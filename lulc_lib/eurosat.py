@@ -20,7 +20,7 @@ from lulc_lib.decoded import (
     write_cache,
 )
 from lulc_lib.files import DamagedFileError
-from lulc_lib.hub import DataUnavailableError, RemoteFile, downloaded_file, fetch
+from lulc_lib.hub import DataUnavailableError, RemoteFile, fetch, find
 from lulc_lib.images import ImageError, decode_tile
 from lulc_lib.storage import warn_damaged
 from lulc_lib.tiles import CLASSES, TILE_SIZE, TileSet
@@ -96,7 +96,7 @@ def data_root(root: str | Path | None = None) -> Path:
         DataUnavailableError: if nothing was found.
         DataError: if the place holds no EuroSAT.
     """
-    if (source := find_source(root)) is not None:
+    if (source := find_source(root) or find(ARCHIVE)) is not None:
         return source
     if _decoded(MANIFEST_DIGEST) is not None:
         return cache_file(MANIFEST_DIGEST)
@@ -263,7 +263,9 @@ ARCHIVE = RemoteFile(
 def _obtain(download: bool) -> Path:
     """Return the zip downloaded before or now; say what to bring if there is none."""
     reason, home = "no download was asked for", ARCHIVE.address()
-    if download or downloaded_file(ARCHIVE).is_file():
+    if (present := find(ARCHIVE)) is not None:
+        return present
+    if download:
         try:
             return fetch(ARCHIVE)
         except DataUnavailableError as error:

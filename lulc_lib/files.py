@@ -54,7 +54,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
         yield temporary
-        with temporary.open("rb") as written:
+        with temporary.open("r+b") as written:  # Windows syncs what may be written alone
             os.fsync(written.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
@@ -95,13 +95,21 @@ def lock_folder(folder: str | Path) -> Iterator[None]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+b") as file:
+    with _lock_file(folder / ".lock") as file:
         if not _locked(file):
             raise FolderLockedError(
                 f"{folder} is in use: another process works in it. Wait until it has ended, or "
                 "choose another folder"
             )
         yield
+
+
+def _lock_file(path: Path) -> IO[bytes]:
+    """Open a file to be locked; another user's, which may not be written, can be locked as well."""
+    try:
+        return path.open("a+b")
+    except PermissionError:
+        return path.open("rb")
 
 
 def _locked(file: IO[bytes]) -> bool:

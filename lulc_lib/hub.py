@@ -95,15 +95,24 @@ def fetch(remote: RemoteFile) -> Path:
     Warns:
         CacheWarning: if the file downloaded before is damaged.
     """
-    if (kept := _kept(remote)) is not None:
-        return kept
+    if (present := find(remote)) is not None:
+        return present
     try:
-        return _in_hub_cache(remote) or _downloaded(remote)
+        return _downloaded(remote)
     except Exception as error:  # the hub's client raises those of several HTTP libraries
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise DataUnavailableError(
             f"{remote.name} could not be downloaded from {remote.address()}: {one_line(reason)}"
         ) from error
+
+
+def find(remote: RemoteFile) -> Path | None:
+    """Return the verified path of a public file that was downloaded before, None without one.
+
+    Warns:
+        CacheWarning: if it is there and damaged.
+    """
+    return _kept(remote) or _in_hub_cache(remote)
 
 
 def downloaded_file(remote: RemoteFile) -> Path:
@@ -120,7 +129,7 @@ def _kept(remote: RemoteFile) -> Path | None:
     except OSError:
         return None
     damage = f"{path} is damaged: it does not have {remote.algorithm} {remote.digest}"
-    warn_damaged(damage, "it is downloaded again")
+    warn_damaged(damage, "it is not used; where downloads are asked for, it is downloaded again")
     return None
 
 

@@ -279,7 +279,8 @@ class _Reading:
     def _beyond_8_bits(self) -> bool:
         bits = self.image.tag_v2.get(258, ()) if self.image.format == "TIFF" else ()
         numbers = self.image.mode.startswith(("I", "F"))
-        return numbers or ";16" in self.raw or max(bits, default=1) > 8
+        numbers |= ";16" in self.raw and self.image.format != "BMP"  # there, 16 bits for all bands
+        return numbers or max(bits, default=1) > 8
 
     def _check_converted(self, cut: Image.Image) -> None:
         if cut.width * cut.height > MAX_CONVERTED:

@@ -164,7 +164,13 @@ class TileClassifier(nn.Module):
         Of a convolutional classifier, that is the average over the cells.
         """
         seen: list[Tensor] = []
-        head = self.get_submodule(anatomy(self).head)
+        name = anatomy(self).head
+        if not name:
+            raise ValueError(
+                f"{self.name} computes its logits outside any linear or convolutional layer, so "
+                "that nothing shows its features; leave features=True out"
+            )
+        head = self.get_submodule(name)
         handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
             logits = self(images)

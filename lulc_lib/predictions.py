@@ -384,7 +384,6 @@ def weights_digest(model: nn.Module) -> str:
     return digest_arrays(np.array(names), *arrays)
 
 
-@torch.inference_mode()
 def _forward(
     model: nn.Module,
     images: Tensor | LazyImages,
@@ -437,7 +436,12 @@ def _outputs(model: nn.Module) -> Iterator[list[int]]:
         if isinstance(output, Tensor):
             found.append(output.nbytes)
 
-    inner = [module for module in model.modules() if not any(module.children())]
+    scripted = torch.jit.ScriptModule  # takes no hooks
+    inner = [
+        module
+        for module in model.modules()
+        if not any(module.children()) and not isinstance(module, scripted)
+    ]
     handles = [module.register_forward_hook(note) for module in inner]
     try:
         yield found

@@ -453,8 +453,8 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 def _no_state(path: Path, why: object) -> ValueError:
     return ValueError(
-        f"{path} is not a saved state of a run ({one_line(why)}); delete it and start anew, or "
-        "give another run folder"
+        f"{path} is not a saved state of a run ({one_line(why)}); start anew in another "
+        "run folder, or resume a state of an earlier version with that version"
     )
 
 

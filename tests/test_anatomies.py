@@ -365,3 +365,81 @@ def test_changes_of_the_model_are_noticed(monkeypatch):
         with pytest.raises(ValueError, match="no layer with a grid"):
             anatomy(flat)
         monkeypatch.setattr(flat, "forward", None)  # a second look would run it
+
+
+class Functional(nn.Module):
+    """A network whose logits no module returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 3, 8, 1), nn.ReLU(), nn.Conv2d(6, 8, 3, 1, 1))
+        self.weights = nn.Parameter(torch.randn(10, 8))
+
+    def forward(self, x):
+        """Return logits (N, 10)."""
+        return self.body(x).relu().mean(dim=(2, 3)) @ self.weights.T
+
+
+def test_logits_without_a_classifier():
+    """The last convolution is then a layer to look at, and no classifier to read features from."""
+    torch.manual_seed(0)
+    model = create_model(Functional(), image_size=64)
+    found = anatomy(model)
+    assert (found.head, found.layer, found.grid) == ("", "network.body", (8, 8))
+    with pytest.raises(ValueError, match="outside any linear or convolutional layer"):
+        predict(model, torch.rand(2, 3, 64, 64), features=True)
+
+
+def test_changed_modules_settings_and_numbers_are_noticed():
+    """A new module in the place of an old one, another stride, and float() after half()."""
+    torch.manual_seed(0)
+    model = create_model(Functional(), image_size=64)
+    for stride in (4, 8, 16, 4):
+        model.network.body[0] = None
+        model.network.body[0] = nn.Conv2d(3, 6, 3, stride, 1)
+        assert anatomy(model).grid == (64 // stride, 64 // stride)
+    model.network.body[0].stride = (16, 16)
+    assert anatomy(model).grid == (4, 4)
+    with pytest.raises(ValueError, match=r"float16, .* call model\.float\(\)"):
+        anatomy(model.half())
+    assert anatomy(model.float()).grid == (4, 4)
+
+
+def test_blocks_of_tuples_have_no_attention_to_show():
+    """A block that returns more than its tokens is named by attention methods."""
+    model = create_model("vit", **SMALL_VIT)
+
+    class Pair(nn.Module):
+        def __init__(self, block):
+            super().__init__()
+            self.norm1, self.block = block.norm1, block
+
+        def forward(self, x):
+            return self.block(x[0] if isinstance(x, tuple) else x), x
+
+    class First(nn.Module):
+        def forward(self, x):
+            return x[0]
+
+    model.network.blocks = nn.Sequential(*[Pair(b) for b in model.network.blocks])
+    model.network.norm = nn.Sequential(First(), model.network.norm)
+    with pytest.raises(ValueError, match="tuple, and attention methods need its tokens alone"):
+        explain(model, torch.rand(1, 3, 64, 64), "rollout")
+
+
+def test_a_data_parallel_on_a_processor_hides_nothing():
+    """There it makes no copies of the network, so that its layers and features can be looked at."""
+    torch.manual_seed(0)
+    model = create_model("resnet18", image_size=64)
+    model.network = nn.DataParallel(model.network)
+    if model.network.device_ids:
+        pytest.skip("with GPUs it makes copies")
+    assert anatomy(model).layer.endswith("layer4")
+    assert predict(model, torch.rand(2, 3, 64, 64), features=True).features.shape == (2, 512)
+
+
+def test_a_compiled_model_is_named():
+    """What torch.compile returned is no model of ours; the one inside it is."""
+    model = torch.compile(create_model("vit", **SMALL_VIT))
+    with pytest.raises(TypeError, match=r"before torch\.compile.*model\._orig_mod"):
+        explain(model, torch.rand(1, 3, 64, 64))

@@ -42,3 +42,15 @@ def test_plain_attention_knows_masks():
         expected = attend(q.float(), k.float(), v.float(), attn_mask=mask.to(
             mask.dtype if mask.dtype == torch.bool else torch.float32), scale=0.3)  # fmt: skip
         assert torch.allclose(plain.float(), expected, atol=0.03)
+
+
+def test_plain_attention_takes_arguments_by_position():
+    """The sixth argument says causal, the seventh scales: as PyTorch counts them."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 5, 8, dtype=torch.bfloat16, requires_grad=True) for _ in "qkv")
+    attend = torch.nn.functional.scaled_dot_product_attention
+    for causal in (False, True):
+        with PlainAttention():
+            plain = attend(q, k, v, None, 0.0, causal)
+        expected = attend(q.float(), k.float(), v.float(), None, 0.0, causal)
+        assert torch.allclose(plain.float(), expected, atol=0.03), causal

@@ -128,7 +128,7 @@ def test_decoded_tiles_outlive_their_source(tmp_path, monkeypatch):
     monkeypatch.setattr(eurosat, "MANIFEST_DIGEST", tiles.digest)
     assert load(download=False).names == tiles.names
     kept = cache_file(tiles.digest)
-    assert data_root() == kept
+    assert data_root() == kept  # where neither source nor download is left
     kept.write_bytes(kept.read_bytes()[:-200])
     with (
         pytest.warns(CacheWarning, match=r"\.tiles is damaged"),

@@ -24,7 +24,7 @@ from lulc_lib.eurosat import (
 )
 from lulc_lib.hub import RemoteFile
 from lulc_lib.public_lists import read_public_list
-from lulc_lib.storage import cache_dir
+from lulc_lib.storage import CacheWarning, cache_dir
 from lulc_lib.tiles import CLASSES
 
 COUNT = 11  # tiles per class in the made data: River_10 sorts before River_2
@@ -199,6 +199,21 @@ def test_download_from_the_hub(hub, tmp_path):
     assert len(load(download=False)) == len(TILES)
     assert data_root() == kept
     assert len(hub.requests) == 2
+
+
+def test_a_damaged_download_is_not_replaced_unasked(hub):
+    """With download=False a damaged zip is named, and the network is left alone."""
+    load()
+    path = data_root()  # the zip, which `LULC_EUROSAT` may name, and not what was decoded from it
+    assert path.name == "EuroSAT.zip"
+    count = len(hub.requests)
+    path.write_bytes(b"torn")
+    with (
+        pytest.warns(CacheWarning, match=r"EuroSAT\.zip is damaged"),
+        pytest.raises(DataUnavailableError, match="no download was asked for"),
+    ):
+        data_root()
+    assert len(hub.requests) == count
 
 
 def test_a_wrong_hash_leaves_nothing(hub):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -266,4 +267,20 @@ def test_a_lock_dies_with_its_process(tmp_path):
         finally:
             other.kill()
     with lock_folder(tmp_path):
+        pass
+
+
+def test_the_lock_file_of_another_user_can_be_locked(tmp_path, monkeypatch):
+    """A run folder that a group shares keeps a lock file that only its first user may write."""
+    with lock_folder(tmp_path):
+        pass
+    lock, opened = tmp_path / ".lock", Path.open
+
+    def refuse(path, mode="r", *rest, **more):
+        if path == lock and mode == "a+b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, mode, *rest, **more)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with lock_folder(tmp_path), pytest.raises(FolderLockedError), lock_folder(tmp_path):
         pass

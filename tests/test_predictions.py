@@ -394,3 +394,28 @@ def test_tta_averages_the_probabilities_of_eight_views():
     assert np.allclose(turned_twice.logits, got.logits, atol=1e-5)  # any view gives the same
     with pytest.raises(ValueError, match="leave out features or tta"):
         predict(model, tiles, features=True, tta=True)
+
+
+class Remembers(nn.Module):
+    """A network that keeps a tensor made in its forward pass, and a scripted one."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = None
+        self.head = torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 10)))
+
+    def forward(self, x):
+        """Return logits (N, 10)."""
+        if self.kept is None:
+            self.kept = torch.full_like(x[:1], 0.5)
+        return self.head(x * self.kept)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_predict_leaves_nothing_that_forbids_gradients():
+    """A tensor that a network keeps can be differentiated through; scripted parts are run."""
+    model = Remembers()
+    predict(model, torch.rand(2, 3, 64, 64))
+    images = torch.rand(2, 3, 64, 64, requires_grad=True)
+    model(images).sum().backward()
+    assert images.grad.abs().max() > 0

@@ -14,6 +14,7 @@ from types import ModuleType
 from lulc_lib import __version__
 from lulc_lib.cli import cards, demo, doctor, evaluate, explain, gallery, train
 from lulc_lib.cli.parsing import Formatter, Parser
+from lulc_lib.files import FolderLockedError
 
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "demo": (demo, "classify tiles with two models and draw what they look at"),
@@ -77,7 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         print(f"lulc: error: {_one_line(error)}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError | TypeError | OSError | ImportError) else 1
+        return 2 if isinstance(error, (*_EXPECTED, ImportError)) else 1
+
+
+_EXPECTED = (ValueError, TypeError, OSError, FolderLockedError)  # each tells what to do
 
 
 def make_parser() -> Parser:
@@ -118,7 +122,7 @@ def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, ImportError):
         return f"{text}: a package is missing or does not fit; `lulc doctor` says which"
-    if isinstance(error, ValueError | TypeError | OSError):
+    if isinstance(error, _EXPECTED):
         return text
     return f"{type(error).__name__}: {text} (unexpected; LULC_DEBUG=1 shows where it comes from)"
 

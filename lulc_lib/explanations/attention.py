@@ -108,7 +108,16 @@ def look(batch: Batch) -> Seen:
         ValueError: if the model's attention does not lie on its tokens, one matrix a block.
     """
     found, tokens = batch.anatomy, []
-    blocks = {block: lambda _, __, out: tokens.append(out) for block in found.blocks}
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        if not isinstance(output, Tensor):
+            raise ValueError(
+                f"a block of {batch.model.name} returns a {type(output).__name__}, and attention "
+                "methods need its tokens alone; use a CAM method"
+            )
+        tokens.append(output)
+
+    blocks = dict.fromkeys(found.blocks, keep)
     watch = OpenAttention()
     with torch.no_grad(), _fused(batch.model), hooked(batch.model, blocks), watch:
         logits = batch.run(batch.images)

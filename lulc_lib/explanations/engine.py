@@ -182,6 +182,11 @@ def _checked(
 
 
 def _check_model(model: Any) -> None:
+    if isinstance(getattr(model, "_orig_mod", None), TileClassifier):
+        raise TypeError(
+            "explain takes a model as it was before torch.compile, which hides its layers; pass "
+            "model._orig_mod"
+        )
     if not isinstance(model, TileClassifier):
         raise TypeError(
             "explain takes a model made by create_model or load_checkpoint, got "

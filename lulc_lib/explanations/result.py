@@ -59,7 +59,8 @@ class Explanation:
     def warned(self, i: int) -> dict[str, str]:
         """Return the warnings of one map: name -> a sentence."""
         words = {"method": self.method, "target": CLASSES[int(self.target[i])]}
-        names = [name for name, maps in self.warnings.items() if i in maps]
+        number = range(len(self))[i]
+        names = [name for name, maps in self.warnings.items() if number in maps]
         return {name: WARNINGS[name].format(**words) for name in names}
 
     @property

@@ -29,7 +29,7 @@ def commands(notebook: Path, port: int) -> list[list[str]]:
     """The two commands of the Makefile's `app`, for another notebook and port."""
     recipe = re.search(r"^app: .*\n((?:\t.*\n)+)", (REPO / "Makefile").read_text(), re.M)[1]
     text = recipe.replace("\\\n", " ").replace("$(RUN)", str(Path(sys.executable).parent))
-    text = text.replace("$(APP)", str(notebook)).replace("$(or $(PORT),8866)", str(port))
+    text = text.replace("$(APP)", str(notebook)).replace("$${PORT:-8866}", str(port))
     return [shlex.split(line) for line in text.splitlines()]
 
 
