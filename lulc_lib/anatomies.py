@@ -393,11 +393,20 @@ def _find_grids(steps: list[_Step], modules: dict[str, nn.Module]) -> None:
                 convolved.append(step.grid)
         elif len(step.shape) == 3 and step.shape[0] == 1:
             fits = [g for g in convolved[::-1] if 0 <= step.shape[1] - math.prod(g) <= _MOST_PREFIX]
-            step.grid = fits[0] if fits else None
+            step.grid = fits[0] if fits else None if convolved else _square(step.shape[1])
         if step.grid and step.slope is not None:
             step.reached = bool(
                 ((step.slope[:, step.prefix :] if step.prefix else step.slope) != 0).any()
             )
+
+
+def _square(tokens: int) -> tuple[int, int] | None:
+    """Return the square grid of tokens that no convolution made, as few before it as can be."""
+    for prefix in range(_MOST_PREFIX + 1):
+        side = math.isqrt(max(0, tokens - prefix))
+        if side > 1 and side**2 == tokens - prefix:
+            return side, side
+    return None
 
 
 def _block_norms(modules: dict[str, nn.Module], steps: list[_Step]) -> dict[str, _Step]:

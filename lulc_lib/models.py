@@ -376,11 +376,11 @@ def _check_logits(wrapped: TileClassifier) -> None:
     seeded = torch.Generator().manual_seed(0)
     tiles = torch.cat([torch.zeros(1, 3, TILE_SIZE, TILE_SIZE),
                        torch.rand(1, 3, TILE_SIZE, TILE_SIZE, generator=seeded)])  # fmt: skip
-    with evaluating(wrapped):
-        try:
+    try:
+        with evaluating(wrapped):  # which names parameters of an unusual type
             answers = [wrapped(tile[None].to(device_of(wrapped))) for tile in tiles]
-        except Exception as error:
-            raise ValueError(f"{kind} cannot take images of {size}x{size} px: {error}") from error
+    except Exception as error:
+        raise ValueError(f"{kind} cannot take images of {size}x{size} px: {error}") from error
     if not all(isinstance(answer, Tensor) for answer in answers):
         raise ValueError(
             f"a wrapped module must return one tensor of logits, {kind} returned a "

@@ -344,6 +344,7 @@ def test_what_hides_layers_is_named():
     with pytest.raises(ValueError, match=r"network of twice is compiled by torch\.compile"):
         anatomy(model)
     model.network = nn.DataParallel(Twice())
+    model.network.device_ids = [0, 1]  # as with two GPUs
     with pytest.raises(ValueError, match="network of twice is a DataParallel"):
         anatomy(model)
 
@@ -443,3 +444,36 @@ def test_a_compiled_model_is_named():
     model = torch.compile(create_model("vit", **SMALL_VIT))
     with pytest.raises(TypeError, match=r"before torch\.compile.*model\._orig_mod"):
         explain(model, torch.rand(1, 3, 64, 64))
+
+
+class Unfolded(nn.Module):
+    """Patches made by a linear layer, as in the first Vision Transformers' sketches."""
+
+    def __init__(self):
+        super().__init__()
+        self.cut = nn.Unfold(16, stride=16)
+        self.embed = nn.Linear(3 * 16 * 16, 24)
+        self.blocks = nn.Sequential(
+            *[nn.TransformerEncoderLayer(24, 2, 48, 0.0, batch_first=True) for _ in range(2)]
+        )
+        self.head = nn.Linear(24, 10)
+
+    def forward(self, x):
+        """Return logits (N, 10)."""
+        return self.head(self.blocks(self.embed(self.cut(x).transpose(1, 2))).mean(dim=1))
+
+
+def test_patches_may_come_from_a_linear_layer():
+    """Where no convolution tells the grid, it is square."""
+    torch.manual_seed(0)
+    model = create_model(Unfolded(), image_size=64)
+    found = anatomy(model)
+    assert (found.family, found.grid, found.prefix_tokens) == ("vit", (4, 4), 0)
+    assert found.layer == "network.blocks.1"
+    assert np.ptp(explain(model, torch.rand(1, 3, 64, 64)).grid) > 0
+
+
+def test_a_half_module_is_refused_with_its_remedy():
+    """A module of float16 is named where it is wrapped."""
+    with pytest.raises(ValueError, match=r"parameters of float16.*call model\.float\(\)"):
+        create_model(Unfolded().half(), image_size=64)
