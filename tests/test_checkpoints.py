@@ -308,8 +308,8 @@ def test_a_file_that_is_no_safetensors_is_named(saved):
 def test_weights_of_another_architecture_are_refused(saved):
     """Shapes and names that do not fit the model of the card are listed, the first three."""
     spec = read_card(saved).model
-    change_card(saved, model=spec | {"arguments": {"in_chans": 4}})
-    with pytest.raises(CheckpointError, match=r"do not fit test_resnet.*the model \(.*4, "):
+    change_card(saved, model=spec | {"arguments": {"channels": [32, 48, 48, 64]}})
+    with pytest.raises(CheckpointError, match=r"do not fit test_resnet.*the model \(.*64, "):
         load_checkpoint(saved)
     change_card(saved, model=spec | {"architecture": "test_vit"})
     with pytest.raises(CheckpointError, match=r"lacks network\..*and \d+ more"):
