@@ -5,9 +5,11 @@ tests side by side, with one thread each, take less time than one after the othe
 """
 
 import contextlib
+import hashlib
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -129,3 +131,63 @@ def eurosat():
     from lulc_lib.eurosat import load_eurosat
 
     return load_eurosat(download=False)
+
+
+@pytest.fixture
+def nothing_around(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch) -> None:
+    """Hide the real data and `data/` from the tests on made tiles."""
+    from lulc_lib import eurosat, public_lists
+
+    if not request.node.get_closest_marker("eurosat"):
+        monkeypatch.delenv("LULC_EUROSAT", raising=False)
+        for module in (eurosat, public_lists):
+            monkeypatch.setattr(module, "usual_places", lambda: [tmp_path / "data"])
+
+
+@pytest.fixture
+def eurosat_hub(monkeypatch, tmp_path: Path) -> Iterator[Any]:
+    """A running hub that serves the made zip, and online mode."""
+    from local_hub import Hub, go_online
+    from made_eurosat import write_zip
+
+    from lulc_lib import eurosat
+    from lulc_lib.hub import RemoteFile
+
+    server = Hub(write_zip(tmp_path / "served" / "EuroSAT.zip").read_bytes())
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    go_online(monkeypatch, server.address)
+    digest = hashlib.md5(server.body).hexdigest()
+    archive = RemoteFile("EuroSAT.zip", "md5", digest, "torchgeo/eurosat", "r1")
+    monkeypatch.setattr(eurosat, "ARCHIVE", archive)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def own_folder(monkeypatch, tmp_path_factory) -> None:
+    """Keep the shipped checkpoints out of sight: names are looked up in an empty folder."""
+    from lulc_lib import checkpoints
+
+    monkeypatch.delenv("LULC_CHECKPOINTS", raising=False)
+    monkeypatch.setattr(checkpoints, "_OWN_FOLDER", tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture(scope="module")
+def trained() -> Any:
+    """A small network with lived-in BatchNorm statistics and known training tiles."""
+    from made_checkpoints import small_network
+
+    return small_network()
+
+
+@pytest.fixture
+def saved(trained, tmp_path: Path) -> Path:
+    """The path of that network's checkpoint."""
+    from made_checkpoints import CONFIG, HISTORY
+
+    from lulc_lib.checkpoints import save_checkpoint
+
+    save_checkpoint(trained, CONFIG, tmp_path / "small", history=HISTORY)
+    return tmp_path / "small"

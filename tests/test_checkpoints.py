@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from made_checkpoints import CONFIG, change_card
 from torch import nn
 
 from lulc_lib import checkpoints
@@ -24,21 +25,14 @@ from lulc_lib.checkpoints import (
     read_card,
     save_checkpoint,
 )
-from lulc_lib.config import History, RunConfig
 from lulc_lib.metrics import evaluate
 from lulc_lib.models import create_model
 from lulc_lib.predictions import predict
 from lulc_lib.storage import sha256_file
-from lulc_lib.tiles import CLASSES, TileSet, TrainedOn
+from lulc_lib.tiles import CLASSES, TileSet
 
 OWN_FOLDER = checkpoints._OWN_FOLDER  # before the tests replace it
-CONFIG = RunConfig(model="test_resnet", epochs=2, sizes=((0, 32),), mixup=0.2)
-HISTORY = History(
-    epochs=({"epoch": 0, "val_loss": 1.5}, {"epoch": 1, "val_loss": float("nan")}),
-    best_epoch=0,
-    seconds=90.0,
-    hardware="2 CPU cores",
-)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def random_tiles(count: int = 12) -> TileSet:
@@ -46,40 +40,6 @@ def random_tiles(count: int = 12) -> TileSet:
     labels = torch.arange(count) % len(CLASSES)
     names = tuple(f"{CLASSES[int(c)]}/{CLASSES[int(c)]}_{i}.jpg" for i, c in enumerate(labels))
     return TileSet(images, labels, names, "eurosat", "d" * 64, "seed42/test")
-
-
-@pytest.fixture(scope="module")
-def trained() -> nn.Module:
-    """A small network with lived-in BatchNorm statistics and known training tiles."""
-    torch.manual_seed(0)
-    model = create_model("test_resnet", image_size=32)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(1e-9, 2)  # 1e-9 is 0 in float16
-            module.num_batches_tracked.fill_(70_000)  # more than float16 can hold
-    names = ("River/River_2.jpg", "River/River_1.jpg", "Forest/Forest_3.jpg")
-    model.trained_on = TrainedOn("eurosat", "d" * 64, "seed42/train", names)
-    return model.eval()
-
-
-@pytest.fixture
-def saved(trained, tmp_path) -> Path:
-    save_checkpoint(trained, CONFIG, tmp_path / "small", history=HISTORY)
-    return tmp_path / "small"
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(monkeypatch, tmp_path_factory):
-    """Keep the shipped checkpoints out of sight: names are looked up in an empty folder."""
-    monkeypatch.delenv("LULC_CHECKPOINTS", raising=False)
-    monkeypatch.setattr(checkpoints, "_OWN_FOLDER", tmp_path_factory.mktemp("checkpoints"))
-
-
-def change_card(path: Path, **changes) -> None:
-    """Change a card and its digest: a whole card of other content."""
-    card = Path(f"{path}.json")
-    card.write_text(card_text(json.loads(card.read_text()) | changes))
 
 
 def test_round_trip_in_float32_keeps_every_bit(trained, tmp_path):

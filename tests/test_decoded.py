@@ -1,81 +1,28 @@
 """Decoded tiles in the cache folder."""
 
-import io
 import os
 import subprocess
 import sys
 import threading
 import warnings
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from damage import damaged
-from PIL import Image
+from made_eurosat import TILES, jpeg, left_behind, load, write_folder, write_zip
 
 from lulc_lib import eurosat
 from lulc_lib.decoded import cache_file, noted_sources, open_cache
 from lulc_lib.eurosat import (
     DataUnavailableError,
-    ModifiedDataWarning,
     data_root,
     load_eurosat,
 )
 from lulc_lib.files import DamagedFileError
 from lulc_lib.storage import CacheWarning, cache_dir
-from lulc_lib.tiles import CLASSES
 
-COUNT = 11  # tiles per class in the made data: River_10 sorts before River_2
-
-
-def jpeg(seed: int, side: int = 64) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=30)
-    return buffer.getvalue()
-
-
-TILES = {
-    f"{name}/{name}_{i}.jpg": jpeg(1000 * label + i)
-    for label, name in enumerate(CLASSES)
-    for i in range(1, COUNT + 1)
-}
-
-
-def write_folder(root: Path, tiles: dict[str, bytes] = TILES) -> Path:
-    for name, data in tiles.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    return root
-
-
-def write_zip(path: Path, tiles: dict[str, bytes] = TILES, prefix: str = "2750/") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in tiles.items():
-            archive.writestr(prefix + name, data)
-    return path
-
-
-def load(root=None, **options):
-    """Load made tiles, which are never the original ones."""
-    with pytest.warns(ModifiedDataWarning, match="not the original EuroSAT"):
-        return load_eurosat(root, **options)
-
-
-def left_behind() -> list[str]:
-    """List what a failed load left in the cache."""
-    return [str(path) for path in cache_dir().rglob("*") if path.is_file()]
-
-
-@pytest.fixture(autouse=True)
-def _nothing_around(request, tmp_path, monkeypatch):
-    """Hide the real data and `data/` from the tests on made tiles."""
-    if not request.node.get_closest_marker("eurosat"):
-        monkeypatch.delenv("LULC_EUROSAT", raising=False)
-        monkeypatch.setattr(eurosat, "usual_places", lambda: [tmp_path / "data"])
+pytestmark = pytest.mark.usefixtures("nothing_around")
 
 
 def test_later_starts_do_not_decode(tmp_path, monkeypatch):

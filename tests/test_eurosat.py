@@ -1,19 +1,13 @@
 """EuroSAT: every layout, every kind of damage, the decoded cache, and the download."""
 
-import hashlib
-import io
 import socket
-import threading
-import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-from local_hub import Hub, go_online
-from PIL import Image
+from local_hub import go_online
+from made_eurosat import TILES, load, write_folder, write_zip
 
-from lulc_lib import eurosat, public_lists
-from lulc_lib import hub as hub_room
+from lulc_lib import eurosat, hub, public_lists
 from lulc_lib.archive import DataError
 from lulc_lib.eurosat import (
     CLASS_COUNTS,
@@ -25,53 +19,8 @@ from lulc_lib.eurosat import (
 from lulc_lib.hub import RemoteFile
 from lulc_lib.public_lists import read_public_list
 from lulc_lib.storage import CacheWarning, cache_dir
-from lulc_lib.tiles import CLASSES
 
-COUNT = 11  # tiles per class in the made data: River_10 sorts before River_2
-
-
-def jpeg(seed: int, side: int = 64) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=30)
-    return buffer.getvalue()
-
-
-TILES = {
-    f"{name}/{name}_{i}.jpg": jpeg(1000 * label + i)
-    for label, name in enumerate(CLASSES)
-    for i in range(1, COUNT + 1)
-}
-
-
-def write_folder(root: Path, tiles: dict[str, bytes] = TILES) -> Path:
-    for name, data in tiles.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    return root
-
-
-def write_zip(path: Path, tiles: dict[str, bytes] = TILES, prefix: str = "2750/") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in tiles.items():
-            archive.writestr(prefix + name, data)
-    return path
-
-
-def load(root=None, **options):
-    """Load made tiles, which are never the original ones."""
-    with pytest.warns(ModifiedDataWarning, match="not the original EuroSAT"):
-        return load_eurosat(root, **options)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_around(request, tmp_path, monkeypatch):
-    """Hide the real data and `data/` from the tests on made tiles."""
-    if not request.node.get_closest_marker("eurosat"):
-        monkeypatch.delenv("LULC_EUROSAT", raising=False)
-        monkeypatch.setattr(eurosat, "usual_places", lambda: [tmp_path / "data"])
+pytestmark = pytest.mark.usefixtures("nothing_around")
 
 
 def test_order_is_that_of_image_folder(tmp_path):
@@ -168,57 +117,37 @@ def test_the_source_may_be_read_only(tmp_path):
             path.chmod(0o755)
 
 
-@pytest.fixture
-def hub(monkeypatch):
-    """A running hub that serves the made zip, and online mode."""
-    body = io.BytesIO()
-    with zipfile.ZipFile(body, "w") as archive:
-        for name, data in TILES.items():
-            archive.writestr(f"2750/{name}", data)
-    server = Hub(body.getvalue())
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    go_online(monkeypatch, server.address)
-    archive = RemoteFile(
-        "EuroSAT.zip", "md5", hashlib.md5(server.body).hexdigest(), "torchgeo/eurosat", "r1"
-    )
-    monkeypatch.setattr(eurosat, "ARCHIVE", archive)
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def test_download_from_the_hub(hub, tmp_path):
+def test_download_from_the_hub(eurosat_hub, tmp_path):
     """With no tiles anywhere they are downloaded, verified, kept, and not downloaded again."""
     assert len(load()) == len(TILES)
     path = "/datasets/torchgeo/eurosat/resolve/r1/EuroSAT.zip"
-    assert [request[:2] for request in hub.requests] == [("HEAD", path), ("GET", path)]
+    assert [request[:2] for request in eurosat_hub.requests] == [("HEAD", path), ("GET", path)]
     kept = cache_dir() / "downloads" / "EuroSAT.zip"
-    assert kept.read_bytes() == hub.body
+    assert kept.read_bytes() == eurosat_hub.body
     assert not kept.with_name(".EuroSAT.zip.part").exists()
     assert len(load(download=False)) == len(TILES)
     assert data_root() == kept
-    assert len(hub.requests) == 2
+    assert len(eurosat_hub.requests) == 2
 
 
-def test_a_damaged_download_is_not_replaced_unasked(hub):
+def test_a_damaged_download_is_not_replaced_unasked(eurosat_hub):
     """With download=False a damaged zip is named, and the network is left alone."""
     load()
     path = data_root()  # the zip, which `LULC_EUROSAT` may name, and not what was decoded from it
     assert path.name == "EuroSAT.zip"
-    count = len(hub.requests)
+    count = len(eurosat_hub.requests)
     path.write_bytes(b"torn")
     with (
         pytest.warns(CacheWarning, match=r"EuroSAT\.zip is damaged"),
         pytest.raises(DataUnavailableError, match="no download was asked for"),
     ):
         data_root()
-    assert len(hub.requests) == count
+    assert len(eurosat_hub.requests) == count
 
 
-def test_a_wrong_hash_leaves_nothing(hub):
+def test_a_wrong_hash_leaves_nothing(eurosat_hub):
     """Bytes that are not the published file are removed, and the error says so."""
-    hub.body = hub.body[:-1] + b"x"
+    eurosat_hub.body = eurosat_hub.body[:-1] + b"x"
     with pytest.raises(DataUnavailableError, match=r"do not have md5 .*; they were removed"):
         load_eurosat()
     kept = [path.name for path in (cache_dir() / "downloads").iterdir()]
@@ -246,22 +175,22 @@ def test_a_dead_network_is_given_up(monkeypatch, tmp_path):
 @pytest.mark.timeout(60)
 def test_a_silent_network_is_given_up(monkeypatch):
     """A server that takes the call and never answers is given up after the time set."""
-    assert hub_room.PATIENCE < 10
-    monkeypatch.setattr(hub_room, "PATIENCE", 0.5)
+    assert hub.PATIENCE < 10
+    monkeypatch.setattr(hub, "PATIENCE", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         go_online(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(DataUnavailableError, match="could not be downloaded"):
             load_eurosat()
 
 
-def test_offline_mode_is_respected(hub, monkeypatch):
+def test_offline_mode_is_respected(eurosat_hub, monkeypatch):
     """With HF_HUB_OFFLINE nothing is asked of the network, and the error says why."""
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(DataUnavailableError, match="offline mode is enabled"):
         load_eurosat()
-    assert hub.requests == []
+    assert eurosat_hub.requests == []
 
 
 @pytest.mark.eurosat
