@@ -12,8 +12,8 @@ import torch
 from lulc_lib.files import (
     DamagedFileError,
     atomic_write,
-    open_checked,
     read_checked,
+    read_checked_array,
     read_json,
     seal,
     write_checked,
@@ -79,15 +79,14 @@ def open_cache(digest: str) -> tuple[TileSet, str] | None:
     """
     try:
         path = cache_file(digest)
-        with open_checked(path) as file:
-            about = read_json(file.readline(_MOST_INDEX_BYTES), "its first line")
-            if about["digest"] != digest:
-                raise DamagedFileError(f"{path} is damaged: it holds the tiles {about['digest']}")
-            images = np.empty((len(about["names"]), 3, TILE_SIZE, TILE_SIZE), dtype=np.uint8)
-            if file.readinto(images) != images.nbytes:
-                raise DamagedFileError(f"{path} is damaged: it was cut while it was read")
+        content = read_checked_array(path)
     except OSError:
         return None
+    index = content[:_MOST_INDEX_BYTES].tobytes().partition(b"\n")[0]
+    about = read_json(index, "its first line")
+    if about["digest"] != digest:
+        raise DamagedFileError(f"{path} is damaged: it holds the tiles {about['digest']}")
+    images = content[len(index) + 1 :].reshape(-1, 3, TILE_SIZE, TILE_SIZE)
     return tile_set(about["names"], images, about["difference"], digest), about["difference"]
 
 

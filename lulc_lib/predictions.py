@@ -209,17 +209,24 @@ def predict(
 
 
 def cached_predictions(
-    model: nn.Module, tiles: TileSet, features: bool = False, precision: str = "float32"
-) -> Predictions | None:
-    """Return what `predict(..., cache=True)` need not compute, None where it must."""
-    if getattr(model, "spec", None) is None:
-        return None
-    key = _cache_key(model, tiles.images, precision, features, tta=False)
-    kept = _kept(model, tiles, key)
-    if kept is not None:
-        return _as_predictions(model, tiles, tiles.names, _arrays(kept), False, kept.file)
-    arrays = load_arrays("predictions", key)
-    return None if arrays is None else _as_predictions(model, tiles, tiles.names, arrays, False)
+    models: Mapping[str, nn.Module], tiles: TileSet, precision: str = "float32"
+) -> dict[str, Predictions]:
+    """Return, by name, what `predict(..., cache=True)` need not compute, with features if kept."""
+    found = {}
+    images = digest_arrays(tiles.images.cpu().numpy())
+    for name, model in models.items():
+        if getattr(model, "spec", None) is None:
+            continue
+        about = model_key(model, precision)
+        for features in (True, False):
+            key = cache_key(**about | {"features": features}, images=images)
+            kept = None if features else _kept(model, tiles, key)
+            arrays = load_arrays("predictions", key) if kept is None else _arrays(kept)
+            if arrays is not None:
+                source = "" if kept is None else kept.file
+                found[name] = _as_predictions(model, tiles, tiles.names, arrays, False, source)
+                break
+    return found
 
 
 @dataclass(frozen=True)

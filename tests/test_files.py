@@ -26,6 +26,7 @@ from lulc_lib.files import (
     open_checked,
     open_regular,
     read_checked,
+    read_checked_array,
     read_json,
     seal,
     write_checked,
@@ -123,10 +124,21 @@ def test_a_sealed_file_gives_back_its_content(tmp_path, content):
     """Both ways of reading give the bytes that were written."""
     write_checked(tmp_path / "a", content)
     assert read_checked(tmp_path / "a") == content
+    array = read_checked_array(tmp_path / "a")
+    assert array.tobytes() == content
+    assert array.flags.writeable
     with open_checked(tmp_path / "a") as file:
         assert file.read() == content
         assert file.seek(-len(content), os.SEEK_END) == 0
         assert file.read(3) == content[:3]
+
+
+def test_large_content_is_read_in_pieces(tmp_path, monkeypatch):
+    """Pieces read by several threads make up the content; a file without content has none."""
+    monkeypatch.setattr(files, "_PIECE", 7)
+    for content in (bytes(range(256)), b""):
+        write_checked(tmp_path / "a", content)
+        assert read_checked_array(tmp_path / "a").tobytes() == content
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -140,6 +152,8 @@ def test_any_damage_is_noticed(tmp_path, seed):
     path.write_bytes(damaged(path.read_bytes(), seed))
     with pytest.raises(DamagedFileError, match=r"a\.npz is damaged: "):
         read_checked(path)
+    with pytest.raises(DamagedFileError, match=r"a\.npz is damaged: "):
+        read_checked_array(path)
     with pytest.raises(DamagedFileError, match=r"a\.npz is damaged: "), open_checked(path):
         pass
 

@@ -78,12 +78,23 @@ def test_kept_logits_are_read_and_not_computed(model, tiles, monkeypatch):
     """`predict(..., cache=True)` gives what the model gives, bit for bit, without running it."""
     live = predict(model, tiles)
     monkeypatch.setattr(predictions, "_forward", None)
-    for found in (predict(model, tiles, cache=True), cached_predictions(model, tiles)):
+    for found in (predict(model, tiles, cache=True), cached_predictions({"a": model}, tiles)["a"]):
         assert np.array_equal(found.logits, live.logits)
         assert (found.names, found.part, found.digest) == (live.names, live.part, live.digest)
         assert np.array_equal(found.labels, live.labels)
         assert (found.read_from, found.seconds) == ("small.predictions.npz", 0)
     assert live.read_from == ""
+
+
+def test_tiles_are_digested_once(model, tiles, monkeypatch):
+    """Looking for kept predictions of several models reads all images once."""
+    read = []
+    digest = predictions.digest_arrays
+    monkeypatch.setattr(
+        predictions, "digest_arrays", lambda *a: read.append(a[0].shape) or digest(*a)
+    )
+    assert cached_predictions({"a": model, "b": model}, tiles).keys() == {"a", "b"}
+    assert read.count(tuple(tiles.images.shape)) == 1
 
 
 def test_rows_are_found_by_name(model, tiles, monkeypatch):
@@ -106,7 +117,7 @@ def test_other_settings_are_computed(model, tiles):
         assert predict(model, some, cache=True, **settings).read_from == ""
     assert predict(model, some.images, cache=True).read_from == ""
     assert predict(model, some).read_from == ""
-    assert cached_predictions(model, some, features=True).features is not None
+    assert cached_predictions({"a": model}, some)["a"].features is not None
 
 
 def test_a_wrapped_module_and_a_new_model_have_no_file(tiles):

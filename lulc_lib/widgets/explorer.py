@@ -87,11 +87,8 @@ class Explorer(ipywidgets.VBox):
         """
         self.models, self.tiles = checked_models(models), checked_tiles(tiles)
         self.predictions = matched(predictions, self.models, tiles)
-        for name in [name for name in self.models if name not in self.predictions]:
-            for features in (True, False):
-                found = cached_predictions(self.models[name], tiles, features)
-                if found is not None:
-                    self.predictions.setdefault(name, found)
+        unknown = {name: m for name, m in self.models.items() if name not in self.predictions}
+        self.predictions.update(cached_predictions(unknown, tiles) if unknown else {})
         self.looking = Looking(self.models, tiles)
         self.state = State(tile=tiles.names[0])
         self.found = np.arange(len(tiles))
