@@ -1,9 +1,9 @@
-"""Measure the explorer with the shipped models, as a hand meets it.
+"""Measure the explorer with the shipped models, as a reader meets it.
 
     python benchmarks/explorer.py            # some minutes on two cores
     python benchmarks/explorer.py --quick    # tiny: does it run at all, nothing written
 
-In the kernel, two models, one gradient CAM each: (a) first display with predictions at hand; (b) a
+In the kernel, two models, one gradient CAM each: (a) first display with its predictions; (b) a
 tile's picture the first time, and again; (c) a stroke of the brush to new probabilities and maps;
 (d) a filter over all test tiles; (e) 1,000 random changes: errors, and memory after the first 100;
 (f) the page without a kernel: its size with 200 tiles, two models and four methods. In Chromium,

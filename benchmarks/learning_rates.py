@@ -9,7 +9,7 @@ weights. Here both families begin with random ones, so the best rate may be anot
 is short: a third of the training tiles of `seed42` (5,400), 15 epochs, AdamW, cosine, 64 px inside.
 Figures are macro-F1 of the last weights on the 5,400 validation tiles; test tiles are never read.
 Rows with their curves lie in results/learning_rates.json, validation logits in results/logits/.
-With ImageNet's weights at hand, the earlier project's own comparison is, for RATE in 1e-3, 1e-4,
+Where ImageNet's weights are, the earlier project's own comparison is, for RATE in 1e-3, 1e-4,
 1e-5 and 1e-6, `lulc train --preset seed --model resnet50 --pretrained --lr RATE`, and the same
 with `--model vit_base`.
 """

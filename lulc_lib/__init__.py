@@ -42,11 +42,11 @@ _HOME = {
     "synthetic": "drawn_tiles",
 }
 _MODULES = (
-    "anatomies", "archive", "attention", "augmentation", "baselines", "cards", "checkpoints", "cli",
-    "config", "decoded", "drawn_tiles", "eurosat", "explanations", "export", "factors",
-    "faithfulness", "hardware", "hub", "images", "kept", "metrics", "models", "plots",
-    "predictions", "public_lists", "quickstart", "running", "splits", "storage", "tiles",
-    "training", "widgets",
+    "anatomies", "archive", "arrays", "attention", "augmentation", "baselines", "cards",
+    "checkpoints", "cli", "config", "decoded", "drawn_tiles", "eurosat", "explanations", "export",
+    "factors", "faithfulness", "files", "hardware", "hub", "images", "kept", "metrics", "models",
+    "plots", "predictions", "public_lists", "quickstart", "running", "splits", "storage", "tiles",
+    "training", "weights", "widgets", "wording",
 )  # fmt: skip
 __all__ = [*_HOME, "__version__"]  # noqa: PLE0604
 
@@ -56,7 +56,7 @@ def _use_one_thread() -> None:
 
     The threads that a parent has made do not survive a fork, and OpenMP would wait for them for
     ever: so do the processes that accelerate's `notebook_launcher` forks off a notebook's kernel.
-    It says how many there are in WORLD_SIZE. Other forks are none of our business.
+    It says how many there are in WORLD_SIZE. Other forks are left as they are.
     """
     launched = os.environ.get("WORLD_SIZE", "1") not in ("", "1")
     if launched and "torch" in sys.modules:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lulc_lib.running import device_of, evaluating
-from lulc_lib.tiles import METRES_PER_PIXEL, TILE_SIZE
+from lulc_lib.tiles import TILE_SIZE, cell_metres
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Anatomy:
     @property
     def cell_metres(self) -> float:
         """Ground size of one cell of the default grid, in metres."""
-        return TILE_SIZE * METRES_PER_PIXEL / self.grid[0]
+        return cell_metres(self.grid[0])
 
 
 def anatomy(model: nn.Module) -> Anatomy:

@@ -1,8 +1,11 @@
 """Model cards: what a checkpoint is, as data, as JSON and as a page."""
 
 import base64
+import hashlib
 import json
 import math
+import re
+import shlex
 import zlib
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
@@ -12,10 +15,14 @@ from typing import Any
 import numpy as np
 
 from lulc_lib.config import RunConfig
+from lulc_lib.files import atomic_write, one_line, read_json
 from lulc_lib.models import ALIASES, EUROSAT_MEAN
-from lulc_lib.tiles import CLASSES, TrainedOn
+from lulc_lib.storage import sha256_file
+from lulc_lib.tiles import CLASSES, TrainedOn, split_of
 
-CARD_FORMAT = 1  # raised when a card can no longer be read by older code
+CARD_FORMAT = 2  # raised when a card can no longer be read by older code
+_MOST_LETTERS = 200  # of a name
+_MOST_BYTES = 2**26  # of a card
 _MOST_NAMES = 2**26  # bytes of training names at most: a card cannot swell up in memory
 
 
@@ -46,6 +53,7 @@ class Card:
         created: date and time of saving, ISO 8601, UTC.
         notes: free text, such as known limits.
         format: version of this layout.
+        card_sha256: digest of all other fields, see `card_digest`; "" until it is written.
     """
 
     name: str
@@ -66,6 +74,7 @@ class Card:
     created: str = ""
     notes: str = ""
     format: int = CARD_FORMAT
+    card_sha256: str = ""
 
     def __repr__(self) -> str:
         return f"Card({self.summary()!r})"
@@ -118,7 +127,8 @@ class Card:
             line = self._line(config, names[number - 1] if number else "")
             if not line:
                 return ""
-            lines.append(line if len(stages) == 1 else f"{line} --name {names[number]}")
+            name = shlex.quote(names[number])
+            lines.append(line if len(stages) == 1 else f"{line} --name {name}")
         return "\n".join(lines)
 
     def _line(self, config: RunConfig, before: str) -> str:
@@ -126,22 +136,23 @@ class Card:
         _, usual_size, usual = ALIASES.get(name, (name, None, {}))
         if self.model.get("arguments") != usual:
             return ""
-        words = ["lulc train --model", name]
+        words = ["lulc train --model", shlex.quote(name)]
         if before:
-            words.append(f"--start runs/{before}/{before}")
+            words.append(f"--start {shlex.quote(f'runs/{before}/{before}')}")
         elif list(self.model["mean"]) != list(EUROSAT_MEAN):
             words.append("--pretrained")
         if not (before or config.sizes) and self.model["image_size"] != usual_size:
             words.append(f"--image-size {self.model['image_size']}")
-        part = self.data.get("part", "").partition("/")[0]
+        part = split_of(self.data.get("part", ""))
         if part not in ("", "seed42"):
-            words.append(f"--split {part}")
+            words.append(f"--split {shlex.quote(part)}")
         for key, value in vars(config).items():
             if value == getattr(RunConfig, key) or key in ("model", "save_every", "tracker"):
                 continue
             pairs = ",".join(f"{first}:{size}" for first, size in config.sizes)
             text = pairs if key == "sizes" else f"{value}"
-            words.append(f"--set {key}={text.lower() if isinstance(value, bool) else text}")
+            text = text.lower() if isinstance(value, bool) else text
+            words.append(f"--set {shlex.quote(f'{key}={text}')}")
         return " ".join(words)
 
 
@@ -185,8 +196,68 @@ def jsonable(value: Any) -> Any:
 
 def names_in(folder: Path) -> list[str]:
     """Return the names of a folder's checkpoints, sorted."""
-    names = (path.name.removesuffix(".safetensors") for path in folder.glob("*.safetensors"))
-    return sorted(name for name in names if (folder / f"{name}.json").is_file())
+    found = [path for path in folder.glob("*.safetensors") if not path.name.startswith(".")]
+    whole = [path for path in found if card_path(path).is_file() or waiting_card(path).is_file()]
+    return sorted(path.name.removesuffix(".safetensors") for path in whole)
+
+
+def card_path(weights: Path) -> Path:
+    """Return where the card of a weights file lies."""
+    return weights.with_name(f"{weights.name.removesuffix('.safetensors')}.json")
+
+
+def waiting_card(weights: Path) -> Path:
+    """Return where a new card waits while a save replaces the weights."""
+    return weights.with_name(f".{weights.name.removesuffix('.safetensors')}.next.json")
+
+
+def card_beside(weights: Path) -> Path:
+    """Return the card that belongs to the weights that are there.
+
+    A save that was killed after it replaced the weights has left their card waiting.
+    """
+    waiting = waiting_card(weights)
+    try:
+        if waiting.is_file() and parse_card(waiting).weights_sha256 == sha256_file(weights):
+            return waiting
+    except (CheckpointError, OSError):  # then the card in its place counts
+        pass
+    return card_path(weights)
+
+
+def card_digest(values: dict[str, Any]) -> str:
+    """Return the SHA-256 of a card's content, however it is laid out: all but `card_sha256`."""
+    content = {key: value for key, value in values.items() if key != "card_sha256"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def card_text(values: dict[str, Any]) -> str:
+    """Return a card's content as the text of its file, with its digest."""
+    values = {**values, "card_sha256": card_digest(values)}
+    return json.dumps(values, indent=1, allow_nan=False) + "\n"
+
+
+def seal_card(path: Path) -> bool:
+    """Write a card's digest anew, after somebody changed the card on purpose.
+
+    A card of format 1, which had no digest, gets one.
+
+    Returns:
+        Whether the file had to be changed.
+
+    Raises:
+        CheckpointError: if it is no card.
+    """
+    values = _read_values(path)
+    if values.get("format") in (1, CARD_FORMAT):
+        values["format"] = CARD_FORMAT
+    if values.get("card_sha256") == card_digest(values):
+        return False
+    _checked(values | {"card_sha256": card_digest(values)}, path)
+    with atomic_write(path) as temporary:
+        temporary.write_text(card_text(values), encoding="utf-8")
+    return True
 
 
 def parse_card(path: Path) -> Card:
@@ -195,15 +266,28 @@ def parse_card(path: Path) -> Card:
     Raises:
         CheckpointError: if it is malformed or speaks of other classes.
     """
+    return _checked(_read_values(path), path)
+
+
+def _read_values(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path, "the card", most_bytes=_MOST_BYTES)
     except ValueError as error:
-        raise CheckpointError(f"the card {path} is not JSON: {error}") from error
+        raise CheckpointError(str(error)) from error
     if not isinstance(values, dict):
         raise CheckpointError(f"the card {path} must hold an object, got {type(values).__name__}")
+    return values
+
+
+def _checked(values: dict[str, Any], path: Path) -> Card:
+    if values.get("format") == 1:
+        raise CheckpointError(
+            f"the card {path} has format 1, without the digest by which damage is noticed: if you "
+            f"trust it, run `lulc cards --seal {shlex.quote(str(path.parent))}`"
+        )
     if values.get("format") != CARD_FORMAT:
         raise CheckpointError(
-            f"the card {path} has format {values.get('format')!r}, this library reads "
+            f"the card {path} has format {_shown(values.get('format'))}, this library reads "
             f"{CARD_FORMAT}; take the lulc_lib that wrote it, or save the model again"
         )
     own = {spec.name: spec for spec in fields(Card)}
@@ -215,16 +299,46 @@ def parse_card(path: Path) -> Card:
         if not isinstance(values[key], expected) or isinstance(values[key], bool):
             wanted = getattr(expected, "__name__", expected)
             raise CheckpointError(
-                f"{key} in the card {path} must be {wanted}, got {repr(values[key])[:80]}"
+                f"{key} in the card {path} must be {wanted}, got {_shown(values[key])}"
             )
     if values["classes"] != list(CLASSES):
         raise CheckpointError(
-            f"the card {path} speaks of other classes: {values['classes']}; "
+            f"the card {path} speaks of other classes: {_shown(values['classes'])}; "
             f"this library's are {list(CLASSES)}"
         )
-    if values.get("data") and not {"source", "digest", "part", "count"} <= set(values["data"]):
+    data = values.get("data") or {}
+    if data and not {"source", "digest", "part", "count"} <= set(data):
         raise CheckpointError(f"data in the card {path} must name source, digest, part and count")
+    for key, kind in (("source", str), ("digest", str), ("part", str), ("count", int)):
+        if data and type(data[key]) is not kind:
+            raise CheckpointError(f"{key} of data in the card {path} is {_shown(data[key])}")
+    name = values["name"]
+    check_name(name, f"the card {path}")
+    if values.get("card_sha256") != card_digest(values):
+        raise CheckpointError(
+            f"the card {path} is not as it was written: its content does not fit its card_sha256. "
+            "Copy it again, or save the model again; if you changed it on purpose, run "
+            f"`lulc cards --seal {shlex.quote(str(path.parent))}`"
+        )
     return Card(**{key: value for key, value in values.items() if key in own})
+
+
+def check_name(name: str, source: str) -> None:
+    """Check that a checkpoint's name stays in its folder, and can be printed.
+
+    Raises:
+        CheckpointError: if it does not.
+    """
+    safe = name.isprintable() and not set(name) & set("/\\:") and name not in ("", ".", "..")
+    if not safe or len(name) > _MOST_LETTERS:
+        raise CheckpointError(
+            f"a checkpoint's name must be a file's name of at most {_MOST_LETTERS} printable "
+            f"letters, got {_shown(name)} from {one_line(source, 100)}"
+        )
+
+
+def _shown(value: Any) -> str:
+    return one_line(repr(value), 80)
 
 
 def _kind(annotation: Any) -> Any:
@@ -242,18 +356,28 @@ def describe_cards(folder: str | Path) -> str:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder of checkpoints {folder}")
-    cards = [parse_card(folder / f"{name}.json") for name in names_in(folder)]
-    if not cards:
+    files = [folder / f"{name}.safetensors" for name in names_in(folder)]
+    if not files:
         return f"{_PAGE_HEAD}\nThere are no checkpoints here yet.\n"
-    rows = [_overview_row(card, folder) for card in cards]
+    rows, sections = [], []
+    for weights in files:
+        card = parse_card(card_beside(weights))
+        try:
+            rows.append(_overview_row(card, weights))
+            sections.append(_section(card))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"the card of {weights} cannot be described: {type(error).__name__} "
+                f"{one_line(error)}; save the model again"
+            ) from error
     overview = _table(["checkpoint", "size inside", *_TITLES.values(), "file"], rows)
-    sections = [_section(card) for card in cards]
     return "\n".join([_PAGE_HEAD, overview, *sections, _PAGE_FOOT])
 
 
 _PAGE_HEAD = """# Model cards
 
-Written by `lulc cards` from the JSON cards in this folder: change those, not this page. Figures
+Written by `lulc cards` from the JSON cards in this folder. To change a card's notes, edit its JSON
+instead of this page, and run `lulc cards --seal`: else the card is refused. Figures
 are followed by their 95 % bootstrap interval over test tiles; training once more would move them
 too. `lulc.load_checkpoint("NAME")` loads a model; the weights are safetensors and run no code. What
 it says of the test tiles lies in `NAME.predictions.npz`; `lulc.predict(..., cache=True)` reads it.
@@ -273,11 +397,11 @@ Sentinel data. The weights are under the licence of this project (MIT).
 """
 
 
-def _overview_row(card: Card, folder: Path) -> list[str]:
-    megabytes = (folder / f"{card.name}.safetensors").stat().st_size / 1e6
+def _overview_row(card: Card, weights: Path) -> list[str]:
+    megabytes = weights.stat().st_size / 1e6
     figures = [_interval_text(card.metrics.get(key)) for key in _TITLES]
-    size = f"{card.model.get('image_size', '?')} px"
-    return [f"`{card.name}`", size, *figures, f"{megabytes:.1f} MB, {card.precision}"]
+    size = f"{_text(card.model.get('image_size', '?'))} px"
+    return [_code(card.name), size, *figures, f"{megabytes:.1f} MB, {_text(card.precision)}"]
 
 
 def _section(card: Card) -> str:
@@ -286,14 +410,14 @@ def _section(card: Card) -> str:
     architecture = architecture.partition(".")[0]  # the tag names weights, not a network
     arguments = (card.model.get("arguments") or {}).items()
     words = [architecture, *(f"{key.replace('_', ' ')} {value}" for key, value in arguments)]
-    lines = [f"## {card.name}", "", f"- **Model**: {', '.join(words)}"]
+    lines = [f"## {_text(card.name)}", "", f"- **Model**: {_text(', '.join(words))}"]
     first = card.model.get("pretrained")
-    lines[-1] += f", {card.model.get('image_size', '?')} px inside, first weights "
-    lines[-1] += f"from {first}" if first else "random"
+    lines[-1] += f", {_text(card.model.get('image_size', '?'))} px inside, first weights "
+    lines[-1] += f"from {_text(first)}" if first else "random"
     if data:
         lines.append(
-            f"- **Trained on**: {data['count']:,} tiles of {data['source']}, {data['part']} "
-            f"(data set digest `{data['digest'][:12]}`)"
+            f"- **Trained on**: {data['count']:,} tiles of {_text(data['source'])}, "
+            f"{_text(data['part'])} (data set digest {_code(data['digest'][:12])})"
         )
     if metrics:
         lines.append(f"- **Tested on**: {_tested_on(metrics)}")
@@ -303,17 +427,21 @@ def _section(card: Card) -> str:
     if card.config:
         stages = [*card.earlier, card.config]
         recipes = [_recipe(stages[0])] + [_changes(*pair) for pair in pairwise(stages)]
-        lines.append(f"- **Recipe**: {'; then, from its best weights, '.join(recipes)}")
+        lines.append(f"- **Recipe**: {_text('; then, from its best weights, '.join(recipes))}")
     if card.seconds or card.hardware:
-        lines.append(f"- **Cost**: {card.seconds / 60:.0f} minutes, {card.hardware or 'unknown'}")
+        lines.append(
+            f"- **Cost**: {card.seconds / 60:.0f} minutes, {_text(card.hardware or 'unknown')}"
+        )
     versions = ", ".join(f"{name} {version}" for name, version in card.versions.items())
-    lines.append(f"- **Made**: {card.created[:10] or 'unknown'} with {versions or 'unknown'}")
-    lines.append(f"- **Limits**: {card.notes or 'see the end of this page'}")
+    lines.append(
+        f"- **Made**: {_text(card.created[:10] or 'unknown')} with {_text(versions or 'unknown')}"
+    )
+    lines.append(f"- **Limits**: {_text(card.notes or 'see the end of this page')}")
     return "\n".join([*lines, "", _class_table(metrics)])
 
 
 def _tested_on(metrics: dict[str, Any]) -> str:
-    text = f"{metrics['n']:,} tiles of {metrics['source']}, {metrics['part']}"
+    text = f"{metrics['n']:,} tiles of {_text(metrics['source'])}, {_text(metrics['part'])}"
     if metrics.get("training_tiles"):
         text += f" (**{metrics['training_tiles']:,} of them training tiles**)"
     return text
@@ -342,10 +470,20 @@ def _class_table(metrics: dict[str, Any]) -> str:
         "ap": "AP",
     }
     rows = [
-        [name, *(_cell(row[key]) for key in columns), f"{row['support']:,}"]
+        [_text(name), *(_cell(row[key]) for key in columns), f"{row['support']:,}"]
         for name, row in metrics["per_class"].items()
     ]
     return _table(["class", *columns.values(), "tiles"], rows)
+
+
+def _text(value: Any) -> str:
+    """Return words for the page: one line in which nothing is markup."""
+    words = one_line(value, 10_000).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"[\\`*|]|\](?=[(\[:])|~(?=~)|(?<!\w)_|_(?!\w)", r"\\\g<0>", words)
+
+
+def _code(value: str) -> str:
+    return f"`{one_line(value).replace('`', chr(39)).replace('|', '/')}`"
 
 
 def _cell(value: float | None) -> str:

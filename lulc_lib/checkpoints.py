@@ -3,34 +3,54 @@
 Loading runs no code from the files and needs no network.
 """
 
+import contextlib
 import hashlib
-import json
 import os
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from lulc_lib import __version__
-from lulc_lib.cards import Card, CheckpointError, jsonable, names_in, pack_names, parse_card
+from lulc_lib.cards import (
+    Card,
+    CheckpointError,
+    card_beside,
+    card_text,
+    check_name,
+    jsonable,
+    names_in,
+    pack_names,
+    parse_card,
+    waiting_card,
+)
 from lulc_lib.config import History, RunConfig
+from lulc_lib.files import atomic_write, one_line, open_regular, sync_folder
 from lulc_lib.kept import write_kept
 from lulc_lib.metrics import Report
 from lulc_lib.models import TileClassifier, create_model, from_spec
 from lulc_lib.predictions import Predictions, model_key, predict
-from lulc_lib.storage import atomic_write, sha256_file
+from lulc_lib.storage import sha256_file
 from lulc_lib.tiles import CLASSES, TileSet, TrainedOn
+from lulc_lib.weights import (
+    PICKLES,
+    WeightsError,
+    is_pickle,
+    parse_weights,
+    read_shapes,
+    write_weights,
+)
 
-_PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin")
 _PRECISIONS = {"float16": torch.float16, "float32": torch.float32}
 _OWN_FOLDER = Path(__file__).resolve().parents[1] / "checkpoints"  # of the checkout
 # Arguments with which timm would fetch or read other files than the checkpoint.
@@ -51,9 +71,11 @@ def save_checkpoint(
 ) -> Path:
     """Write NAME.safetensors and NAME.json; return the path of the weights.
 
-    Each file appears whole or not at all. The card comes last and names the digest of its
-    weights, so that a pair torn by a kill between the two is recognised on loading. Predictions
-    that an earlier checkpoint of that name had beside it are deleted.
+    Weights and card are replaced as one: killed at any moment, the old or the new checkpoint
+    loads. Predictions that an earlier checkpoint of that name had beside it are deleted.
+
+    The card names no folder of this machine: a home folder becomes ~, and of a teacher's absolute
+    path its name is kept.
 
     Args:
         model: the model; its `trained_on` goes into the card.
@@ -87,24 +109,22 @@ def save_checkpoint(
             raise CheckpointError(f"{name} holds figures of {views}; swap report and report_tta")
     if precision not in _PRECISIONS:
         raise CheckpointError(f"precision must be float16 or float32, got {precision!r}")
-    weights, card_path = _pair(path)
-    if card_path.name.removesuffix(".json").lower().endswith(_PICKLES):
+    weights, place = _pair(path)
+    check_name(place.name.removesuffix(".json"), str(path))
+    if place.name.removesuffix(".json").lower().endswith(PICKLES):
         raise CheckpointError(
             f"{str(path)!r} ends like a pickle; the weights become NAME.safetensors: "
             "give folder/NAME without an ending"
         )
     tensors = _stored_tensors(model, _PRECISIONS[precision])
-    with atomic_write(weights) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt"})
-        sha256 = sha256_file(temporary)
     card = Card(
-        name=card_path.name.removesuffix(".json"),
+        name=place.name.removesuffix(".json"),
         model=_description(model),
         classes=list(CLASSES),
-        weights_sha256=sha256,
+        weights_sha256="",
         precision=precision,
-        config=asdict(config) if config else {},
-        earlier=[asdict(stage) for stage in earlier],
+        config=_settings(config) if config else {},
+        earlier=[_settings(stage) for stage in earlier],
         metrics=report.to_dict() if report else {},
         metrics_tta=report_tta.to_dict() if report_tta else {},
         history=history.to_dict() if history else {},
@@ -115,11 +135,34 @@ def save_checkpoint(
         notes=notes,
         **_training_data(model.trained_on),
     )
-    text = json.dumps(jsonable(asdict(card)), indent=1, allow_nan=False)
-    with atomic_write(card_path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    with atomic_write(weights) as temporary:
+        write_weights(temporary, tensors)
+        values = jsonable(asdict(replace(card, weights_sha256=sha256_file(temporary))))
+        # The card waits beside the weights until they are replaced; see card_beside.
+        with atomic_write(waiting_card(weights)) as waiting:
+            waiting.write_text(card_text(_without_home(values)), encoding="utf-8")
+    waiting_card(weights).replace(place)
+    sync_folder(weights.parent)
     _predictions_file(weights).unlink(missing_ok=True)
     return weights
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    teacher = Path(config.teacher)
+    return asdict(config) | ({"teacher": teacher.name} if teacher.is_absolute() else {})
+
+
+def _without_home(value: Any) -> Any:
+    """Return data in whose texts the user's home folder is ~."""
+    if isinstance(value, Mapping):
+        packed = ("training_names",)  # whose letters mean nothing
+        return {k: v if k in packed else _without_home(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_home(item) for item in value]
+    home = str(Path.home())
+    if isinstance(value, str) and len(home) > 1:
+        return re.sub(rf"{re.escape(home)}(?![\w.-])", "~", value)
+    return value
 
 
 def save_predictions(
@@ -238,7 +281,7 @@ def find_checkpoint(name: str | Path) -> Path:
         CheckpointError: if the file is a pickle.
     """
     weights, card = _pair(name)
-    if weights.name.removesuffix(".safetensors").lower().endswith(_PICKLES):
+    if weights.name.removesuffix(".safetensors").lower().endswith(PICKLES):
         raise CheckpointError(_pickle_text(Path(name)))
     if _is_path(name):
         _refuse_pickle_beside(weights, card)
@@ -247,7 +290,7 @@ def find_checkpoint(name: str | Path) -> Path:
     folders = _folders()
     for folder in folders:
         weights, card = _pair(folder / name)
-        if weights.is_file() or card.is_file():
+        if weights.exists() or card.exists():
             _need_both(weights, card)
             return weights
     for folder in folders:
@@ -270,7 +313,7 @@ def read_card(name: str | Path) -> Card:
         FileNotFoundError: if there is no such checkpoint.
         CheckpointError: if the card is malformed or speaks of other classes.
     """
-    return parse_card(_pair(find_checkpoint(name))[1])
+    return parse_card(card_beside(find_checkpoint(name)))
 
 
 def _folders() -> list[Path]:
@@ -300,7 +343,15 @@ def _pair(path: str | Path) -> tuple[Path, Path]:
 
 
 def _need_both(weights: Path, card: Path) -> None:
+    for path in (weights, card):
+        if path.exists() and not path.is_file():
+            raise CheckpointError(
+                f"{path} is not a regular file: a checkpoint is weights (.safetensors) and a card "
+                "(.json); remove it, and copy or save the checkpoint again"
+            )
     missing = [path for path in (weights, card) if not path.is_file()]
+    if missing == [card] and card_beside(weights) != card:
+        return
     if not missing:
         return
     if len(missing) == 2:
@@ -317,7 +368,7 @@ def _need_both(weights: Path, card: Path) -> None:
 
 def _refuse_pickle_beside(weights: Path, card: Path) -> None:
     stem = card.name.removesuffix(".json")
-    pickles = (card.with_name(stem + ending) for ending in _PICKLES)
+    pickles = (card.with_name(stem + ending) for ending in PICKLES)
     found = next((path for path in pickles if path.is_file()), None)
     if found and not weights.exists():
         raise CheckpointError(_pickle_text(found))
@@ -351,39 +402,121 @@ def load_checkpoint(
             the file is a pickle.
     """
     path = find_checkpoint(name)
-    card = parse_card(_pair(path)[1])
+    card = parse_card(card_beside(path))
+    shapes = _read_shapes(path)
+    _check_fits(card, path, shapes, model)
     tensors = _read_weights(path, card)
-    classifier = _built(card, path, model)
-    _load_state(classifier, tensors, path)
+    classifier = _built(card, path, model, shapes)
+    _check_shapes(classifier, {name: tuple(t.shape) for name, t in tensors.items()}, path)
+    classifier.load_state_dict(tensors)  # copies; float16 becomes the model's float32
     classifier.card = card
     classifier.trained_on = card.trained_on()
     classifier.predictions_file = _predictions_file(path)
     return classifier.eval(), card
 
 
+def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    if is_pickle(path):
+        raise CheckpointError(_pickle_text(path))
+    try:
+        return read_shapes(path)
+    except WeightsError as error:
+        raise CheckpointError(
+            f"{path} is not a safetensors file as it was written: {error}; copy it again, or save "
+            "the model again"
+        ) from error
+
+
 def _read_weights(path: Path, card: Card) -> dict[str, Tensor]:
     """Read the weights once: what is hashed is what is loaded."""
-    content = path.read_bytes()
-    zipped_or_pickled = content.startswith((b"PK\x03\x04", b"\x80"))
-    if zipped_or_pickled and content[8:9] != b"{":  # there a safetensors header begins
-        raise CheckpointError(_pickle_text(path))
+    with open_regular(path) as file:
+        content = file.read()
     digest = hashlib.sha256(content).hexdigest()
     if digest != card.weights_sha256:
         raise CheckpointError(
             f"the card does not fit its weights: {path} has sha256 {digest[:12]}..., the card "
-            f"names {card.weights_sha256[:12]}...; one of the two is from another save (cut "
-            "short?) or damaged: save or copy both again"
+            f"names {card.weights_sha256[:12]}...; one of the two is from another save or damaged: "
+            "save or copy both again"
         )
     try:
-        return safetensors.torch.load(content)
-    except safetensors.SafetensorError as error:
+        return parse_weights(content)
+    except WeightsError as error:
         raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
 
 
-def _built(card: Card, path: Path, model: nn.Module | None) -> TileClassifier:
+def _check_fits(
+    card: Card, path: Path, shapes: dict[str, tuple[int, ...]], model: nn.Module | None
+) -> None:
+    """Compare a card with its weights' header, before memory is taken for either.
+
+    The network of the card is built without memory, on torch's meta device.
+    """
+    if model is None:
+        _check_numbers(card, path, shapes)
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            try:
+                model = _built(card, path, None, shapes)
+            except _TooLargeError:
+                raise
+            except CheckpointError:  # what cannot be built so is built, or named, later
+                return
+    elif not isinstance(model, TileClassifier):
+        return
+    _check_shapes(model, shapes, path)
+
+
+def _check_numbers(card: Card, path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    largest = max(1024, *(number for shape in shapes.values() for number in shape), len(shapes))
+
+    def check(value: Any) -> None:
+        if isinstance(value, dict):
+            value = list(value.values())
+        if isinstance(value, list):
+            for item in value[:largest]:
+                check(item)
+        elif isinstance(value, int | float) and not abs(value) <= largest:
+            raise _TooLargeError(
+                f"the card of {path} asks for a network with {one_line(repr(value), 40)} of "
+                f"something; its weights have {largest:,} at most. The card or the weights are "
+                "from another save: copy or save both again"
+            )
+
+    check(card.model.get("arguments"))
+
+
+class _TooLargeError(CheckpointError):
+    """A card describes a larger network than its weights."""
+
+
+@contextlib.contextmanager
+def _no_larger_than(shapes: dict[str, tuple[int, ...]], path: Path) -> Iterator[None]:
+    """Stop the building of a network, in this thread, that outgrows the weights of a file."""
+    most = 2 * sum(int(np.prod(shape, dtype=float)) for shape in shapes.values()) + 10**6
+    count, thread = [0], threading.get_ident()
+
+    def add(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and threading.get_ident() == thread:
+            count[0] += 1 + parameter.numel()
+            if count[0] > most:
+                raise _TooLargeError(
+                    f"the card of {path} describes a network far larger than its weights; one of "
+                    "the two is from another save: copy or save both again"
+                )
+
+    handle = register_module_parameter_registration_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _built(
+    card: Card, path: Path, model: nn.Module | None, shapes: dict[str, tuple[int, ...]]
+) -> TileClassifier:
     try:
         if model is None:
-            return _from_card(card, path)
+            with _no_larger_than(shapes, path):
+                return _from_card(card, path)
         if isinstance(model, TileClassifier):
             _check_same_preparation(card, model)
             return model
@@ -392,7 +525,8 @@ def _built(card: Card, path: Path, model: nn.Module | None) -> TileClassifier:
         raise
     except Exception as error:  # a card from elsewhere may make timm fail in any way
         raise CheckpointError(
-            f"the model of {path} cannot be built from its card: {type(error).__name__} {error}"
+            f"the model of {path} cannot be built from its card: {type(error).__name__} "
+            f"{one_line(error)}"
         ) from error
 
 
@@ -422,18 +556,17 @@ def _check_same_preparation(card: Card, model: TileClassifier) -> None:
             )
 
 
-def _load_state(model: TileClassifier, tensors: dict[str, Tensor], path: Path) -> None:
-    own = model.state_dict()
-    wrong = [f"lacks {name}" for name in own if name not in tensors]
-    wrong += [f"has {name}, unknown to the model" for name in tensors if name not in own]
+def _check_shapes(model: TileClassifier, shapes: dict[str, tuple[int, ...]], path: Path) -> None:
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    wrong = [f"lacks {name}" for name in own if name not in shapes]
+    wrong += [f"has {one_line(name, 80)}, unknown to the model" for name in shapes.keys() - own]
     wrong += [
-        f"has {name} of shape {tuple(tensors[name].shape)}, the model {tuple(own[name].shape)}"
+        f"has {name} of shape {shapes[name]}, the model {own[name]}"
         for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
+        if name in shapes and shapes[name] != own[name]
     ]
     if wrong:
         raise CheckpointError(
             f"the weights {path} do not fit {model.name} at {model.image_size} px: the file "
             f"{'; '.join(wrong[:3])}{f'; and {len(wrong) - 3} more' if len(wrong) > 3 else ''}"
         )
-    model.load_state_dict(tensors)  # copies, and turns float16 into the model's float32

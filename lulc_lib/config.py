@@ -1,10 +1,11 @@
 """Settings of a training run and its history, as plain data that checks itself."""
 
-import difflib
 import json
-import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
+
+from lulc_lib.files import one_line, read_json
+from lulc_lib.wording import did_you_mean
 
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("constant", "cosine", "onecycle")
@@ -62,11 +63,11 @@ class RunConfig:
             _check_type(spec.name, spec.type, getattr(self, spec.name))
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
-            if not (math.isfinite(value) and low <= value <= high):
-                raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value!r}")
-        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            if not low <= value <= high:  # NaN too
+                raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {_shown(value)}")
+        if not 0 < self.learning_rate <= _LARGEST:
             raise ValueError(
-                f"learning_rate must be finite and positive, got {self.learning_rate!r}"
+                f"learning_rate must be finite and positive, got {_shown(self.learning_rate)}"
             )
         if self.warmup_epochs > self.epochs:
             raise ValueError(
@@ -75,7 +76,7 @@ class RunConfig:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(
-                    f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
+                    f"{name} must be one of {', '.join(allowed)}, got {_shown(getattr(self, name))}"
                 )
         if bool(self.teacher) != bool(self.distill):
             raise ValueError(
@@ -86,7 +87,8 @@ class RunConfig:
             raise ValueError("model must be a name, got ''")
         if self.sizes and self.sizes[-1][0] >= self.epochs:
             raise ValueError(
-                f"sizes must all begin before the last of {self.epochs} epochs, got {self.sizes!r}"
+                f"sizes must all begin before the last of {self.epochs} epochs, got "
+                f"{_shown(self.sizes)}"
             )
 
     def size_at(self, epoch: int) -> int | None:
@@ -106,17 +108,18 @@ class RunConfig:
     def from_dict(cls, values: dict[str, Any]) -> "RunConfig":
         """Make settings from a dictionary; an unknown field is an error with the nearest name."""
         known = [spec.name for spec in fields(cls)]
+        if not isinstance(values, dict):
+            raise TypeError(f"settings must be fields of RunConfig, got {_shown(values)}")
         for name in values:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise TypeError(f"RunConfig has no field {name!r}{hint}")
+                hint = did_you_mean(str(name)[:80], known)
+                raise TypeError(f"RunConfig has no field {_shown(name)}{hint}")
         return cls(**values)
 
     @classmethod
     def from_json(cls, text: str) -> "RunConfig":
-        """Make settings from JSON text."""
-        return cls.from_dict(json.loads(text))
+        """Make settings from JSON text, read within bounds."""
+        return cls.from_dict(read_json(text, "the text of a RunConfig", most_bytes=2**20))
 
     @classmethod
     def preset(cls, name: str, model: str = "resnet50", **changes: Any) -> "RunConfig":
@@ -170,6 +173,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
     "save_every": (1, 1_000_000_000),
 }
+_LARGEST = 1e38  # what float32 holds
+_MOST_LETTERS = 4096  # of a name: the longest path that systems take
+_MOST_SIZES = 1000
 _CHOICES = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
@@ -186,21 +192,37 @@ def _check_type(name: str, expected: Any, value: Any) -> None:
         return
     wrong_bool = isinstance(value, bool) and expected is not bool
     if wrong_bool or not isinstance(value, allowed):
-        raise TypeError(f"{name} must be {expected.__name__}, got {type(value).__name__} {value!r}")
+        raise TypeError(
+            f"{name} must be {expected.__name__}, got {type(value).__name__} {_shown(value)}"
+        )
+    if isinstance(value, str) and (len(value) > _MOST_LETTERS or not value.isprintable()):
+        raise ValueError(
+            f"{name} must be at most {_MOST_LETTERS} printable letters, got {_shown(value)}"
+        )
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a message: one line, cut where it is too long."""
+    if isinstance(value, int) and abs(value) > 10**40:
+        return f"a whole number of {value.bit_length()} bits"
+    return one_line(repr(value), 80)
 
 
 def _checked_sizes(sizes: Any) -> tuple[tuple[int, int], ...]:
     try:
+        if len(sizes) > _MOST_SIZES:
+            raise ValueError("too many")
         pairs = tuple((int(first), int(size)) for first, size in sizes)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(
-            f"sizes must be pairs (first epoch, size inside in pixels), got {sizes!r}"
+            f"sizes must be at most {_MOST_SIZES} pairs (first epoch, size inside in pixels), got "
+            f"{_shown(sizes)}"
         ) from None
     firsts = [first for first, _ in pairs]
     if pairs and (firsts[0] != 0 or firsts != sorted(set(firsts))):
-        raise ValueError(f"sizes must start at epoch 0 and rise, got {pairs!r}")
-    if any(size < 16 for _, size in pairs):
-        raise ValueError(f"sizes must be at least 16 pixels, got {pairs!r}")
+        raise ValueError(f"sizes must start at epoch 0 and rise, got {_shown(pairs)}")
+    if any(not 16 <= size <= 1024 for _, size in pairs):
+        raise ValueError(f"sizes must be 16 to 1024 pixels, got {_shown(pairs)}")
     return pairs
 
 

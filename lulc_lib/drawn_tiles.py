@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from lulc_lib.storage import digest_arrays
-from lulc_lib.tiles import CLASSES, TILE_SIZE, TileSet
+from lulc_lib.tiles import CLASSES, DRAWN, TILE_SIZE, TileSet
 
 Rng = np.random.Generator
 Painting = tuple[np.ndarray, np.ndarray]  # canvas float64 (64, 64, 3), evidence bool (64, 64)
@@ -505,7 +505,7 @@ def synthetic(n_per_class: int = 50, seed: int = 0) -> TileSet:
         images=torch.from_numpy(images),
         labels=torch.arange(len(CLASSES)).repeat_interleave(n_per_class),
         names=tuple(f"{c}/{c}_{i + 1}.jpg" for c in CLASSES for i in range(n_per_class)),
-        source="drawn tiles",
+        source=DRAWN,
         digest=f"drawn-{n_per_class}-{seed}-{digest_arrays(images)[:16]}",
         masks=torch.from_numpy(masks),
     )

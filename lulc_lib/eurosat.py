@@ -1,8 +1,6 @@
-"""EuroSAT on disk or downloaded -> TileSet: found, verified, decoded once, kept memory-mapped."""
+"""EuroSAT on disk or downloaded -> TileSet: found, verified, decoded once and kept."""
 
-import contextlib
 import hashlib
-import json
 import os
 import warnings
 from collections.abc import Iterable
@@ -14,10 +12,17 @@ import numpy as np
 from tqdm import tqdm
 
 from lulc_lib.archive import LAYOUTS, DataError, ignored, opened, read_tile, scan
-from lulc_lib.decoded import open_cache, write_cache
-from lulc_lib.hub import DataUnavailableError, RemoteFile, fetch
+from lulc_lib.decoded import (
+    cache_file,
+    noted_digest,
+    open_cache,
+    tile_set,
+    write_cache,
+)
+from lulc_lib.files import DamagedFileError
+from lulc_lib.hub import DataUnavailableError, RemoteFile, downloaded_file, fetch
 from lulc_lib.images import ImageError, decode_tile
-from lulc_lib.storage import atomic_write, cache_dir
+from lulc_lib.storage import warn_damaged
 from lulc_lib.tiles import CLASSES, TILE_SIZE, TileSet
 
 # The original: Helber et al. 2019, JSTARS, doi 10.1109/JSTARS.2019.2918242; Zenodo record 7711810.
@@ -49,8 +54,9 @@ class ModifiedDataWarning(UserWarning):
 def load_eurosat(root: str | Path | None = None, download: bool = True) -> TileSet:
     """Load EuroSAT's RGB tiles from a folder or zip, or download them.
 
-    The tiles are decoded once into a memory-mapped cache below `storage.cache_dir()`; later calls
-    recognise the source by sizes and time stamps. Nothing is written beside the source.
+    The tiles are decoded once and kept below `storage.cache_dir()`; later calls recognise the
+    source by sizes and time stamps, and check what was kept by its checksum. Nothing is written
+    beside the source.
 
     Args:
         root: a zip, or a folder that holds the ten class folders, a known layout (`LAYOUTS`) or a
@@ -66,18 +72,15 @@ def load_eurosat(root: str | Path | None = None, download: bool = True) -> TileS
         FileNotFoundError: if `root` or `$LULC_EUROSAT` does not exist.
         DataUnavailableError: if nothing was found and nothing could be downloaded.
         DataError: if the data are damaged.
-        OSError: if the cache cannot be written.
 
     Warns:
+        CacheWarning: if the decoded tiles that were kept are damaged and made anew, or cannot be
+            kept.
         ModifiedDataWarning: if tiles are missing, additional or changed.
     """
     source = find_source(root)
-    if source is not None:
-        tiles, difference = _load(source)
-    elif (found := open_cache(MANIFEST_DIGEST)) is not None:
-        tiles, difference = found
-    else:
-        tiles, difference = _load(_obtain(download))
+    found = _decoded(MANIFEST_DIGEST) if source is None else None
+    tiles, difference = found or _load(source or _obtain(download))
     if difference:
         warnings.warn(f"not the original EuroSAT: {difference}", ModifiedDataWarning, stacklevel=2)
     return tiles
@@ -86,7 +89,7 @@ def load_eurosat(root: str | Path | None = None, download: bool = True) -> TileS
 def data_root(root: str | Path | None = None) -> Path:
     """Return the folder or zip from which `load_eurosat(root, download=False)` would load.
 
-    When only the decoded tiles of an earlier load are left, it is their folder in the cache.
+    When only the decoded tiles of an earlier load are left, it is their file in the cache.
 
     Raises:
         FileNotFoundError: if `root` or `$LULC_EUROSAT` does not exist.
@@ -95,8 +98,8 @@ def data_root(root: str | Path | None = None) -> Path:
     """
     if (source := find_source(root)) is not None:
         return source
-    if open_cache(MANIFEST_DIGEST) is not None:
-        return cache_dir() / "eurosat" / MANIFEST_DIGEST
+    if _decoded(MANIFEST_DIGEST) is not None:
+        return cache_file(MANIFEST_DIGEST)
     return _obtain(download=False)
 
 
@@ -146,38 +149,48 @@ def _locate(folder: Path) -> Path | None:
 def _load(source: Path) -> tuple[TileSet, str]:
     """Return the tiles of a source and how they differ from the original ("" if not at all)."""
     stamp = _fingerprint(source)
-    record = cache_dir() / "eurosat" / "sources" / f"{stamp}.json"
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        found = open_cache(json.loads(record.read_text(encoding="utf-8"))["digest"])
-        if found is not None:
-            return found
-    digest = _decode(source)
+    digest = noted_digest(stamp)
+    found = None if digest is None else _decoded(digest)
+    if found is not None:
+        return found
+    tiles, difference = _decode(source)
     if _fingerprint(source) != stamp:
         raise DataError(f"{source} changed while it was read; load it again")
-    with atomic_write(record) as temporary:
-        temporary.write_text(json.dumps({"digest": digest, "path": str(source)}), encoding="utf-8")
-    found = open_cache(digest)
-    if found is None:
-        raise OSError(f"the decoded tiles below {record.parents[1]} vanished; load them again")
-    return found
+    write_cache(tiles, difference, stamp, source)
+    return tiles, difference
+
+
+def _decoded(digest: str) -> tuple[TileSet, str] | None:
+    """Return tiles decoded before; None if there are none, or damaged ones, after a warning."""
+    try:
+        return open_cache(digest)
+    except DamagedFileError as error:
+        warn_damaged(error)
+        return None
 
 
 def _fingerprint(source: Path) -> str:
     """Digest names, sizes and time stamps of a source, without reading or checking it."""
-    listing: list[Any] = [str(source)]
+    listing: list[Any] = ["checksummed", str(source)]
     for folder in scan(source, folders=True) if source.is_dir() else ():
         if not ignored(folder.name):
-            stats = [(entry.name, entry.stat()) for entry in scan(folder.path)]
-            files = sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
-            listing.append((folder.name, files))
+            listing.append((folder.name, sorted(map(_stamp, scan(folder.path)))))
     if not source.is_dir():
         stat = source.stat()
         listing.append((stat.st_size, stat.st_mtime_ns))
     return hashlib.sha256(repr(listing).encode()).hexdigest()
 
 
-def _decode(source: Path) -> str:
-    """Decode all tiles of a source into the cache and return its manifest digest."""
+def _stamp(entry: os.DirEntry) -> tuple[Any, ...]:
+    try:
+        found = entry.stat()
+    except OSError:  # a link that leads nowhere is named when the tiles are listed
+        return (entry.name,)
+    return (entry.name, found.st_size, found.st_mtime_ns)
+
+
+def _decode(source: Path) -> tuple[TileSet, str]:
+    """Decode all tiles of a source; return them, and how they differ from the original."""
     with opened(source) as (members, read):
         images = np.empty((len(members), 3, TILE_SIZE, TILE_SIZE), dtype=np.uint8)
 
@@ -202,8 +215,8 @@ def _decode(source: Path) -> str:
                 progress.update(len(part))
     names = [member.name for member in members]
     digests = _manifest_digests(names, hashes)
-    write_cache(digests["all"], names, images, _difference(names, digests))
-    return digests["all"]
+    difference = _difference(names, digests)
+    return tile_set(names, images, difference, digests["all"]), difference
 
 
 def _manifest_digests(names: Iterable[str], hashes: Iterable[str]) -> dict[str, str]:
@@ -250,11 +263,13 @@ ARCHIVE = RemoteFile(
 def _obtain(download: bool) -> Path:
     """Return the zip downloaded before or now; say what to bring if there is none."""
     reason, home = "no download was asked for", ARCHIVE.address()
-    if download or (cache_dir() / "downloads" / ARCHIVE.name).is_file():
+    if download or downloaded_file(ARCHIVE).is_file():
         try:
             return fetch(ARCHIVE)
         except DataUnavailableError as error:
             reason, home = str(error), "there"
+    if (kept := cache_file(MANIFEST_DIGEST)).is_file():
+        reason = f"what was decoded before, {kept}, is damaged, and {reason}"
     places = " or ".join(str(place) for place in usual_places())
     raise DataUnavailableError(
         f"there is no EuroSAT: LULC_EUROSAT is not set, {places} holds none, and {reason}. Bring "

@@ -36,8 +36,8 @@ from lulc_lib.plots import (
     gallery_columns,
     write_whole,
 )
-from lulc_lib.predictions import Predictions, predict
-from lulc_lib.tiles import CLASS_COLORS, CLASSES, TileSet, as_images
+from lulc_lib.predictions import Predictions, aligned, predict
+from lulc_lib.tiles import CLASS_COLORS, CLASSES, TileSet, as_images, undivided
 
 _EUROSAT_CREDIT = (
     "EuroSAT: Helber et al. 2019, doi 10.1109/JSTARS.2019.2918242. Contains modified Copernicus "
@@ -80,14 +80,13 @@ def explain_for_page(
         -> Explanation.
 
     Raises:
-        ValueError: if a method cannot explain a model.
+        ValueError: if a method cannot explain a model, or predictions lack a tile.
     """
     blind = dict(zip(*known_methods()[["name", "class-blind"]].to_numpy().T, strict=True))
     asked: dict[str, dict[str, Explanation]] = {}
     for name, model in models.items():
         given = (predictions or {}).get(name) or predict(model, tiles, precision=precision)
-        where = {tile: i for i, tile in enumerate(given.names)}
-        ranked = given.logits[[where[tile] for tile in tiles.names]].argsort(axis=1)
+        ranked = aligned(given, tiles, name).logits.argsort(axis=1)
         classes = {
             "predicted": ranked[:, -1],
             "label": tiles.labels.numpy(),
@@ -134,6 +133,7 @@ def gallery_html(
         ValueError: if an explanation or a prediction does not belong to the tiles.
         OSError: if the file cannot be written.
     """
+    tiles = tiles if isinstance(tiles, TileSet) else undivided(tiles)
     images = (as_images(tiles).numpy() * 255).round().astype(np.uint8)
     if not isinstance(explanations, Mapping):
         gallery_columns(tiles, explanations)  # which refuses it in words
@@ -173,7 +173,7 @@ def gallery_html(
             }
         ),
     )
-    return write_whole(path, page.encode())
+    return write_whole(path, page.encode(errors="backslashreplace"))
 
 
 def pack_grid(grid: np.ndarray) -> tuple[str, list[float]]:
@@ -260,10 +260,11 @@ def _summary(tiles: Any, columns: list[Column]) -> str:
 
 
 def _credit(tiles: Any) -> str:
-    source = tiles.source if isinstance(tiles, TileSet) else ""
-    if "drawn" in source:
+    if not isinstance(tiles, TileSet):
+        return ""
+    if tiles.drawn:
         return "Drawn tiles: pictures made by a program, not satellite images."
-    return _EUROSAT_CREDIT if source.startswith("eurosat") else ""
+    return _EUROSAT_CREDIT if tiles.from_eurosat else ""
 
 
 def _filters(tiles: Any, columns: list[Column]) -> str:

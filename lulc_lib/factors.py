@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from sklearn.decomposition import NMF
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
+from lulc_lib.arrays import resized
 from lulc_lib.explanations import explain
 from lulc_lib.explanations.batch import Batch
 from lulc_lib.models import TileClassifier
@@ -99,7 +99,7 @@ def concepts(
     grids = torch.from_numpy(amounts).view(count, h, w, n).permute(0, 3, 1, 2).contiguous()
     return Concepts(
         grids=grids.numpy(),
-        heatmaps=F.interpolate(grids, (TILE_SIZE, TILE_SIZE), mode="bilinear").numpy(),
+        heatmaps=resized(grids, TILE_SIZE),
         directions=directions,
         layer=where,
         explained=1 - left / spread if spread > 0 else 1.0,

@@ -1,4 +1,4 @@
-"""Test what a map claims: take pixels away, by its order or by hand, and ask the model again.
+"""Test what a map claims: take pixels away and ask the model again.
 
 Taking pixels away is itself a choice: each way of filling the hole leaves another tile, which the
 model has never seen either. A drop that all ways share says more than one.
@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lulc_lib.models import EUROSAT_MEAN
-from lulc_lib.predictions import predict
+from lulc_lib.predictions import LazyImages, predict
 from lulc_lib.tiles import TILE_SIZE, TileSet, as_images, class_index
 
 FILLS = ("blur", "mean", "texture")
-BLUR_SIGMA = 6.0  # pixels: wider than a road, a river or a house
+BLUR_SIGMA = 6.0  # pixels: wider than a road, a river or a building
 
 _SHAPE = (TILE_SIZE, TILE_SIZE)
 _PIXELS = TILE_SIZE * TILE_SIZE
@@ -186,7 +186,9 @@ def deletion(
     Raises:
         ValueError: if shapes do not fit, or steps is below 1.
     """
-    tensor = as_images(images)
+    lazily = isinstance(images, TileSet) and len(images) > 0  # uint8 until its batch comes up
+    tensor = images.images if lazily else as_images(images)
+    order = np.asarray(order)
     if len(order) != len(tensor):
         raise ValueError(f"order is of {len(order)} tiles, but there are {len(tensor)}")
     if steps < 1:
@@ -197,8 +199,14 @@ def deletion(
         raise ValueError(f"{len(classes)} targets do not fit {len(tensor)} tiles")
     wanted = np.array([class_index(c) for c in classes])
     shares = np.linspace(0, 1, steps + 1)
-    stages = [remove(tensor, first_pixels(order, share), fill) for share in shares]
-    found = predict(model, torch.cat(stages), precision=precision)
+
+    def stages(first: int, last: int) -> Tensor:
+        """Return some of the tiles, all of them at the first share, then all at the second."""
+        stage, tile = np.divmod(np.arange(first, last), len(tensor))
+        gone = [first_pixels(order[[t]], shares[s]) for s, t in zip(stage, tile, strict=True)]
+        return remove(tensor[torch.from_numpy(tile)], np.concatenate(gone), fill)
+
+    found = predict(model, LazyImages(len(shares) * len(tensor), stages), precision=precision)
     rows = found.probabilities.reshape(len(shares), len(tensor), -1)
     chosen = rows[:, np.arange(len(tensor)), wanted].T
     return Deletion(shares, chosen.astype(np.float32), wanted, fill)

@@ -1,4 +1,4 @@
-"""What computes here: the processor's kind, and what it means for whoever waits for it."""
+"""What computes here: the processor's kind, and what it means for how long things take."""
 
 import platform
 from dataclasses import dataclass

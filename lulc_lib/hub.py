@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_c
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import WeakFileLock
 
-from lulc_lib.storage import cache_dir
+from lulc_lib.files import one_line, open_regular, sync_folder
+from lulc_lib.storage import cache_dir, sha256_file, warn_damaged
 
 PATIENCE = 8.0  # seconds until a network that does not answer counts as dead
 
@@ -48,7 +50,7 @@ class RemoteFile:
 
     def matches(self, path: Path) -> bool:
         """Tell whether a file has the hash."""
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, self.algorithm).hexdigest() == self.digest
 
 
@@ -59,43 +61,86 @@ def hub_address(repo: str, name: str, repo_type: str = "model", revision: str | 
 
 
 def is_cached(repo: str, name: str) -> bool:
-    """Tell whether the hub's client has a model's file in its own cache."""
-    return isinstance(try_to_load_from_cache(repo, name), str)
+    """Tell whether the hub's client has a model's file in its own cache, whole.
+
+    A large file is kept there under its SHA-256. One that no longer has it is removed, so that the
+    client downloads it again.
+
+    Warns:
+        CacheWarning: if a file was removed.
+    """
+    found = try_to_load_from_cache(repo, name)
+    if not isinstance(found, str):
+        return False
+    content = Path(found).resolve()
+    if re.fullmatch("[0-9a-f]{64}", content.name) and sha256_file(content) != content.name:
+        Path(found).unlink()
+        content.unlink(missing_ok=True)
+        damage = f"{content} ({name} of {repo}) is damaged: it does not have its SHA-256"
+        warn_damaged(damage, "it is removed, to be downloaded again")
+        return False
+    return True
 
 
 def fetch(remote: RemoteFile) -> Path:
     """Download a public file unless it is already there; return its verified path.
 
     It is written under a temporary name, continued after an interruption, checked by its hash and
-    moved into place only when whole. `HF_HUB_OFFLINE` is respected.
+    moved into place only when whole. A file downloaded before is checked again. `HF_HUB_OFFLINE` is
+    respected.
 
     Raises:
         DataUnavailableError: if it cannot be had; the message says which file to bring.
+
+    Warns:
+        CacheWarning: if the file downloaded before is damaged.
     """
-    path = cache_dir() / "downloads" / remote.name
-    if path.is_file():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if (kept := _kept(remote)) is not None:
+        return kept
     try:
-        if (cached := _in_hub_cache(remote)) is not None:
-            return cached
-        with WeakFileLock(path.with_name(f".{path.name}.lock")):
-            if not path.is_file():
-                part = path.with_name(f".{path.name}.part")
-                _download(remote, part)
-                if not remote.matches(part):
-                    size = part.stat().st_size
-                    part.unlink()
-                    raise OSError(
-                        f"the {size:,} bytes received do not have {remote.algorithm} "
-                        f"{remote.digest}; they were removed"
-                    )
-                part.replace(path)
+        return _in_hub_cache(remote) or _downloaded(remote)
     except Exception as error:  # the hub's client raises those of several HTTP libraries
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise DataUnavailableError(
-            f"{remote.name} could not be downloaded from {remote.address()}: {reason}"
+            f"{remote.name} could not be downloaded from {remote.address()}: {one_line(reason)}"
         ) from error
+
+
+def downloaded_file(remote: RemoteFile) -> Path:
+    """Return where a public file lies once it was downloaded."""
+    return cache_dir() / "downloads" / remote.name
+
+
+def _kept(remote: RemoteFile) -> Path | None:
+    """Return the file downloaded before, None if there is none that has the hash."""
+    try:
+        path = downloaded_file(remote)
+        if remote.matches(path):
+            return path
+    except OSError:
+        return None
+    damage = f"{path} is damaged: it does not have {remote.algorithm} {remote.digest}"
+    warn_damaged(damage, "it is downloaded again")
+    return None
+
+
+def _downloaded(remote: RemoteFile) -> Path:
+    path = downloaded_file(remote)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(path.with_name(f".{path.name}.lock")):
+        if path.is_file() and remote.matches(path):  # another process was faster
+            return path
+        part = path.with_name(f".{path.name}.part")
+        _download(remote, part)
+        if not remote.matches(part):
+            size = part.stat().st_size
+            part.unlink()
+            raise OSError(
+                f"the {size:,} bytes received do not have {remote.algorithm} "
+                f"{remote.digest}; they were removed"
+            )
+        part.replace(path)
+        sync_folder(path.parent)
     return path
 
 

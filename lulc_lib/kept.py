@@ -1,8 +1,10 @@
 """Predictions kept beside a checkpoint's weights: written once, read again by the tiles' names."""
 
 import hashlib
+import io
 import json
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from lulc_lib.storage import atomic_write
+from lulc_lib.files import atomic_write, one_line, open_regular, read_json
+from lulc_lib.storage import digest_arrays
 from lulc_lib.tiles import CLASSES, TileSet
 
 COMPONENTS = 32  # principal components of the features: what the embedding map stands on
 _SETTINGS = ("spec", "weights", "precision", "features", "tta")  # of the cache's key, see metrics
+
+
+_ARRAYS = ("logits", "components", "labels", "names", "images", "facts")
+_ROWS = ("logits", "components", "images")  # what is read of each tile
+_MOST_BYTES = 2**26  # of a file, and of each array in it: 100,000 names take 20 MB
+_MOST_FACTS = 2**20
 
 
 class KeptPredictionsWarning(UserWarning):
@@ -63,16 +72,17 @@ def write_kept(
     if len(set(tiles.names)) < len(tiles):
         raise ValueError("predictions are kept by the tiles' names, and two tiles share one")
     components, spread = principal_components(features, COMPONENTS)
+    arrays = {
+        "logits": np.asarray(logits, dtype=np.float32), "components": components,
+        "labels": tiles.labels.numpy().astype(np.int16), "names": np.array(tiles.names),
+        "images": image_hashes(tiles),
+    }  # fmt: skip
     about = {
-        **facts, **{name: key[name] for name in _SETTINGS},
+        **facts, **{name: key[name] for name in _SETTINGS}, "arrays": _digest(arrays),
         "source": tiles.source, "digest": tiles.digest, "part": tiles.part, "spread": spread,
     }  # fmt: skip
     with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(
-            file, logits=np.asarray(logits, dtype=np.float32), components=components,
-            labels=tiles.labels.numpy().astype(np.int16), names=np.array(tiles.names),
-            images=image_hashes(tiles), facts=np.array(json.dumps(about)),
-        )  # fmt: skip
+        np.savez_compressed(file, **arrays, facts=np.array(json.dumps(about)))
 
 
 def read_kept(
@@ -96,19 +106,54 @@ def read_kept(
     if not path.is_file():
         return None
     try:
-        # The file is opened here because NumPy would leave it open when the zip is damaged.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            facts = json.loads(str(stored["facts"]))
-            if facts["weights_sha256"] != weights_sha256:
-                _warn(path, "was written for other weights than those beside it")
-                return None
-            if _answers(facts, tiles, key):
-                return _rows(path.name, dict(stored), facts, tiles)
+        stored = _read_arrays(path)
+        facts = read_json(str(stored.pop("facts")), "the array facts", _MOST_FACTS)
+        if facts.get("arrays", _digest(stored)) != _digest(stored):  # older files have none
+            raise ValueError("the arrays are not those that were written")
+        if facts["weights_sha256"] != weights_sha256:
+            _warn(path, "was written for other weights than those beside it")
+            return None
+        if _answers(facts, tiles, key):
+            return _rows(path.name, stored, facts, tiles)
     except Exception as error:  # a damaged file may fail in any way
         if isinstance(error, KeptPredictionsWarning):  # where warnings are errors
             raise
         _warn(path, f"cannot be read ({type(error).__name__}: {error})")
     return None
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read an .npz within bounds, whatever its headers claim; zip itself checks each array."""
+    with open_regular(path) as file:
+        content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if sorted(archive.namelist()) != sorted(f"{name}.npy" for name in _ARRAYS):
+            raise ValueError(f"it does not hold the arrays {', '.join(_ARRAYS)}")
+        return {name: _read_array(archive, name) for name in _ARRAYS}
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    info = archive.getinfo(f"{name}.npy")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is compressed in an unknown way")  # which may have no bounds
+    with archive.open(info) as file:
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise ValueError(f"the array {name} has more than {_MOST_BYTES:,} bytes")
+    start = io.BytesIO(data)
+    if np.lib.format.read_magic(start) != (1, 0):
+        raise ValueError(f"the array {name} has an unknown format")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(start)
+    if dtype.hasobject:
+        raise ValueError(f"the array {name} holds objects")
+    values = np.frombuffer(data, dtype, offset=start.tell())
+    return values.reshape(shape, order="F" if fortran else "C")
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    return digest_arrays(*(arrays[name] for name in sorted(arrays)))
 
 
 def image_hashes(tiles: TileSet) -> np.ndarray:
@@ -126,15 +171,19 @@ def principal_components(features: np.ndarray, count: int) -> tuple[np.ndarray, 
         count: axes at most.
 
     Returns:
-        float16 (N, K), K at most `count`, around 0; and the share of the variance on these axes.
+        float16 (N, K), K at most `count`, N and D, around 0; and the share of the variance on
+        these axes. scikit-learn fixes the signs, so that they are equal from run to run; files
+        written before may have other signs, which no distance depends on.
     """
+    from sklearn.decomposition import PCA  # here: predictions are made and read without it
+
     values = np.asarray(features, dtype=np.float64)
-    values = values - values.mean(axis=0)
-    variances, axes = np.linalg.eigh(values.T @ values)  # ascending
-    most = slice(None, -count - 1, -1)
-    total = float(variances.sum())
-    share = float(variances[most].sum()) / total if total > 0 else 1.0
-    return (values @ axes[:, most]).astype(np.float16), min(1.0, share)
+    count = min(count, *values.shape)
+    if not np.ptp(values, axis=0).any():  # all rows are one: no axis holds any spread
+        return np.zeros((len(values), count), dtype=np.float16), 1.0
+    found = PCA(count, svd_solver="covariance_eigh")  # exact, and quick where N is above D
+    components = found.fit_transform(values).astype(np.float16)
+    return components, min(1.0, float(found.explained_variance_ratio_.sum()))
 
 
 def _answers(facts: Mapping[str, Any], tiles: TileSet, key: Mapping[str, Any]) -> bool:
@@ -147,21 +196,26 @@ def _answers(facts: Mapping[str, Any], tiles: TileSet, key: Mapping[str, Any]) -
 def _rows(
     file: str, stored: Mapping[str, np.ndarray], facts: Mapping[str, Any], tiles: TileSet
 ) -> Kept | None:
+    logits, components = stored["logits"], stored["components"]
     where = {name: i for i, name in enumerate(stored["names"].tolist())}
+    found = {name: (stored[name].dtype.str[1:], *stored[name].shape) for name in _ROWS}
+    expected = {
+        "logits": ("f4", len(where), len(CLASSES)),
+        "components": ("f2", len(where), *components.shape[1:2]),
+        "images": ("u8", len(where)),
+    }
+    if found != expected or not np.isfinite(logits).all() or not np.isfinite(components).all():
+        raise ValueError(f"{found} for {len(where)} different names, or not finite")
     rows = np.array([where.get(name, -1) for name in tiles.names], dtype=np.int64)
     if (rows < 0).any() or not np.array_equal(stored["images"][rows], image_hashes(tiles)):
         return None
-    logits, components = stored["logits"], stored["components"]
-    shapes_fit = logits.shape == (len(where), len(CLASSES)) and len(components) == len(where)
-    if not (shapes_fit and np.isfinite(logits).all() and np.isfinite(components).all()):
-        raise ValueError(f"logits {logits.shape} for {len(where)} names, or not finite")
     return Kept(file, logits[rows], components[rows], float(facts["spread"]))
 
 
 def _warn(path: Path, why: str) -> None:
     warnings.warn(
-        f"{path} {why} and is not used: the model predicts instead. Delete it, or write it again "
-        "with save_predictions",
+        f"{one_line(f'{path} {why}')} and is not used: the model predicts instead. Delete it, or "
+        "write it again with save_predictions",
         KeptPredictionsWarning,
         stacklevel=5,
     )

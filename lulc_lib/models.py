@@ -1,6 +1,5 @@
 """Classifiers that take tiles as they are."""
 
-import difflib
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +13,12 @@ from timm.models.vision_transformer_hybrid import ConvStem
 from torch import Tensor, nn
 
 from lulc_lib.anatomies import Anatomy, anatomy
+from lulc_lib.files import one_line
 from lulc_lib.hub import first_contact, hub_address, is_cached
 from lulc_lib.running import device_of, evaluating
 from lulc_lib.tiles import CLASSES, TILE_SIZE
+from lulc_lib.weights import read_state_dict
+from lulc_lib.wording import did_you_mean
 
 # Mean and deviation of EuroSAT's RGB tiles in [0, 1], over all 27,000.
 EUROSAT_MEAN = (0.34438, 0.38029, 0.40777)
@@ -270,30 +272,16 @@ def _with_stem(arguments: dict[str, Any]) -> dict[str, Any]:
 def _load_pretrained(
     architecture: str, pretrained: bool | str | Path, arguments: dict[str, Any]
 ) -> nn.Module:
-    overlay: dict[str, Any] = {}
     if pretrained is not True:
-        file = Path(pretrained).expanduser().absolute()
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"there is no weights file {file}; give the path of a .safetensors or .bin file "
-                f"with timm's weights of {architecture}"
-            )
-        overlay = {"file": str(file)}
+        return _load_file(architecture, Path(pretrained).expanduser().absolute(), arguments)
     cfg = timm.models.get_pretrained_cfg(architecture)
-    if pretrained is True and not cfg.hf_hub_id:
+    if not cfg.hf_hub_id:
         raise ValueError(f"timm has no weights for {architecture}; take pretrained=False")
     try:
-        if pretrained is True and not is_cached(cfg.hf_hub_id, _WEIGHTS):
+        if not is_cached(cfg.hf_hub_id, _WEIGHTS):
             first_contact(hub_address(cfg.hf_hub_id, _WEIGHTS))  # timm itself retries for a minute
-        return timm.create_model(
-            architecture, pretrained=True, pretrained_cfg_overlay=overlay, **arguments
-        )
+        return timm.create_model(architecture, pretrained=True, **arguments)
     except Exception as error:
-        if overlay:
-            raise ValueError(
-                f"{overlay['file']} does not hold weights of {architecture}: "
-                f"{str(error).splitlines()[0]}"
-            ) from error
         raise FileNotFoundError(
             f"the pretrained weights of {architecture} could not be downloaded "
             f"({type(error).__name__}). Bring the file {_WEIGHTS} of {cfg.hf_hub_id} on the "
@@ -301,6 +289,36 @@ def _load_pretrained(
             f"create_model(..., pretrained='path/to/{_WEIGHTS}') or "
             f"lulc train --pretrained path/to/{_WEIGHTS}"
         ) from error
+
+
+def _load_file(architecture: str, file: Path, arguments: dict[str, Any]) -> nn.Module:
+    """Make a network with the weights of a file, which we read and timm fits to the network."""
+    if not file.exists():
+        raise FileNotFoundError(
+            f"there is no weights file {file}; give the path of a .safetensors or .bin file "
+            f"with timm's weights of {architecture}"
+        )
+    try:
+        weights = read_state_dict(file)
+        prints = {_print(value) for value in weights.values()}
+        network = timm.create_model(
+            architecture, pretrained=True, pretrained_cfg_overlay={"state_dict": weights},
+            **arguments,
+        )  # fmt: skip
+        # Where the number of classes differs, timm takes whatever names it knows, and be it none.
+        if not any(_print(p) in prints for p in network.parameters() if p.ndim > 1):
+            raise ValueError("none of its matrices belongs to that network")
+    except Exception as error:
+        raise ValueError(
+            f"{file} does not hold weights of {architecture}: {one_line(error)}"
+        ) from error
+    network.pretrained_cfg.pop("state_dict")  # a second copy of the weights
+    return network
+
+
+def _print(tensor: Tensor) -> tuple[int, tuple[float, ...]]:
+    """Return the size and first values of a tensor, by which it is known again."""
+    return tensor.numel(), tuple(tensor.detach().flatten()[:8].float().tolist())
 
 
 def _wrap(
@@ -340,8 +358,7 @@ def _check_known(name: str, architecture: str) -> None:
         if "." not in architecture or architecture in tags:
             return
         raise ValueError(f"timm has no weights tag {name!r}; it knows {', '.join(tags) or 'none'}")
-    near = difflib.get_close_matches(name, [*ALIASES, *timm.list_models()], n=3)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    hint = did_you_mean(name, [*ALIASES, *timm.list_models()], count=3)
     raise ValueError(
         f"unknown model {name!r}{hint} Aliases are {', '.join(ALIASES)}; "
         "timm.list_models() names all others"

@@ -2,8 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from lulc_lib.arrays import softmax
 from lulc_lib.augmentation import WAYS, turned
 from lulc_lib.kept import Kept, read_kept
 from lulc_lib.running import device_of, evaluating
@@ -21,7 +22,7 @@ from lulc_lib.storage import (
     load_arrays,
     processor_cache,
 )
-from lulc_lib.tiles import CLASSES, TILE_SIZE, TileSet, as_images
+from lulc_lib.tiles import CLASSES, TILE_SIZE, TileSet, undivided
 
 SAME_LOGITS = 1e-3  # processors and batch sizes change float32 logits by less
 _BATCH_PIXELS = {"cpu": 2**20, "cuda": 2**24}  # pixels inside the model at once: bounds the memory
@@ -92,8 +93,7 @@ class Predictions:
     @property
     def probabilities(self) -> np.ndarray:
         """Softmax of the logits, float64 (N, 10)."""
-        shifted = np.exp(self._shifted())
-        return shifted / shifted.sum(axis=1, keepdims=True)
+        return softmax(self.logits)
 
     @property
     def predicted(self) -> np.ndarray:
@@ -148,7 +148,8 @@ def predict(
 
     Args:
         model: a `TileClassifier`, or any module from images (N, 3, 64, 64) to logits (N, 10).
-        tiles: a TileSet; or images uint8, or float32 in [0, 1], (N, 3, 64, 64), without labels.
+        tiles: a TileSet; or images without labels, uint8 or float32 in [0, 1], (N, 3, 64, 64), as
+            `lulc_lib.tiles.undivided` takes them; or `LazyImages`.
         features: also keep what the last linear layer saw.
         batch_size: tiles at once; default: as many as keep the memory small at the model's size,
             and on a processor no more than its cache holds.
@@ -183,7 +184,9 @@ def predict(
         )
     if features and tta:
         raise ValueError("features belong to one view of a tile: leave out features or tta")
-    images = _undivided(tiles)
+    if cache and isinstance(tiles, LazyImages):
+        raise ValueError("the cache knows images by their pixels: leave out cache for LazyImages")
+    images = tiles if isinstance(tiles, LazyImages) else undivided(tiles)
     is_set = isinstance(tiles, TileSet)
     names = tiles.names if is_set else tuple(f"image {i}" for i in range(len(images)))
 
@@ -217,6 +220,62 @@ def cached_predictions(
         return _as_predictions(model, tiles, tiles.names, _arrays(kept), False, kept.file)
     arrays = load_arrays("predictions", key)
     return None if arrays is None else _as_predictions(model, tiles, tiles.names, arrays, False)
+
+
+@dataclass(frozen=True)
+class LazyImages:
+    """Images for `predict` that are made when their batch comes up, so that one batch is held.
+
+    Attributes:
+        count: how many there are.
+        make: called with numbers of images, from the first to before the last; returns them as
+            float32 (last - first, 3, 64, 64) in [0, 1].
+    """
+
+    count: int
+    make: Callable[[int, int], Tensor]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, which: slice) -> Tensor:
+        return self.make(*which.indices(self.count)[:2])
+
+
+def aligned(predictions: Predictions, tiles: TileSet, name: str) -> Predictions:
+    """Return the predictions of just these tiles, in their order, with their labels.
+
+    Args:
+        predictions: of these tiles and perhaps of others.
+        tiles: tiles with names.
+        name: what the predictions are called where they do not fit.
+
+    Raises:
+        ValueError: if a tile has no prediction or two, or they are of another data set.
+    """
+    where = {tile: i for i, tile in enumerate(predictions.names)}
+    missing = [tile for tile in tiles.names if tile not in where]
+    apart = bool(predictions.digest) and predictions.digest != tiles.digest
+    if missing or apart:
+        lack = f"lack {len(missing)} of the" if missing else "come from another data set than the"
+        raise ValueError(
+            f"predictions of {name!r} {lack} {len(tiles)} tiles, first "
+            f"{(missing or tiles.names)[0]!r}; predict the tiles that are shown, or leave the "
+            "predictions out"
+        )
+    same = predictions.names == tiles.names
+    if len(where) < len(predictions) and not same:
+        twice = next(tile for i, tile in enumerate(predictions.names) if where[tile] != i)
+        raise ValueError(f"predictions of {name!r} name {twice!r} twice; predict each tile once")
+    rows = np.arange(len(tiles)) if same else np.array([where[tile] for tile in tiles.names])
+    return replace(
+        predictions,
+        logits=predictions.logits[rows],
+        labels=tiles.labels.numpy(),
+        names=tiles.names,
+        features=None if predictions.features is None else predictions.features[rows],
+        seen=None if predictions.seen is None else predictions.seen[rows],
+    )
 
 
 def _cache_key(
@@ -325,20 +384,10 @@ def weights_digest(model: nn.Module) -> str:
     return digest_arrays(np.array(names), *arrays)
 
 
-def _undivided(tiles: Any) -> Tensor:
-    """Return checked images (N, 3, 64, 64), uint8 ones as they are, for a division per batch."""
-    images = tiles.images if isinstance(tiles, TileSet) else tiles
-    tensor = torch.as_tensor(images)
-    tile = (3, TILE_SIZE, TILE_SIZE)
-    if tensor.dtype == torch.uint8 and tuple(tensor.shape[1:]) == tile and len(tensor):
-        return tensor
-    return as_images(images)
-
-
 @torch.inference_mode()
 def _forward(
     model: nn.Module,
-    images: Tensor,
+    images: Tensor | LazyImages,
     features: bool,
     batch_size: int | None,
     precision: str,

@@ -1,13 +1,12 @@
 """Published lists of tile names, found beside the data or downloaded."""
 
 import contextlib
-import json
 from pathlib import Path
 
 from lulc_lib.archive import DataError
+from lulc_lib.decoded import noted_sources
 from lulc_lib.eurosat import HUB, MANIFEST_DIGEST, find_source, usual_places
 from lulc_lib.hub import DataUnavailableError, RemoteFile, fetch
-from lulc_lib.storage import cache_dir
 
 _ARENA = "https://raw.githubusercontent.com/biasvariancelabs/aitlas-arena"
 _SPATIAL = {
@@ -72,12 +71,7 @@ def read_public_list(name: str, digest: str = MANIFEST_DIGEST) -> str:
 
 def _list_folders(digest: str) -> list[Path]:
     """Return folders beside which `splits/` may lie: of the sources known, and the usual ones."""
-    sources = []
-    for record in sorted((cache_dir() / "eurosat" / "sources").glob("*.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            known = json.loads(record.read_text(encoding="utf-8"))
-            if known["digest"] == digest:
-                sources.append(Path(known["path"]))
+    sources = list(noted_sources(digest))
     with contextlib.suppress(DataError):
         sources += filter(None, [find_source()])
     folders = [folder for source in sources for folder in (source, *list(source.parents)[:2])]

@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 
@@ -13,7 +12,13 @@ from lulc_lib.drawn_tiles import synthetic
 from lulc_lib.eurosat import load_eurosat
 from lulc_lib.models import TileClassifier, create_model
 from lulc_lib.splits import Split
-from lulc_lib.storage import cache_dir, cache_key, key_digest
+from lulc_lib.storage import (
+    cache_costs_nothing,
+    cache_dir,
+    cache_key,
+    key_digest,
+    warn_damaged,
+)
 from lulc_lib.tiles import TileSet
 from lulc_lib.training import fit
 
@@ -77,6 +82,9 @@ def ready_model(
 
     Raises:
         ValueError: if there is no such model.
+
+    Warns:
+        CacheWarning: if a small model that was kept is damaged, or cannot be kept.
     """
     if name not in SMALL:
         raise ValueError(f"there is a ready model for {' and '.join(SMALL)}, not for {name!r}")
@@ -91,22 +99,27 @@ def ready_model(
         architecture=architecture, arguments=arguments, config=asdict(config),
         data=parts.train.digest, split=parts.digest,
     )  # fmt: skip
-    path = cache_dir() / "quickstart" / f"{name}-{key_digest(key)[:32]}"
-    model = _kept(path)
+    file = f"{name}-{key_digest(key)[:32]}"
+    model = _kept(file)
     if model is None:
         model, history = _train_small(architecture, arguments, parts, config, progress)
         notes = "A small stand-in, not a result of the suite."
-        save_checkpoint(model, config, path, history=history, notes=notes)
-        model, _ = load_checkpoint(path)  # with its card, and rounded as it will be next time
+        with cache_costs_nothing(f"the small model {name}"):
+            path = cache_dir() / "quickstart" / file
+            save_checkpoint(model, config, path, history=history, notes=notes)
+            model, _ = load_checkpoint(path)  # with its card, and rounded as it will be next time
     model.name = f"{name} (small)"
     return model
 
 
-def _kept(path: Path) -> TileClassifier | None:
-    """Return the small model of an earlier call with the same key."""
+def _kept(file: str) -> TileClassifier | None:
+    """Return the small model of an earlier call with the same key; None if it is damaged, too."""
     try:
-        return load_checkpoint(path)[0]
-    except (CheckpointError, FileNotFoundError):
+        return load_checkpoint(cache_dir() / "quickstart" / file)[0]
+    except OSError:
+        return None
+    except CheckpointError as error:
+        warn_damaged(error)
         return None
 
 

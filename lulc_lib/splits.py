@@ -126,7 +126,7 @@ def _aitlas(data: TileSet) -> Positions:
 
 
 def _listed(data: TileSet, name: str, file_name: str, tile_name: Callable[[str], str]) -> Positions:
-    if not data.source.startswith("eurosat"):
+    if not data.from_eurosat:
         raise SplitError(
             f"split {name!r} is a list of EuroSAT tiles and needs load_eurosat(); these are "
             f"{data.source}: use 'seed42' or 'paper80'"

@@ -1,12 +1,11 @@
-"""Files the library derives: where they live and how they are written; what memory there is."""
+"""What the library derives: its cache folder, digests, arrays kept by key; what memory there is."""
 
 import contextlib
 import functools
 import hashlib
 import json
 import os
-import tempfile
-import zipfile
+import warnings
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +13,19 @@ from typing import Any
 
 import numpy as np
 import platformdirs
+
+from lulc_lib.files import (
+    DamagedFileError,
+    atomic_write,
+    one_line,
+    open_checked,
+    open_regular,
+    seal,
+)
+
+
+class CacheWarning(UserWarning):
+    """A cache is damaged, or cannot be written; what it would have held is made anew."""
 
 
 def cache_dir() -> Path:
@@ -36,30 +48,9 @@ def cache_dir() -> Path:
     return folder
 
 
-@contextlib.contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move it into place when the block succeeds.
-
-    A reader sees the old file or the whole new one, never half of it, also after a kill.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def sha256_file(path: str | Path) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits."""
-    with Path(path).open("rb") as file:
+    """Return the SHA-256 of a regular file as 64 hexadecimal digits."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -115,6 +106,9 @@ def cached_arrays(
         kind: subfolder of the cache, such as "predictions".
         key: everything the arrays depend on, as JSON-able values.
         compute: makes the arrays when the cache has none.
+
+    Warns:
+        CacheWarning: if the cache is damaged, or cannot be written; the arrays are right.
     """
     arrays = load_arrays(kind, key)
     if arrays is None:
@@ -124,22 +118,60 @@ def cached_arrays(
 
 
 def load_arrays(kind: str, key: dict[str, Any]) -> dict[str, np.ndarray] | None:
-    """Return the arrays kept under a key, None where there are none that can be read."""
-    unreadable = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
-    # The file is opened here because NumPy would leave it open when the zip is damaged.
-    with (
-        contextlib.suppress(*unreadable),
-        _kept(kind, key).open("rb") as file,
-        np.load(file, allow_pickle=False) as stored,
-    ):
-        return {name: stored[name] for name in stored.files}
+    """Return the arrays kept under a key, None where there are none, or not as they were written.
+
+    Warns:
+        CacheWarning: if the file is damaged.
+    """
+    try:
+        path = _kept(kind, key)
+        with open_checked(path) as file, np.load(file, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except OSError:
+        return None
+    except DamagedFileError as error:
+        warn_damaged(error)
+    except Exception as error:  # a file that something else sealed may hold anything
+        warn_damaged(f"{path} is damaged: {error}")
     return None
 
 
 def store_arrays(kind: str, key: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Keep arrays on disk under a key."""
-    with atomic_write(_kept(kind, key)) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)
+    """Keep arrays on disk under a key.
+
+    Warns:
+        CacheWarning: if they cannot be written.
+    """
+    with cache_costs_nothing(f"the {kind}"), atomic_write(_kept(kind, key)) as temporary:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)
+        seal(temporary)
+
+
+@contextlib.contextmanager
+def cache_costs_nothing(what: str) -> Iterator[None]:
+    """Go on after a block that could not write into the cache: a full disk costs no result.
+
+    Args:
+        what: what the block keeps, such as "the predictions".
+
+    Warns:
+        CacheWarning: if the block ended by an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        warnings.warn(
+            f"{what} could not be kept ({one_line(error.strerror or error)}), and will be made "
+            f"again next time: free space, or set LULC_CACHE to a folder that you may write to",
+            CacheWarning,
+            stacklevel=4,
+        )
+
+
+def warn_damaged(error: object, remedy: str = "it is made anew") -> None:
+    """Warn that a file of the cache is damaged, and say what is done about it."""
+    warnings.warn(f"{one_line(error)}; {remedy}", CacheWarning, stacklevel=3)
 
 
 def _kept(kind: str, key: dict[str, Any]) -> Path:
@@ -176,9 +208,3 @@ def processor_cache(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -
             text = path.read_text().strip()
             sizes.append(int(text.rstrip("KMG")) * units.get(text[-1:], 1))
     return max(sizes, default=None)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lulc_lib.images import pillow_pixels, printable
+
 CLASSES = (
     "AnnualCrop",
     "Forest",
@@ -38,10 +40,63 @@ CLASS_COLORS = {
 
 TILE_SIZE = 64  # pixels along each side
 METRES_PER_PIXEL = 10  # Sentinel-2's visible bands
+GROUND_METRES = TILE_SIZE * METRES_PER_PIXEL  # along the side of a tile
+DRAWN = "drawn tiles"  # the source of tiles that a program drew
+EUROSAT, EUROSAT_MODIFIED = "eurosat", "eurosat (modified)"  # of EuroSAT, and of a changed copy
+
+
+def cell_metres(cells: int) -> float:
+    """Return the size on the ground of a cell of a grid with so many cells along the tile."""
+    return GROUND_METRES / cells
+
+
+def split_of(part: str) -> str:
+    """Return the split that a part is of, "seed42" for "seed42/train" and "" for "all"."""
+    return part.partition("/")[0] if "/" in part else ""
+
+
+class _Provenance:
+    """What the words `source` and `part` of tiles say, as values."""
+
+    source: str
+    part: str
+
+    @property
+    def drawn(self) -> bool:
+        """Whether a program drew the tiles: names of another seed's tiles are the same then."""
+        return self.source == DRAWN
+
+    @property
+    def original(self) -> bool:
+        """Whether the tiles are of EuroSAT as it was published."""
+        return self.source == EUROSAT
+
+    @property
+    def from_eurosat(self) -> bool:
+        """Whether the tiles are EuroSAT's, in the original or a changed copy of it."""
+        return self.source in (EUROSAT, EUROSAT_MODIFIED)
+
+    @property
+    def whole_part(self) -> str:
+        """The part that these tiles are of, "seed42/train" also of some of its tiles."""
+        return self.part.removesuffix(_SUBSET)
+
+    @property
+    def split_name(self) -> str:
+        """The split that these tiles are a part of, "" where they are of none."""
+        return split_of(self.part)
+
+    @property
+    def role(self) -> str:
+        """What the part is for: "train", "val" or "test", "" where it is of no split."""
+        return self.whole_part.rpartition("/")[2] if "/" in self.part else ""
+
+
+_SUBSET = " (subset)"
 
 
 @dataclass(frozen=True)
-class TrainedOn:
+class TrainedOn(_Provenance):
     """Names of the tiles a model was trained on, so that they are recognised later.
 
     Attributes:
@@ -62,8 +117,7 @@ class TrainedOn:
         A tile is known by its name; drawn tiles of another seed carry the same names, so for them
         the digest must agree as well.
         """
-        drawn = "drawn" in self.source or "drawn" in tiles.source
-        if drawn and self.digest != tiles.digest:
+        if (self.drawn or tiles.drawn) and self.digest != tiles.digest:
             return np.zeros(len(tiles), dtype=bool)
         known = set(self.names)
         return np.fromiter((name in known for name in tiles.names), dtype=bool, count=len(tiles))
@@ -73,8 +127,9 @@ class TrainedOn:
 
         Of drawn tiles only those of the later seed are kept: others may share their names.
         """
-        drawn = earlier is not None and "drawn" in earlier.source + self.source
-        if earlier is None or (drawn and earlier.digest != self.digest):
+        if earlier is None:
+            return self
+        if (earlier.drawn or self.drawn) and earlier.digest != self.digest:
             return self
         own, before = set(self.names), set(earlier.names)
         if before <= own:
@@ -84,20 +139,24 @@ class TrainedOn:
 
 
 @dataclass(frozen=True, eq=False)
-class TileSet:
+class TileSet(_Provenance):
     """Tiles with their labels and names.
 
     Attributes:
         images: uint8 (N, 3, 64, 64), RGB.
         labels: int64 (N,), indices into `CLASSES`.
-        names: N names such as "River/River_12.jpg".
+        names: N names such as "River/River_12.jpg", each one line of UTF-8.
         source: kind of tiles, such as "eurosat" or "drawn tiles".
         digest: digest of the whole data set; parts keep the digest of the whole.
         part: "all" or the part this is, such as "seed42/train".
         masks: bool (N, 64, 64), the pixels that are the evidence for the label, or None.
 
     Raises:
-        ValueError: if shapes, dtypes or lengths do not fit together.
+        TypeError: if images, labels or masks are no tensors in the processor's memory, or a name
+            is no text.
+        ValueError: if shapes, dtypes or lengths do not fit together, or a name holds a line end,
+            another control character or bytes that are not UTF-8: cards, lists and pages could not
+            hold it.
     """
 
     images: Tensor
@@ -109,6 +168,9 @@ class TileSet:
     masks: Tensor | None = None
 
     def __post_init__(self) -> None:
+        for field in ("images", "labels", "masks"):
+            _check_tensor(field, getattr(self, field))
+        check_names(self.names)
         expected = (len(self.names), 3, TILE_SIZE, TILE_SIZE)
         if self.images.dtype != torch.uint8 or tuple(self.images.shape) != expected:
             raise ValueError(
@@ -144,7 +206,7 @@ class TileSet:
 
     def __getitem__(self, which: Any) -> "TileSet":
         """Take some of the tiles: an index, a slice, indices or a bool mask."""
-        return self.select(which, part=f"{self.part.removesuffix(' (subset)')} (subset)")
+        return self.select(which, part=f"{self.whole_part}{_SUBSET}")
 
     def select(self, which: Any, part: str) -> "TileSet":
         """Take some of the tiles and say which part of the whole they are."""
@@ -205,34 +267,120 @@ def class_index(name: str | int) -> int:
 
 
 def as_images(images: Any) -> Tensor:
-    """Return images as float32 (N, 3, 64, 64) in [0, 1].
+    """Return images as float32 (N, 3, 64, 64) in [0, 1], in the processor's memory.
+
+    Args:
+        images: as in `undivided`.
+
+    Raises:
+        TypeError: as in `undivided`.
+        ValueError: as in `undivided`.
+    """
+    tensor = undivided(images)
+    return tensor.to(torch.float32).div_(255) if tensor.dtype == torch.uint8 else tensor
+
+
+def undivided(images: Any) -> Tensor:
+    """Return checked images (N, 3, 64, 64), uint8 ones as they are, for a division per batch.
+
+    What every function that takes images takes. Byte order, strides, write protection, gradients
+    and the device are no part of an image's value: images with any of them are taken. Another
+    dtype is an error, also float16 and float64.
 
     Args:
         images: a TileSet; or a tensor or array (N, 3, 64, 64) or (3, 64, 64), uint8 in 0..255 or
-            float32 in [0, 1].
+            float32 in [0, 1]; or a Pillow image of 64x64 pixels in RGB; or a list of single ones.
 
     Raises:
-        TypeError: if the dtype is neither uint8 nor float32.
+        TypeError: if it is none of these, or the dtype is neither uint8 nor float32.
         ValueError: if there are none, or if shape or range are others, or a value is not finite.
     """
     if isinstance(images, TileSet):
-        images = images.images
-    tensor = torch.as_tensor(images).detach()
-    if tensor.dtype not in (torch.uint8, torch.float32):
-        raise TypeError(
-            f"images must be uint8 in 0..255 or float32 in [0, 1], got {tensor.dtype}; "
-            "convert with .astype('float32') after dividing by the largest value"
-        )
+        tensor = images.images
+    elif isinstance(images, list | tuple):
+        tensor = _stacked(images)
+    else:
+        tensor = _as_tensor(images)
     if tensor.ndim == 3:
         tensor = tensor[None]
-    if tensor.ndim != 4 or tuple(tensor.shape[1:]) != (3, TILE_SIZE, TILE_SIZE):
+    _check_shape(tensor)
+    if tensor.dtype == torch.float32:
+        _check_range(tensor)
+    return tensor
+
+
+def _stacked(images: Sequence[Any]) -> Tensor:
+    """Return single images as one tensor."""
+    if not images:
+        raise ValueError("there are no images: the list is empty")
+    tensors = [_as_tensor(image) for image in images]
+    for i, tensor in enumerate(tensors):
+        if tensor.ndim != 3:
+            raise ValueError(
+                f"a list holds single images (3, {TILE_SIZE}, {TILE_SIZE}), number {i} has shape "
+                f"{tuple(tensor.shape)}"
+            )
+        if (tensor.dtype, tensor.shape) != (tensors[0].dtype, tensors[0].shape):
+            raise ValueError(
+                f"the images of a list have one dtype and shape, number 0 is {tensors[0].dtype} "
+                f"{tuple(tensors[0].shape)} and number {i} {tensor.dtype} {tuple(tensor.shape)}"
+            )
+    return torch.stack(tensors)
+
+
+def _as_tensor(images: Any) -> Tensor:
+    """Return an array, tensor or Pillow image as a tensor of the right dtype."""
+    pixels = pillow_pixels(images)
+    if pixels is not None:
+        images = pixels
+    if isinstance(images, Tensor):
+        if images.is_meta or images.is_quantized or images.layout != torch.strided:
+            raise TypeError(
+                "images must be a dense tensor with values, not sparse, quantised, meta"
+            )
+        _check_dtype(str(images.dtype).removeprefix("torch."), ".float()")
+        return images.detach().cpu()
+    if np.ma.is_masked(images):
+        raise TypeError("images hold masked values; fill them first with .filled(0)")
+    if not hasattr(images, "__array__"):
+        raise TypeError(
+            "images must be a TileSet, a tensor, an array, a Pillow image or a list of these, got "
+            f"{type(images).__name__}; a file is read by lulc_lib.images.open_picture(path).image"
+        )
+    array = np.asarray(images)
+    _check_dtype(array.dtype.name, ".astype(np.float32)")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+        array = array.copy()  # neither of which torch can hold
+    return torch.from_numpy(array)
+
+
+def _check_dtype(name: str, cast: str) -> None:
+    if name in ("uint8", "float32"):
+        return
+    remedy = "divide by the number that is white, then "
+    if "float" in name:
+        remedy = "with values in [0, 1], "
+    raise TypeError(
+        f"images must be uint8 in 0..255 or float32 in [0, 1], got {name}; {remedy}convert with "
+        f"{cast}"
+    )
+
+
+def _check_shape(tensor: Tensor) -> None:
+    shape, tile = tuple(tensor.shape), (3, TILE_SIZE, TILE_SIZE)
+    if tensor.ndim != 4 or shape[1:] != tile:
+        remedy = ""
+        if shape[-3:] == (TILE_SIZE, TILE_SIZE, 3):
+            remedy = "; bring the channels to the front with np.moveaxis(images, -1, -3)"
         raise ValueError(
-            f"images must have shape (N, 3, {TILE_SIZE}, {TILE_SIZE}), got {tuple(tensor.shape)}"
+            f"images must have shape (N, 3, {TILE_SIZE}, {TILE_SIZE}), got {shape}{remedy}"
         )
     if len(tensor) == 0:
         raise ValueError("there are no images: the batch is empty")
-    if tensor.dtype == torch.uint8:
-        return tensor.to(torch.float32).div_(255)
+
+
+def _check_range(tensor: Tensor) -> None:
     if not bool(torch.isfinite(tensor).all()):
         raise ValueError("images hold NaN or infinite values")
     low, high = float(tensor.min()), float(tensor.max())
@@ -241,7 +389,39 @@ def as_images(images: Any) -> Tensor:
             f"float32 images must lie in [0, 1], got [{low:.4g}, {high:.4g}]; "
             "do not normalise (the model does) and divide 0..255 by 255, or pass uint8"
         )
-    return tensor
+
+
+def _check_tensor(field: str, value: Any) -> None:
+    if field == "masks" and value is None:
+        return
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{field} must be a tensor, got {type(value).__name__}; convert an array with "
+            "torch.from_numpy"
+        )
+    if value.device.type != "cpu":
+        raise TypeError(f"{field} lie on {value.device}; a TileSet is in memory: call .cpu() first")
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse names that cannot stand on one line of UTF-8, before any work.
+
+    Raises:
+        TypeError: if a name is no text.
+        ValueError: if a name holds a line end, another control character or bytes that are not
+            UTF-8; the message shows it.
+    """
+    for i, name in enumerate(names):
+        if not isinstance(name, str):
+            raise TypeError(f"names must be text, number {i} is {name!r:.80}")
+    if "".join(names).isprintable():  # 27,000 names in 1 ms
+        return
+    for i, name in enumerate(names):
+        if printable(name) != name:
+            raise ValueError(
+                f"the name of tile {i}, '{printable(name)[:200]}', cannot stand on one line of "
+                "UTF-8; rename it"
+            )
 
 
 def _as_numpy_index(which: Any) -> Any:

@@ -1,11 +1,11 @@
 """Train a classifier: one loop, readable from top to bottom, that can be killed and resumed."""
 
 import contextlib
-import copy
 import itertools
 import math
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast, gather_object, get_int_from_env
-from timm.optim import Muon
+from timm.optim import Muon, param_groups_weight_decay
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
@@ -25,10 +26,10 @@ from lulc_lib.attention import PlainAttention
 from lulc_lib.augmentation import augment, draw_turns, mix, turns_in_cycle
 from lulc_lib.checkpoints import load_checkpoint
 from lulc_lib.config import History, RunConfig
+from lulc_lib.files import atomic_write, lock_folder, one_line, open_checked, seal
 from lulc_lib.hardware import describe_hardware, fast_bfloat16
 from lulc_lib.models import TileClassifier
 from lulc_lib.predictions import Predictions, predict
-from lulc_lib.storage import atomic_write
 from lulc_lib.tiles import CLASSES, TileSet
 
 
@@ -46,7 +47,9 @@ def fit(
 
     Every random draw of a step depends on the seed and the step alone, so that the same seed on
     the same machine gives the same history, and a run that was killed and resumed ends with the
-    weights of an unbroken one. Ctrl-C ends the run early and keeps the best weights so far.
+    weights of an unbroken one. Ctrl-C ends the run early and keeps the best weights so far. Any
+    error leaves the best weights of the epochs that ended, or those from before; a model that
+    learnt anything knows the tiles.
 
     A model that was trained before goes on from its weights, and still knows what it learnt then.
 
@@ -59,7 +62,8 @@ def fit(
             epoch's order.
         val: tiles that choose the best epoch, or None to keep the last epoch.
         config: the settings.
-        run_dir: folder for `state.pt`, from which a run can be resumed; None keeps no state.
+        run_dir: folder for `state.pt`, from which a run can be resumed; None keeps no state. It is
+            written to before training starts, and kept to this run while it lasts.
         resume: go on from `run_dir`'s state when there is one.
         progress: show a progress bar.
 
@@ -67,15 +71,25 @@ def fit(
         The history; `history.best` holds the numbers of the kept epoch.
 
     Raises:
-        ValueError: if there are no tiles, the model knows tiles of `val`, the state belongs to
-            another run, `resume` lacks a `run_dir`, the teacher saw tiles that it must not know,
-            fewer processes have met than were launched, or the loss is not finite.
+        ValueError: if there are no tiles, the model has nothing to train or returns no logits, it
+            knows tiles of `val`, the state is damaged or belongs to another run, `resume` lacks a
+            `run_dir`, the teacher saw tiles that it must not know, fewer processes have met than
+            were launched, or loss or weights are not finite.
+        FolderLockedError: if another training works in `run_dir`.
+        OSError: if `run_dir` cannot be written.
     """
     _check(model, train, val, config, run_dir, resume)
     accelerator = _accelerator(config, run_dir)
     try:
-        with torch.random.fork_rng(), PlainAttention():
-            return _run(model, train, val, config, accelerator, run_dir, resume, progress)
+        with (
+            _run_folder(run_dir, accelerator) as folder,
+            torch.random.fork_rng(),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            PlainAttention(),
+        ):
+            _start_tracker(accelerator, config)
+            return _run(model, train, val, config, accelerator, folder, resume, progress)
     finally:
         for tracker in accelerator.trackers:
             tracker.finish()
@@ -90,35 +104,39 @@ def _run(
     val: TileSet | None,
     config: RunConfig,
     accelerator: Accelerator,
-    run_dir: str | Path | None,
+    run_dir: Path | None,
     resume: bool,
     progress: bool,
 ) -> History:
     device = accelerator.device
+    before = _Before(model)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     model.to(device=device, memory_format=layout)
-    average = copy.deepcopy(model).requires_grad_(False) if config.ema else None
-    optimizer = make_optimizer(model, config)
-    network, optimizer = accelerator.prepare(model, optimizer)
-    candidates = [model] if average is None else [model, average]  # the better one is kept
-    if average is not None:
-        average.load_state_dict(model.state_dict())  # which are the first process's by now
     images, labels = train.images.to(device), train.labels.to(device)
     taught = _ask_teacher(train, config, device)
     batch = min(config.batch_size, len(train))
     steps = len(train) // batch  # steps an epoch
     parts = _parts(batch, config, accelerator)
     state = _State(sums=_no_sums(device))
-    state_file = None if run_dir is None else Path(run_dir).absolute() / "state.pt"
-    if resume and state_file.is_file():
-        state.load(state_file, model, optimizer, average, config, train)
+    averaging = _averaging(model, config)
+    average = None if averaging is None else averaging.module
+    candidates = [model] if average is None else [model, average]  # the better one is kept
+    optimizer = make_optimizer(model, config)
+    network, optimizer = accelerator.prepare(model, optimizer)
+    if average is not None:
+        average.load_state_dict(model.state_dict())  # which are the first process's by now
+    state_file = None if run_dir is None else run_dir / "state.pt"
     hardware = describe_hardware(device)
     bar = tqdm(
-        total=config.epochs * steps, initial=state.step, unit="step",
+        total=config.epochs * steps, unit="step",
         disable=not (progress and accelerator.is_local_main_process),
     )  # fmt: skip
-    interrupted = False
+    interrupted, failed = False, True
     try:
+        if resume and state_file.exists():
+            state.load(state_file, model, optimizer, average, config, train)
+            bar.n = bar.initial = state.step
+        model.trained_on, model.card = train.provenance().after(model.trained_on), None
         while state.step < config.epochs * steps:
             epoch, position = divmod(state.step, steps)
             _set_size((model, average), config.size_at(epoch))
@@ -150,6 +168,7 @@ def _run(
                     alone = accelerator.no_sync(network) if part is not parts[-1] else _NOTHING
                     with alone:
                         logits = network(x[part])  # (B / parts of all processes, 10)
+                        _check_logits(logits, len(y[part]), model.name)
                         loss = F.cross_entropy(
                             logits, y[part], label_smoothing=config.label_smoothing
                         )
@@ -160,8 +179,9 @@ def _run(
                     accelerator.clip_grad_norm_(network.parameters(), config.clip_norm)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-                if average is not None:
-                    update_average(average, model, config.ema, state.step)
+                if averaging is not None:
+                    # The decay is (1 + step) / (10 + step) at first: timm counts from 2.
+                    averaging.update(model, step=state.step + 2)
                 state.step, position = state.step + 1, position + 1
                 bar.update()
                 if position % 10 == 0 or position == steps:
@@ -183,8 +203,9 @@ def _run(
             accelerator.log({k: v for k, v in state.epochs[-1].items() if v == v}, step=epoch)
             if state_file:
                 state.save(state_file, model, optimizer, average, config, train, accelerator)
+        failed = False
     except KeyboardInterrupt:
-        interrupted = True
+        interrupted, failed = True, False
     finally:
         bar.close()
         accelerator.unwrap_model(network, keep_fp32_wrapper=False)
@@ -193,12 +214,56 @@ def _run(
         for left in ("forward", "_original_forward", "_is_accelerate_prepared"):
             vars(model).pop(left, None)
         model.zero_grad(set_to_none=True)
-    best = state.best if state.best is not None else candidates[-1].state_dict()
-    model.load_state_dict(best)
-    model.to(memory_format=torch.contiguous_format).eval()
-    model.trained_on = train.provenance().after(model.trained_on)
-    model.card = None
+        if state.best is not None:
+            model.load_state_dict(state.best)
+            _set_size((model,), config.sizes[-1][1] if config.sizes else None)
+        elif failed:
+            before.restore(model)
+        else:
+            model.load_state_dict(candidates[-1].state_dict())
+        model.to(memory_format=torch.contiguous_format).eval()
     return History(tuple(state.epochs), state.best_epoch, state.seconds, hardware, interrupted)
+
+
+class _Before:
+    """A model as it was before a training that may fail."""
+
+    def __init__(self, model: TileClassifier) -> None:
+        self._weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+        self._facts = (model.trained_on, model.card, model.image_size)
+
+    def restore(self, model: TileClassifier) -> None:
+        """Put the weights back, then forget the tiles that they never saw."""
+        model.load_state_dict(self._weights)
+        trained_on, card, size = self._facts
+        _set_size((model,), size)
+        model.trained_on, model.card = trained_on, card
+
+
+@contextlib.contextmanager
+def _run_folder(run_dir: str | Path | None, accelerator: Accelerator) -> Iterator[Path | None]:
+    """Yield a run's folder, kept to this run and tried out: it can be written.
+
+    The first process does so for all.
+    """
+    folder = None if run_dir is None else Path(run_dir).absolute()
+    if folder is None or not accelerator.is_main_process:
+        yield folder
+        return
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(lock_folder(folder))
+            with atomic_write(folder / ".written") as temporary:
+                temporary.write_bytes(b"a run can write here")
+            (folder / ".written").unlink()
+            lock = stack.pop_all()
+    except OSError as error:
+        raise OSError(
+            f"the run folder {folder} cannot be written ({one_line(error.strerror or error)}); "
+            "free space, or give another run folder"
+        ) from error
+    with lock:
+        yield folder
 
 
 _NOTHING = contextlib.nullcontext()
@@ -288,6 +353,7 @@ class _State:
             "seconds": self.epoch_seconds + _since(began),
         })  # fmt: skip
         if config.is_last_size(epoch) and value > self.best_value:
+            _check_finite_weights(kept)
             self.best_value, self.best_epoch = value, epoch
             self.best = {k: v.detach().cpu().clone() for k, v in kept.state_dict().items()}
         self.epoch_seconds, self.sums = 0.0, torch.zeros_like(self.sums)
@@ -318,6 +384,7 @@ class _State:
         }
         with atomic_write(path) as temporary:
             torch.save(contents, temporary)
+            seal(temporary)
 
     def load(
         self,
@@ -329,19 +396,13 @@ class _State:
         train: TileSet,
     ) -> None:
         """Take everything from a file written by `save`, if it belongs to the same run."""
-        try:
-            contents = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise ValueError(
-                f"{path} is not a saved state of a run ({str(error).splitlines()[0]}); "
-                "delete it, or give another run folder"
-            ) from error
-        stored = RunConfig.from_json(contents["config"])
+        contents = _read_state(path)
+        stored = contents["config"]
         differing = [k for k in vars(config) if getattr(stored, k) != getattr(config, k)]
         tiles = f"{train.digest} {train.part} {len(train)}"
         if contents["tiles"] != tiles:
             raise ValueError(
-                f"{path} was trained on other tiles ({contents['tiles']}, not {tiles}); "
+                f"{path} was trained on other tiles ({one_line(contents['tiles'])}, not {tiles}); "
                 "resume with the same tiles, or give another run folder"
             )
         if differing:
@@ -350,12 +411,51 @@ class _State:
                 f"{path} belongs to a run with {name}={getattr(stored, name)!r}, not "
                 f"{getattr(config, name)!r}; resume with the same settings, or give another folder"
             )
-        model.load_state_dict(contents["model"])
-        optimizer.load_state_dict(contents["optimizer"])
-        if average is not None:
-            average.load_state_dict(contents["average"])
+        try:
+            model.load_state_dict(contents["model"])
+            optimizer.load_state_dict(contents["optimizer"])
+            if average is not None:
+                average.load_state_dict(contents["average"])
+            if contents["best"] is not None and set(contents["best"]) != set(contents["model"]):
+                raise ValueError("the best weights are those of another model")
+            self.sums = contents["sums"].to(self.sums.device).view_as(self.sums)
+        except Exception as error:
+            raise _no_state(path, f"it does not fit {model.name}: {error}") from error
         vars(self).update(contents["counters"])
-        self.sums, self.best = contents["sums"].to(self.sums.device), contents["best"]
+        self.best = contents["best"]
+
+
+_CONTENTS = {
+    "config": str, "tiles": str, "counters": dict, "sums": Tensor, "best": dict | None,
+    "model": dict, "optimizer": dict, "average": dict | None,
+}  # fmt: skip
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """Return what `_State.save` wrote, unchanged since then; its settings as `RunConfig`."""
+    try:
+        with open_checked(path) as file:
+            contents = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise OSError(f"{path} cannot be read: {one_line(error.strerror or error)}") from error
+    except Exception as error:
+        raise _no_state(path, error) from error
+    counters = {k for k in vars(_State()) if k not in ("best", "sums", "own")}
+    lacking = [k for k, kind in _CONTENTS.items() if not isinstance(contents.get(k, ...), kind)]
+    if lacking or set(contents["counters"]) != counters:
+        raise _no_state(path, f"{(lacking or ['counters'])[0]} is missing or of another type")
+    try:
+        contents["config"] = RunConfig.from_json(contents["config"])
+    except (TypeError, ValueError) as error:
+        raise _no_state(path, f"its settings are {error}") from error
+    return contents
+
+
+def _no_state(path: Path, why: object) -> ValueError:
+    return ValueError(
+        f"{path} is not a saved state of a run ({one_line(why)}); delete it and start anew, or "
+        "give another run folder"
+    )
 
 
 # --- the parts of a step, each of its own ---------------------------------------------------------
@@ -368,21 +468,31 @@ def make_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer
     matrices and convolutions; its steps are scaled to the size of AdamW's (Liu et al. 2025, arXiv
     2502.16982), which takes care of all else, so that both take the same rates.
     """
-    decayed, spared = [], []
-    for name, parameter in model.named_parameters():
-        plain = parameter.ndim >= 2 and "pos_embed" not in name and "token" not in name
-        (decayed if plain or config.decay_everything else spared).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": spared, "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    if config.decay_everything:
+        groups = [{"params": [p for p in model.parameters() if p.requires_grad],
+                   "weight_decay": 1.0}]  # fmt: skip
+    else:
+        groups = param_groups_weight_decay(model, 1.0, no_weight_decay_list=_undecayed(model))
+    for group in groups:
+        if config.optimizer == "muon" and not group["weight_decay"]:
+            group |= {"use_fallback": True, "nesterov": False}
+        group["weight_decay"] *= config.weight_decay
     if config.optimizer == "muon":
-        if spared and not config.decay_everything:
-            groups[-1] |= {"use_fallback": True, "nesterov": False}
         kind = Muon if fast_bfloat16() else Float32Muon
         return kind(groups, lr=config.learning_rate, nesterov=True)
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+
+
+def _undecayed(model: nn.Module) -> set[str]:
+    """Return patterns for the names of weights that do not decay although they are matrices.
+
+    timm's networks name theirs; in others, position codes and tokens are known by their names.
+    """
+    names = {"*pos_embed", "*pos_embedding", "*token", "*tokens"}
+    for prefix, module in model.named_modules():
+        if callable(getattr(module, "no_weight_decay", None)):
+            names |= {f"{prefix}.{name}".removeprefix(".") for name in module.no_weight_decay()}
+    return names
 
 
 class Float32Muon(Muon):
@@ -457,10 +567,9 @@ def _ask_teacher(train: TileSet, config: RunConfig, device: torch.device) -> Ten
             f"the checkpoint {config.teacher} does not say what it was trained on, so that it "
             "might know the test tiles; take a teacher trained with lulc.fit"
         )
-    part = train.part.removesuffix(" (subset)")  # of a split's train part, any tile may be known
-    known_part = known.part.removesuffix(" (subset)")
-    fellow = known.digest == train.digest and known_part == part and part.endswith("/train")
-    drawn = "drawn" in known.source or "drawn" in train.source
+    same_part = (known.digest, known.whole_part) == (train.digest, train.whole_part)
+    fellow = same_part and train.role == "train"  # of a split's train part, any tile may be known
+    drawn = known.drawn or train.drawn
     apart = drawn and known.digest != train.digest  # drawn tiles of another seed share names
     strangers = set() if fellow or apart else set(known.names) - set(train.names)
     if strangers:
@@ -474,17 +583,13 @@ def _ask_teacher(train: TileSet, config: RunConfig, device: torch.device) -> Ten
     return torch.from_numpy(seen.probabilities).float().to(device)
 
 
-def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move averaged weights towards the model's; the decay rises from 0.1 as steps pass."""
-    share = 1 - min(decay, (1 + step) / (10 + step))
-    with torch.no_grad():
-        for kept, now in zip(
-            average.state_dict().values(), model.state_dict().values(), strict=True
-        ):
-            if kept.is_floating_point():
-                kept.lerp_(now, share)
-            else:
-                kept.copy_(now)
+def _averaging(model: TileClassifier, config: RunConfig) -> ModelEmaV3 | None:
+    """Return timm's averaged weights, whose decay rises from 0.1 as (1 + step) / (10 + step)."""
+    if not config.ema:
+        return None
+    averaging = ModelEmaV3(model, decay=config.ema, use_warmup=True, warmup_gamma=9, warmup_power=1)
+    averaging.requires_grad_(False)
+    return averaging
 
 
 def validate(
@@ -551,6 +656,7 @@ def _check(
 ) -> None:
     if not isinstance(config, RunConfig):
         raise TypeError(f"config must be a RunConfig, got {type(config).__name__}")
+    _check_trainable(model)
     for name, tiles in (("train", train), ("val", val)):
         if tiles is not None and len(tiles) == 0:
             raise ValueError(f"{name} holds no tiles")
@@ -571,6 +677,45 @@ def _check(
         )
     if resume and run_dir is None:
         raise ValueError("resume=True needs run_dir, the folder of the run to go on with")
+
+
+def _check_trainable(model: TileClassifier) -> None:
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not trained:
+        raise ValueError(
+            f"{model.name} has nothing to train: none of its parameters requires a gradient; "
+            "call model.requires_grad_(True), or freeze fewer of them"
+        )
+    for name, parameter in trained.items():
+        if parameter.is_inference():
+            raise ValueError(
+                f"{name} of {model.name} was made in torch.inference_mode, and cannot be trained; "
+                "make or load the model outside of it"
+            )
+        if parameter.dtype != torch.float32:
+            raise ValueError(
+                f"{name} of {model.name} is {parameter.dtype}, and fit trains float32: call "
+                'model.float(), and take RunConfig(precision="bfloat16") where that is faster'
+            )
+
+
+def _check_logits(logits: Any, count: int, name: str) -> None:
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else None
+    if shape != (count, len(CLASSES)):
+        met = f"a tensor of shape {shape}" if shape is not None else f"a {type(logits).__name__}"
+        raise ValueError(
+            f"{name} must return logits of shape {(count, len(CLASSES))} when it trains, and "
+            f"returned {met}; wrap the module so that forward returns the logits alone"
+        )
+
+
+def _check_finite_weights(model: nn.Module) -> None:
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise ValueError(
+                f"{name} is NaN or infinite after this epoch; lower learning_rate, or set "
+                "clip_norm=1"
+            )
 
 
 # Where launchers say how many processes they started: MPI's ways, then torchrun's and accelerate's.
@@ -602,8 +747,11 @@ def _accelerator(config: RunConfig, run_dir: str | Path | None) -> Accelerator:
             f"{launched} processes were launched, but {accelerator.num_processes} met; "
             "docs/scaling.md has the lines that start several"
         )
-    if tracker:
+    return accelerator
+
+
+def _start_tracker(accelerator: Accelerator, config: RunConfig) -> None:
+    if config.tracker != "none":
         settings = {k: v if isinstance(v, int | float | str) else str(v)
                     for k, v in vars(config).items()}  # fmt: skip
         accelerator.init_trackers("lulc", config=settings)
-    return accelerator

@@ -4,10 +4,11 @@
 tests side by side, with one thread each, take less time than one after the other with two threads.
 """
 
+import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,8 @@ def pytest_xdist_auto_num_workers() -> int:
     from lulc_lib.storage import free_memory
 
     memory = free_memory()
-    room = MOST_WORKERS if memory is None else memory // BYTES_A_WORKER
-    return max(1, min(CORES, MOST_WORKERS, room))
+    fitting = MOST_WORKERS if memory is None else memory // BYTES_A_WORKER
+    return max(1, min(CORES, MOST_WORKERS, fitting))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -93,6 +94,23 @@ def _same_start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     with tempfile.TemporaryDirectory(prefix="lulc-cache-", ignore_cleanup_errors=True) as cache:
         monkeypatch.setenv("LULC_CACHE", cache)
         yield
+
+
+@pytest.fixture
+def little_disk() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """A block in which no file can grow beyond a size, by the system's own limit: a full disk."""
+    resource = pytest.importorskip("resource")
+
+    @contextlib.contextmanager
+    def limited(most: int = 10_000) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,16 @@
 
 import hashlib
 import io
+import os
+import socket
+import struct
 import warnings
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import damaged
 from PIL import Image
 
 from lulc_lib import archive, eurosat
@@ -234,6 +238,139 @@ def test_a_member_far_too_large_is_not_unpacked(tmp_path):
         archive.writestr("2750/River/River_99.jpg", bytes(50_000_000))
     with pytest.raises(DataError, match=r"River_99\.jpg has 50,000,000 bytes"):
         load_eurosat(path)
+
+
+def test_a_member_is_read_no_further_than_the_limit(tmp_path, monkeypatch):
+    """A member whose header claims few bytes and that unpacks to many is refused, by name."""
+    big = bytes(3_000_000)
+    path = write_zip(tmp_path / "a.zip")
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as bomb:
+        bomb.writestr("2750/River/River_99.jpg", big)
+    size, claim = (struct.pack("<L", n) for n in (len(big), 5000))
+    path.write_bytes(path.read_bytes().replace(size, claim))
+    with pytest.raises(DataError, match=r"River_99\.jpg cannot be read from its zip: Bad CRC"):
+        load_eurosat(path)
+    # The same bytes in a folder that grew after it was listed.
+    root = write_folder(tmp_path / "a", TILES | {"River/River_99.jpg": big})
+    monkeypatch.setattr(archive, "_regular_size", lambda _: 5000)
+    with pytest.raises(DataError, match=r"River_99\.jpg has 1,000,001 bytes"):
+        load_eurosat(root)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_packed_in_another_way_is_refused(tmp_path, method):
+    """Ways of packing that unpack a piece of any size at once are refused before any is read."""
+    path = write_zip(tmp_path / "a.zip")
+    with zipfile.ZipFile(path, "a", method) as odd:
+        odd.writestr("2750/River/River_99.jpg", jpeg(1))
+    with pytest.raises(DataError, match=r"River_99\.jpg is compressed in another way"):
+        load_eurosat(path)
+
+
+def test_the_list_of_a_zip_is_bounded(tmp_path, monkeypatch):
+    """A list of members far longer than EuroSAT's is not read; nor are too many tiles taken."""
+    path = write_zip(tmp_path / "a.zip")
+    monkeypatch.setattr(archive, "_MAX_READ", 5000)
+    with pytest.raises(DataError, match=r"a\.zip is not a whole zip: it has a record of .* bytes"):
+        load_eurosat(path)
+    monkeypatch.undo()
+    monkeypatch.setattr(archive, "MAX_TILES", 50)
+    with pytest.raises(DataError, match="holds more than 50 tiles"):
+        load_eurosat(path)
+    monkeypatch.setattr(archive, "MAX_TILES", 10)
+    with pytest.raises(DataError, match="holds more than 10 files"):
+        load_eurosat(write_folder(tmp_path / "a"))
+
+
+@pytest.mark.timeout(20)
+def test_regular_files_alone_are_tiles(tmp_path):
+    """A pipe, a socket, a device, a link to one and a link to nowhere are refused, and not read."""
+    root = write_folder(tmp_path / "a")
+    odd = root / "River" / "River_99.jpg"
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(tmp_path / "socket"))
+        for target in (tmp_path / "pipe", tmp_path / "socket", "/dev/zero"):
+            odd.symlink_to(target)
+            with pytest.raises(DataError, match=r"River_99\.jpg is a pipe, a device or a socket"):
+                load_eurosat(root)
+            odd.unlink()
+    odd.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"River_99\.jpg cannot be read: No such file"):
+        load_eurosat(root)
+    odd.unlink()
+    os.mkfifo(odd)
+    with pytest.raises(DataError, match=r"River_99\.jpg is a pipe"):
+        load_eurosat(root)
+    odd.unlink()
+    (tmp_path / "tile.jpg").write_bytes(jpeg(99))
+    odd.symlink_to(tmp_path / "tile.jpg")
+    assert len(load(root)) == len(TILES) + 1
+    with pytest.raises(DataError, match="pipe holds no EuroSAT"):
+        load_eurosat(tmp_path / "pipe")
+
+
+NAMES = {"River_\n9.jpg": r"'River_\\n9\.jpg'", "River_\x1b[2J.jpg": r"River_\\x1b\[2J"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_names_that_cannot_be_printed_are_refused(tmp_path, name, kind):
+    """A line break or a control character in a file's name is named, in one line."""
+    make = write_folder if kind == "folder" else write_zip
+    root = make(tmp_path / "a", TILES | {f"River/{name}": jpeg(1)})
+    with pytest.raises(DataError, match=rf"the file name .*{NAMES[name]}.* rename it") as caught:
+        load_eurosat(root)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path):
+    """Bytes that are no UTF-8 in a file's or a folder's name are named, and can be printed."""
+    root = write_folder(tmp_path / "a")
+    for odd, finding in (
+        (b"River/River_\xff.jpg", "file name 'River_.udcff.jpg' is not UTF-8"),
+        (b"Lake\xff/a.jpg", "unknown class folder 'Lake.udcff'"),
+    ):
+        path = root / os.fsdecode(odd)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(jpeg(1))
+        with pytest.raises(DataError, match=finding) as caught:
+            load_eurosat(root)
+        str(caught.value).encode()
+        path.unlink()
+
+
+def test_odd_names_that_can_be_printed_are_taken(tmp_path):
+    """Dollar signs, quotes, blanks and letters of any language are names like any other."""
+    odd = {f"River/{name}.jpg": jpeg(i) for i, name in enumerate(["$x$", "a 'b'", "Fluß", "川"])}
+    root = write_folder(tmp_path / "a\n$b", TILES | odd)
+    assert set(odd) <= set(load(root).names)
+    assert load(root).digest == load(write_zip(tmp_path / "a.zip", TILES | odd)).digest
+
+
+@pytest.mark.parametrize("kind", ["tile", "zip"])
+def test_damage_anywhere_is_refused_by_name_or_without_effect(tmp_path, kind):
+    """Forty damages of a tile, and of a zip: either the tiles, or a DataError of one line."""
+    few = {name: data for name, data in TILES.items() if name.endswith("_1.jpg")}
+    whole = write_zip(tmp_path / "whole.zip", few)
+    told = []
+    for seed in range(40):
+        if kind == "zip":
+            (tmp_path / "a.zip").write_bytes(damaged(whole.read_bytes(), seed))
+        else:
+            changed = {"River/River_1.jpg": damaged(few["River/River_1.jpg"], seed)}
+            write_zip(tmp_path / "a.zip", few | changed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ModifiedDataWarning)
+            try:
+                tiles = load_eurosat(tmp_path / "a.zip")
+            except DataError as error:
+                told.append(str(error))
+            else:
+                assert len(tiles) == len(few)
+                assert kind == "tile" or tiles.digest == load(whole).digest
+    assert len(told) > 5
+    assert all("a.zip" in text and "\n" not in text for text in told)
 
 
 def test_other_odd_zips(tmp_path):

@@ -1,6 +1,7 @@
 """Model cards."""
 
 import json
+import re
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,13 @@ import torch
 from torch import nn
 
 from lulc_lib import cards, checkpoints
-from lulc_lib.cards import CheckpointError, describe_cards
+from lulc_lib.cards import CheckpointError, card_text, describe_cards
 from lulc_lib.checkpoints import (
     load_checkpoint,
     read_card,
     save_checkpoint,
 )
-from lulc_lib.cli import make_parser
+from lulc_lib.cli import main, make_parser
 from lulc_lib.cli.train import read_request
 from lulc_lib.config import History, RunConfig
 from lulc_lib.drawn_tiles import synthetic
@@ -27,6 +28,7 @@ from lulc_lib.predictions import Predictions, predict
 from lulc_lib.storage import sha256_file
 from lulc_lib.tiles import CLASSES, TrainedOn
 
+OWN_FOLDER = checkpoints._OWN_FOLDER  # before the tests replace it
 CONFIG = RunConfig(model="test_resnet", epochs=2, sizes=((0, 32),), mixup=0.2)
 HISTORY = History(
     epochs=({"epoch": 0, "val_loss": 1.5}, {"epoch": 1, "val_loss": float("nan")}),
@@ -65,8 +67,9 @@ def _own_folder(monkeypatch, tmp_path_factory):
 
 
 def change_card(path: Path, **changes) -> None:
+    """Change a card and its digest: a whole card of other content."""
     card = Path(f"{path}.json")
-    card.write_text(json.dumps(json.loads(card.read_text()) | changes))
+    card.write_text(card_text(json.loads(card.read_text()) | changes))
 
 
 def report_on(count: int = 100, seen: np.ndarray | None = None):
@@ -144,6 +147,16 @@ def test_card_gives_the_commands_of_all_stages(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    ("part", "asked"), [("spatial/train", "--split spatial"), ("all", ""), ("seed42/train", "")]
+)
+def test_command_names_the_split(part, asked, tmp_path):
+    """A model of another split asks for it; one of all tiles asks for none that is not there."""
+    save_checkpoint(create_model("vit"), RunConfig(model="vit"), tmp_path / "a")
+    card = replace(read_card(tmp_path / "a"), data={"part": part})
+    assert re.findall(r"--split \S+", card.command()) == ([asked] if asked else [])
+
+
 def test_no_command_where_none_can_say_it(tmp_path):
     """A model made with arguments of its own, or without settings, has no such command."""
     own = create_model("vit", depth=1, embed_dim=24, num_heads=2)
@@ -176,7 +189,7 @@ def test_training_names_are_small():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 99}, "has format 99, this library reads 1"),
+        ({"format": 99}, "has format 99, this library reads 2"),
         ({"classes": ["Cat", "Dog"]}, "speaks of other classes.*Cat.*AnnualCrop"),
         ({"classes": list(CLASSES[::-1])}, "speaks of other classes"),
         ({"model": "resnet50"}, "model in the card .* must be dict, got 'resnet50'"),
@@ -199,11 +212,13 @@ def test_malformed_cards_are_named(saved, changes, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is not JSON"),
-        ("", "is not JSON"),
+        ("{", "cannot be read as JSON"),
+        ("", "cannot be read as JSON"),
         ("[]", "must hold an object, got list"),
-        ('{"format": 1, "name": "x"}', "lacks model, classes, weights_sha256"),
-        (b"\xff\xfe", "is not JSON"),
+        ('{"format": 2, "name": "x"}', "lacks model, classes, weights_sha256"),
+        (b"\xff\xfe", "cannot be read as JSON"),
+        ("[" * 10**5, "nested more than"),
+        ('{"format": 2, "seconds": ' + "9" * 5000 + "}", "number of 5,000 digits"),
     ],
 )
 def test_cards_that_are_no_cards_are_named(saved, text, message):
@@ -221,6 +236,90 @@ def test_training_names_cannot_swell_up(saved, monkeypatch):
     change_card(saved, training_names=packed)
     with pytest.raises(CheckpointError, match="speaks of 3 training tiles and names"):
         load_checkpoint(saved)
+
+
+def test_a_change_by_hand_is_noticed(saved):
+    """A deviation changed by hand loads no more, until somebody says that it was on purpose."""
+    card = Path(f"{saved}.json")
+    good = card.read_text()
+    for old, new in (('"std"', '"Std"'), ('"notes": ""', '"notes": "Weak."'), ("0.5", "0.6")):
+        card.write_text(good.replace(old, new, 1))
+        with pytest.raises(CheckpointError, match=r"small.json is not as it was written"):
+            load_checkpoint(saved)
+    card.write_text(json.dumps(json.loads(good), indent=7))  # the layout means nothing
+    load_checkpoint(saved)
+
+
+def test_cards_are_sealed_by_a_command(saved, capsys):
+    """Notes changed by hand, and cards of format 1, are taken after `lulc cards --seal`."""
+    card, folder = Path(f"{saved}.json"), saved.parent
+    changed = json.loads(card.read_text()) | {"notes": "Weak."}
+    first = {k: v for k, v in changed.items() if k != "card_sha256"} | {"format": 1}
+    for values, message in (
+        (changed, "is not as it was"),
+        (first, "has format 1, without"),
+    ):
+        card.write_text(json.dumps(values))
+        with pytest.raises(CheckpointError, match=rf"{message}.*lulc cards --seal {folder}"):
+            read_card(saved)
+        assert main(["cards", "--seal", str(folder)]) == 0
+        assert f"sealed {card}" in capsys.readouterr().out
+        assert read_card(saved).notes == "Weak."
+    main(["cards", "--seal", str(folder)])
+    assert "sealed /" not in capsys.readouterr().out
+    card.write_text(json.dumps(changed | {"classes": ["Cat"]}))
+    with pytest.raises(CheckpointError, match="other classes"):
+        cards.seal_card(card)
+
+
+def test_shipped_cards_are_sealed():
+    """The checkpoints that we ship load."""
+    names = cards.names_in(OWN_FOLDER)
+    assert {"resnet50", "vit"} <= set(names)
+    for name in names:
+        assert cards.parse_card(OWN_FOLDER / f"{name}.json").format == 2
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "..", "a\nb", "", "C:\\x", "x" * 300])
+def test_names_stay_in_their_folder(saved, tmp_path, name):
+    """A card that names a place elsewhere, or what cannot be printed, is refused."""
+    change_card(saved, name=name)
+    for act in (read_card, load_checkpoint):
+        with pytest.raises(CheckpointError, match="name must be a file's name") as caught:
+            act(saved)
+        assert "\n" not in str(caught.value)
+    if "/" not in name and name not in ("..", ""):
+        with pytest.raises(CheckpointError, match="name must be a file's name"):
+            save_checkpoint(create_model("test_vit", image_size=64), None, tmp_path / name)
+
+
+def test_cards_hold_no_home_folder(tmp_path, monkeypatch):
+    """Neither notes nor a teacher's path tell where somebody's files lie."""
+    home = tmp_path / "anna"
+    monkeypatch.setenv("HOME", str(home))
+    config = RunConfig(model="test_vit", teacher=f"{home}/runs/big/big", distill=0.5)
+    notes = f"Made from {home}/data; beside {home}ette."
+    model = create_model("test_vit", image_size=64)
+    save_checkpoint(model, config, tmp_path / "a", notes=notes, earlier=[config])
+    card = read_card(tmp_path / "a")
+    assert card.notes == f"Made from ~/data; beside {home}ette."
+    assert [stage.teacher for stage in card.stages()] == ["big", "big"]
+
+
+def test_the_page_of_cards_holds_no_markup_of_others(saved):
+    """Notes and names are words on the page, whatever they are written with."""
+    notes = "<script>x</script> **bold** [link](http://x) `code`\n\n# head | cell a_b _c_"
+    change_card(saved, notes=notes, hardware="<b>", name="a|b`c")
+    page = describe_cards(saved.parent)
+    assert (
+        "- **Limits**: &lt;script&gt;x&lt;/script&gt; \\*\\*bold\\*\\* [link\\](http://x) "
+        "\\`code\\` # head \\| cell a_b \\_c\\_\n"
+    ) in page
+    assert "&lt;b&gt;" in page
+    assert "| `a/b'c` | 32 px |" in page
+    change_card(saved, metrics={"n": 3})
+    with pytest.raises(CheckpointError, match=r"small.* cannot be described: KeyError"):
+        describe_cards(saved.parent)
 
 
 class Tiny(nn.Module):

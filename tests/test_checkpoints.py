@@ -1,8 +1,12 @@
 """Checkpoints: round trips, torn and foreign files, and every error a user can meet."""
 
+import contextlib
 import copy
 import json
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +16,7 @@ import torch
 from torch import nn
 
 from lulc_lib import checkpoints
-from lulc_lib.cards import CheckpointError
+from lulc_lib.cards import CheckpointError, card_text, waiting_card
 from lulc_lib.checkpoints import (
     available_checkpoints,
     find_checkpoint,
@@ -73,8 +77,9 @@ def _own_folder(monkeypatch, tmp_path_factory):
 
 
 def change_card(path: Path, **changes) -> None:
+    """Change a card and its digest: a whole card of other content."""
     card = Path(f"{path}.json")
-    card.write_text(json.dumps(json.loads(card.read_text()) | changes))
+    card.write_text(card_text(json.loads(card.read_text()) | changes))
 
 
 def test_round_trip_in_float32_keeps_every_bit(trained, tmp_path):
@@ -276,9 +281,16 @@ def test_weights_that_are_not_the_cards_are_refused(trained, saved):
     good = weights.read_bytes()
     changed = bytearray(good)
     changed[-1] ^= 1
-    for bad in (bytes(changed), good[:-10], b""):
+    for bad, message in (
+        (bytes(changed), r"card does not fit its weights.*sha256"),
+        (
+            good[:-10],
+            r"small.safetensors is not a safetensors file as it was written: it has .* byt",
+        ),
+        (b"", "is cut short; copy it again"),
+    ):
         weights.write_bytes(bad)
-        with pytest.raises(CheckpointError, match=r"card does not fit its weights.*sha256"):
+        with pytest.raises(CheckpointError, match=message):
             load_checkpoint(saved)
     weights.write_bytes(good)
     load_checkpoint(saved)
@@ -289,7 +301,7 @@ def test_a_file_that_is_no_safetensors_is_named(saved):
     weights = Path(f"{saved}.safetensors")
     weights.write_bytes(b"<html>not found</html>")
     change_card(saved, weights_sha256=sha256_file(weights))
-    with pytest.raises(CheckpointError, match="is not a safetensors file"):
+    with pytest.raises(CheckpointError, match="is not a safetensors file as it was written"):
         load_checkpoint(saved)
 
 
@@ -394,8 +406,8 @@ def test_saving_names_bad_arguments(trained, arguments, error, message, tmp_path
 
 
 @pytest.mark.parametrize("broken", ["weights", "card"])
-def test_a_failed_save_leaves_no_half(trained, saved, monkeypatch, broken):
-    """A save that fails midway leaves each old file whole, no rubbish, and never a silent mix."""
+def test_a_failed_save_leaves_the_old_checkpoint(trained, saved, monkeypatch, broken):
+    """A save that fails midway, at the weights or at the card, leaves the old pair alone."""
     old = read_card(saved)
 
     def fail(*args, **kwargs):
@@ -414,22 +426,160 @@ def test_a_failed_save_leaves_no_half(trained, saved, monkeypatch, broken):
     monkeypatch.undo()
     files = sorted(path.name for path in saved.parent.iterdir())
     assert files == ["small.json", "small.safetensors"]
-    if broken == "weights":
-        assert load_checkpoint(saved)[1] == old
-    else:
-        with pytest.raises(CheckpointError, match="one of the two is from another save"):
-            load_checkpoint(saved)
+    assert load_checkpoint(saved)[1] == old
 
 
-def test_a_first_save_that_fails_leaves_nothing_loadable(trained, tmp_path, monkeypatch):
-    """Weights whose card was never written are no checkpoint, and are not listed as one."""
+def test_a_first_save_that_fails_leaves_nothing(trained, monkeypatch):
+    """Weights whose card cannot be written are not written either."""
     own = checkpoints._OWN_FOLDER
-    monkeypatch.setattr(checkpoints.json, "dumps", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr(checkpoints, "card_text", lambda values: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save_checkpoint(trained, CONFIG, own / "torn")
-    assert available_checkpoints() == []
-    with pytest.raises(FileNotFoundError, match=r"lacks .*torn.json"):
+    assert list(own.iterdir()) == []
+    with pytest.raises(FileNotFoundError, match="no checkpoint 'torn'"):
         load_checkpoint("torn")
+
+
+KILLED = """
+import os, signal, sys, warnings
+from pathlib import Path
+import torch
+import lulc_lib as lulc
+warnings.simplefilter("ignore", DeprecationWarning)
+folder = Path(sys.argv[1])
+torch.set_num_threads(1)
+class Two(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.zeros(10))
+    def forward(self, images):
+        return images.mean((1, 2, 3))[:, None] + self.bias
+model = lulc.create_model(Two())
+replace, syncs = Path.replace, []
+for first in (True, False):
+    for step in range(7):  # before and after each
+        name = folder / f"{'first' if first else 'second'}{step}"
+        with torch.no_grad():
+            model.network.bias.fill_(1)
+        if not first:
+            lulc.save_checkpoint(model, None, name, notes="old")
+            name.with_name(name.name + ".predictions.npz").touch()
+        if os.fork() == 0:
+            count = [0]
+            def killed(*args):
+                if count[0] == step:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                count[0] += 1
+            def replaced(path, target):
+                killed()
+                done = replace(path, target)
+                killed()
+                return done
+            Path.replace = replaced
+            unlink = Path.unlink
+            def unlinked(path, **words):
+                if "predictions" in path.name:
+                    killed()
+                return unlink(path, **words)
+            Path.unlink = unlinked
+            with torch.no_grad():
+                model.network.bias.fill_(2)
+            lulc.save_checkpoint(model, None, name, notes="new", precision="float32")
+            os._exit(0)
+        os.wait()
+        got = ""
+        try:
+            loaded, card = lulc.load_checkpoint(name, model=Two())
+            assert card.notes == {1: "old", 2: "new"}[loaded.network.bias[0].item()]
+            assert card == lulc.checkpoints.read_card(name)
+            got = card.notes
+            assert name.name in lulc.checkpoints.names_in(folder)
+        except FileNotFoundError:
+            got = "none"
+            assert first
+        print(got, end=" ")
+    print()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+def test_a_save_that_is_killed_anywhere_leaves_the_old_or_the_new(tmp_path):
+    """SIGKILL before and after each renaming: weights and card of one save load, never a mix."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (line.split() for line in done.stdout.splitlines())
+    assert first == ["none"] * 3 + ["new"] * 4
+    assert second == ["old"] * 3 + ["new"] * 4
+
+
+def test_a_waiting_card_of_other_weights_is_passed_over(trained, saved):
+    """What a save left that was killed before it replaced the weights counts for nothing."""
+    old = read_card(saved)
+    waiting = waiting_card(Path(f"{saved}.safetensors"))
+    for text in (card_text(json.loads(Path(f"{saved}.json").read_text()) | {
+        "weights_sha256": "0" * 64, "notes": "new",
+    }), "half a ca"):  # fmt: skip
+        waiting.write_text(text)
+        assert load_checkpoint(saved)[1] == old
+    save_checkpoint(trained, CONFIG, saved)
+    assert not waiting.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"depth": 10**12}, "asks for a network with 1000000000000 of something"),
+        ({"embed_dim": 10**30}, "of something"),
+        ({"mlp_ratio": float("1e300")}, "of something"),
+        ({"embed_dim": 960, "num_heads": 3, "depth": 1000}, "far larger than its weights"),
+        ({"embed_dim": 48, "num_heads": 3}, "do not fit vit"),
+    ],
+)
+def test_a_card_larger_than_its_weights_builds_nothing(tmp_path, arguments, message, monkeypatch):
+    """Sizes are compared with the header: before memory is taken, and before weights are read."""
+    model = create_model("vit", depth=1, embed_dim=24, num_heads=2)
+    save_checkpoint(model, None, tmp_path / "a")
+    change_card(
+        tmp_path / "a", model=model.spec | {"arguments": model.spec["arguments"] | arguments}
+    )
+    monkeypatch.setattr(checkpoints, "_read_weights", lambda *a: pytest.fail("weights were read"))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_checkpoint(tmp_path / "a")
+    assert len(str(caught.value)) < 1000
+    assert "\n" not in str(caught.value)
+
+
+def test_pipes_and_devices_are_no_checkpoint(saved):
+    """A pipe, which would be waited for without end, is named."""
+    for ending in (".safetensors", ".json"):
+        Path(f"{saved}{ending}").rename(f"{saved}.kept")
+        os.mkfifo(f"{saved}{ending}")
+        with pytest.raises(CheckpointError, match=f"small{ending} is not a regular file"):
+            load_checkpoint(saved)
+        Path(f"{saved}.kept").replace(f"{saved}{ending}")
+
+
+def test_any_flipped_bit_is_noticed(saved):
+    """In the card and in the weights: the error is ours, one line, and names the file."""
+    rng = np.random.default_rng(0)
+    for ending, trials in ((".json", 60), (".safetensors", 25)):
+        file = Path(f"{saved}{ending}")
+        good = file.read_bytes()
+        card = json.loads(good) if ending == ".json" else None
+        for position in rng.integers(0, len(good), trials):
+            bad = bytearray(good)
+            bad[position] ^= 1 << rng.integers(8)
+            with contextlib.suppress(ValueError):
+                if card is not None and json.loads(bytes(bad)) == card:
+                    continue  # a space became a line break
+            file.write_bytes(bad)
+            with pytest.raises(CheckpointError, match=f"small{ending}") as caught:
+                load_checkpoint(saved)
+            assert "\n" not in str(caught.value)
+        file.write_bytes(good)
 
 
 def test_saving_leaves_the_model_alone(trained, tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lulc_lib import hardware
 from lulc_lib.checkpoints import load_checkpoint, save_checkpoint, save_predictions
@@ -148,15 +149,15 @@ def test_no_command_shows_the_help(lulc):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["evalute"], r"there is no command 'evalute'; did you mean evaluate\?; there is demo"),
-        (["train", "--epoch", "3"], r"there is no option --epoch; did you mean --epochs\?"),
+        (["evalute"], r"there is no command 'evalute'; did you mean 'evaluate'\?; there is demo"),
+        (["train", "--epoch", "3"], r"there is no option --epoch; did you mean '--epochs'\?"),
         (["demo", "now"], "do not know what to do with 'now'"),
         (["evaluate"], "arguments are required: NAME"),
-        (["evaluate", "vit", "--part", "tset"], "--part: .*'tset'; did you mean test"),
+        (["evaluate", "vit", "--part", "tset"], "--part: .*'tset'; did you mean 'test'"),
         (["gallery", "vit", "--n", "0"], "--n: must be a whole number of at least 1, got '0'"),
         (["train", "--lr", "fast"], "--lr: invalid float value: 'fast'"),
         (["train", "--drawn", "--data", "x"], "not allowed with"),
-        (["train", "--set", "epohs=3"], "no field 'epohs'; did you mean epochs"),
+        (["train", "--set", "epohs=3"], "no field 'epohs'; did you mean 'epochs'"),
         (["train", "--set", "epochs"], "--set takes FIELD=VALUE, got 'epochs'"),
         (["train", "--set", "epochs=ten"], "--set epochs takes a whole number, got 'ten'"),
         (["train", "--set", "ema=x"], "--set ema takes a number, got 'x'"),
@@ -399,10 +400,25 @@ def test_explain_takes_target_layer_and_out(lulc, picture: Path):
     code, out, _ = lulc("explain", "resnet50", picture, *words)
     assert code == 0
     assert "eigencam for River" in out
-    assert "ClassBlind: this method does not look at the target class" in out
+    assert "ClassBlind: eigencam does not look at the class" in out
     assert out_file.read_bytes().startswith(b"\x89PNG")
     assert list(out_file.parent.iterdir()) == [out_file]
     assert lulc("explain", "resnet50", picture, "--target", "8")[1].count("for River") == 1
+
+
+def test_explain_takes_reflectances_and_odd_names(lulc, tmp_path: Path):
+    """A name with a formula and a line end is drawn and printed; numbers need --scale."""
+    own = tmp_path / "a $x_1$\nb.tif"
+    Image.fromarray(np.full((64, 64), 3000, dtype=np.uint16)).save(own)
+    code, _, err = lulc("explain", "vit", own)
+    assert code == 2
+    assert "holds numbers from 3000 to 3000" in err
+    assert "--scale 10000" in err
+    code, out, _ = lulc("explain", "vit", own, "--scale", "10000", "--out", "map.png")
+    assert code == 0
+    assert out.startswith(
+        "a $x_1$\\nb.tif: taken as it is; numbers from 3000 to 3000 divided by 10000"
+    )
 
 
 def test_explain_never_overwrites_its_picture(lulc, tmp_path: Path):

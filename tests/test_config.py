@@ -158,7 +158,7 @@ def test_unknown_preset_is_named():
 
 
 def test_history_knows_its_best_epoch():
-    """The kept epoch's numbers are at hand; without one they are empty, not another epoch's."""
+    """The kept epoch's numbers are there; without one they are empty, not another epoch's."""
     epochs = ({"epoch": 0.0, "val_loss": 0.5}, {"epoch": 1.0, "val_loss": 0.4})
     assert History(epochs=epochs, best_epoch=1).best == epochs[1]
     assert History(epochs=epochs).best == {}
@@ -182,3 +182,35 @@ def test_histories_of_two_stages_become_one():
     assert (both.best_epoch, both.seconds, both.hardware) == (2, 15.0, "B")
     assert second.after(History()) == second
     assert History().after(first).best == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({"epochs": 10**400}, ValueError, "epochs must lie in .* got a whole number of 1329 bits"),
+        ({"learning_rate": 10**400}, ValueError, "finite and positive, got a whole number"),
+        ({"learning_rate": float("inf")}, ValueError, "finite and positive, got inf"),
+        ({"weight_decay": float("nan")}, ValueError, "weight_decay must lie in"),
+        ({"sizes": [(0, float("inf"))]}, TypeError, "sizes must be at most 1000 pairs"),
+        ({"sizes": [(0, 10**9)]}, ValueError, "sizes must be 16 to 1024 pixels"),
+        ({"sizes": [(0, 64)] * 10**5}, TypeError, "sizes must be at most 1000 pairs"),
+        ({"model": "x" * 10**6}, ValueError, "model must be at most 4096 printable letters"),
+        ({"model": "a\nb"}, ValueError, "model must be at most 4096 printable letters"),
+        ({"optimizer": "x" * 4000}, ValueError, "optimizer must be one of"),
+        ({"x" * 10**6: 1}, TypeError, "RunConfig has no field"),
+        ([1], TypeError, "settings must be fields of RunConfig"),
+    ],
+)
+def test_settings_are_bounded(values, error, message):
+    """Whatever a file of settings holds, the error names the field in one short line."""
+    with pytest.raises(error, match=message) as caught:
+        RunConfig.from_dict(values)
+    assert len(str(caught.value)) < 400
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[" * 10**5, '{"epochs": ' + "9" * 5000 + "}", "{", "\x00"])
+def test_text_of_settings_is_read_within_bounds(text):
+    """Depth and length end in our error, never in Python's own limits."""
+    with pytest.raises(ValueError, match="the text of a RunConfig cannot be read as JSON"):
+        RunConfig.from_json(text)

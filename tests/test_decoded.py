@@ -11,16 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import damaged
 from PIL import Image
 
 from lulc_lib import eurosat
+from lulc_lib.decoded import cache_file, noted_sources, open_cache
 from lulc_lib.eurosat import (
     DataUnavailableError,
     ModifiedDataWarning,
     data_root,
     load_eurosat,
 )
-from lulc_lib.storage import cache_dir
+from lulc_lib.files import DamagedFileError
+from lulc_lib.storage import CacheWarning, cache_dir
 from lulc_lib.tiles import CLASSES
 
 COUNT = 11  # tiles per class in the made data: River_10 sorts before River_2
@@ -76,7 +79,7 @@ def _nothing_around(request, tmp_path, monkeypatch):
 
 
 def test_later_starts_do_not_decode(tmp_path, monkeypatch):
-    """A second load maps the cache; it neither lists nor decodes the zip."""
+    """A second load reads the cache; it neither lists nor decodes the zip."""
     path = write_zip(tmp_path / "a.zip")
     first = load(path)
     monkeypatch.setattr(eurosat, "_decode", None)
@@ -103,7 +106,7 @@ def test_the_same_tiles_elsewhere_share_one_cache(tmp_path):
     one = load(write_zip(tmp_path / "a.zip"))
     other = load(write_folder(tmp_path / "a"))
     assert one.digest == other.digest
-    assert len(list((cache_dir() / "eurosat").glob("*/images.npy"))) == 1
+    assert len(list((cache_dir() / "eurosat").glob("*.tiles"))) == 1
 
 
 def test_the_cache_cannot_be_written_through_tiles(tmp_path):
@@ -124,29 +127,80 @@ def test_decoded_tiles_outlive_their_source(tmp_path, monkeypatch):
         load_eurosat(download=False)
     monkeypatch.setattr(eurosat, "MANIFEST_DIGEST", tiles.digest)
     assert load(download=False).names == tiles.names
-    assert data_root() == cache_dir() / "eurosat" / tiles.digest
+    kept = cache_file(tiles.digest)
+    assert data_root() == kept
+    kept.write_bytes(kept.read_bytes()[:-200])
+    with (
+        pytest.warns(CacheWarning, match=r"\.tiles is damaged"),
+        pytest.raises(DataUnavailableError, match=rf"decoded before, {kept}, is damaged"),
+    ):
+        load_eurosat(download=False)
 
 
-@pytest.mark.parametrize("damage", ["cut images", "no images", "bad index", "bad record"])
-def test_a_damaged_cache_is_made_again(tmp_path, damage):
-    """A cache that lost something is replaced without a word."""
-    path = write_zip(tmp_path / "a.zip")
-    tiles = load(path)
-    home = cache_dir() / "eurosat"
-    images = home / tiles.digest / "images.npy"
-    if damage == "cut images":
-        os.truncate(images, 5000)
-    elif damage == "no images":
-        images.unlink()
-    elif damage == "bad index":
-        (home / tiles.digest / "index.json").write_text('{"digest": ')
-    else:
-        next((home / "sources").glob("*.json")).write_text("{}")
-    again = load(path)
+@pytest.fixture(scope="module")
+def small_zip(tmp_path_factory) -> Path:
+    """A zip of ten tiles, one of each class."""
+    few = {name: data for name, data in TILES.items() if name.endswith("_1.jpg")}
+    return write_zip(tmp_path_factory.mktemp("small") / "a.zip", few)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_damaged_cache_is_made_again(small_zip, seed):
+    """Whatever happened to the decoded tiles, they are decoded anew, with a warning."""
+    tiles = load(small_zip)
+    kept = cache_file(tiles.digest)
+    whole = kept.read_bytes()
+    kept.write_bytes(damaged(whole, seed))
+    with pytest.warns(CacheWarning, match=r"\.tiles is damaged: .*; it is made anew"):
+        again = load(small_zip)
     assert again.names == tiles.names
-    assert np.array_equal(again.images[5].numpy(), load(path).images[5].numpy())
-    assert sorted(p.name for p in (home / tiles.digest).iterdir()) == ["images.npy", "index.json"]
-    assert not list(home.glob(".decoding-*"))
+    assert np.array_equal(again.images.numpy(), tiles.images.numpy())
+    assert kept.read_bytes() == whole
+    assert [path.name for path in kept.parent.iterdir() if path.is_file()] == [kept.name]
+
+
+def test_a_cut_cache_ends_no_process_that_holds_its_tiles(small_zip):
+    """Tiles read before are whole after another process cut the file in place."""
+    load(small_zip)
+    tiles = load(small_zip)
+    sums = int(tiles.images.sum())
+    os.truncate(cache_file(tiles.digest), 0)
+    assert int(tiles.images.sum()) == sums
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_damaged_record_of_a_source_is_made_again(small_zip, seed):
+    """A source whose record is damaged is read anew, with a warning."""
+    tiles = load(small_zip)
+    (record,) = (cache_dir() / "eurosat" / "sources").iterdir()
+    record.write_bytes(damaged(record.read_bytes(), seed))
+    with pytest.warns(CacheWarning, match=r"\.json is damaged"):
+        assert load(small_zip).digest == tiles.digest
+    assert list(noted_sources(tiles.digest)) == [small_zip]
+
+
+def test_tiles_kept_for_others_are_not_taken(small_zip):
+    """A whole file under another's name is damage: the digest inside counts."""
+    tiles = load(small_zip)
+    kept = cache_file(tiles.digest)
+    kept.rename(cache_file("0" * 64))
+    with pytest.raises(DamagedFileError, match=f"holds the tiles {tiles.digest}"):
+        open_cache("0" * 64)
+
+
+def test_what_an_earlier_version_kept_is_replaced_without_a_word(small_zip):
+    """Its decoded tiles, a folder without checksums, go when the new ones are written."""
+    digest = load(small_zip).digest
+    kept = cache_file(digest)
+    kept.unlink()
+    old = kept.with_suffix("")
+    old.mkdir()
+    (old / "images.npy").write_bytes(b"old")
+    (kept.parent / "sources" / "old.json").write_text(f'{{"digest": "{digest}", "path": "/x"}}')
+    load(small_zip)
+    assert kept.is_file()
+    assert not old.exists()
+    assert list(noted_sources(digest)) == [small_zip]
 
 
 def test_decoding_at_the_same_time(tmp_path):
@@ -169,7 +223,7 @@ def test_decoding_at_the_same_time(tmp_path):
             thread.join()
     assert len(digests) == 4
     assert len(set(digests)) == 1
-    assert not list((cache_dir() / "eurosat").glob(".decoding-*"))
+    assert not list((cache_dir() / "eurosat").glob(".*"))
 
 
 def test_two_processes_decode_at_the_same_time(tmp_path):
@@ -183,35 +237,24 @@ def test_two_processes_decode_at_the_same_time(tmp_path):
     assert [run.returncode for run in runs] == [0, 0]
 
 
-def test_remains_of_killed_processes_are_swept(tmp_path):
-    """What a killed process left is removed once it is old; what is in the making is not."""
-    home = cache_dir() / "eurosat"
-    old, new = home / ".decoding-1-aa", home / ".decoding-2-bb"
-    for folder in (old, new):
-        folder.mkdir(parents=True)
-        (folder / "images.npy").write_bytes(b"half")
-    os.utime(old, (0, 0))
-    load(write_zip(tmp_path / "a.zip"))
-    assert not old.exists()
-    assert new.exists()
-
-
-def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
-    """When the cache folder is a file, the error says so and how to choose another."""
+def test_without_a_cache_the_tiles_are_decoded_each_time(small_zip, tmp_path, monkeypatch):
+    """When the cache folder is a file, the tiles come all the same, with one warning each time."""
+    whole = load(small_zip)
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("LULC_CACHE", str(tmp_path / "file"))
-    with pytest.raises(OSError, match="LULC_CACHE"):
-        load_eurosat(write_zip(tmp_path / "a.zip"))
+    for _ in range(2):
+        with pytest.warns(CacheWarning, match="set LULC_CACHE") as told:
+            tiles = load(small_zip)
+        assert [w.category for w in told].count(CacheWarning) == 1
+        assert np.array_equal(tiles.images.numpy(), whole.images.numpy())
+        assert tiles.digest == whole.digest
 
 
-def test_a_full_disk_is_named(tmp_path, monkeypatch):
-    """When writing fails, the error says how much was needed, and nothing half-made stays."""
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "save", full)
-    with pytest.raises(OSError, match=r"1 MB.*No space left on device; free"):
-        load_eurosat(write_zip(tmp_path / "a.zip"))
+def test_a_full_disk_costs_the_cache_alone(small_zip, little_disk):
+    """When the disk is full, the warning says how much was needed, and nothing half-made stays."""
+    with (
+        little_disk(),
+        pytest.warns(CacheWarning, match=r"tiles \(0 MB\) could not be"),
+    ):
+        assert len(load(small_zip)) == 10
     assert left_behind() == []
-    assert not list((cache_dir() / "eurosat").glob(".decoding-*"))

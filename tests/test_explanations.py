@@ -31,9 +31,11 @@ from torch import nn
 from lulc_lib.anatomies import anatomy
 from lulc_lib.explanations import cam, explain, layers, methods, principal_map
 from lulc_lib.explanations.batch import Batch
+from lulc_lib.explanations.result import WARNINGS, finished
 from lulc_lib.explanations.table import METHODS
 from lulc_lib.factors import concepts
 from lulc_lib.models import create_model
+from lulc_lib.storage import CacheWarning
 from lulc_lib.tiles import CLASSES, TileSet
 
 LIBRARY = {
@@ -550,12 +552,29 @@ def test_flat_and_zero_maps_are_named_by_tile(toy, painted):
     assert "NaNMap" not in result.warnings
 
 
+def test_each_warning_has_its_sentence(toy):
+    """Every name that can be warned of has words, of one map's method and target."""
+    grid = np.stack([np.zeros((2, 2)), np.ones((2, 2)), np.full((2, 2), np.nan)])
+    found = finished("eigencam", None, True, grid, np.array([0, 3, 8]), np.zeros((3, 10)))
+    assert {name: maps[0] for name, maps in found.warnings.items()} == {
+        "ZeroMap": 0, "FlatMap": 1, "NaNMap": 2, "ClassBlind": 0, "LowConfidence": 0
+    }  # fmt: skip
+    assert set(found.warnings) == set(WARNINGS)
+    assert found.warned(0)["ZeroMap"].endswith("eigencam found nothing that speaks for AnnualCrop")
+    assert found.warned(2)["LowConfidence"].startswith("the model itself gives River")
+    assert list(found.warned(1)) == ["FlatMap", "ClassBlind", "LowConfidence"]
+
+
 def test_low_confidence_is_named_by_tile(toy, painted):
     """A target that the model hardly believes must be named, one it believes must not."""
     believed = torch.zeros(1, 3, 64, 64)
     believed[:, 0] = 1  # logit 3 is 4.5, all others 0.5
     result = explain(toy, torch.cat([painted, believed]), target=3, layer="network.act")
     assert result.warnings["LowConfidence"] == (0,)
+    assert result.warned(0) == {
+        "LowConfidence": "the model itself gives Highway a probability below one half"
+    }
+    assert "LowConfidence" not in result.warned(1)
     assert explain(toy, believed, target=2, layer="network.act").warnings["LowConfidence"] == (0,)
 
 
@@ -843,6 +862,17 @@ def test_cache_returns_the_same_without_running(images, tmp_path, monkeypatch):
         model.network.fc.weight.mul_(-1)
     explain(model, images, cache=True)
     assert len(runs) == count + 4
+
+
+def test_without_a_cache_folder_maps_are_made_each_time(images, tmp_path, monkeypatch):
+    """Where nothing can be kept the map comes all the same, with a warning."""
+    model = make("cnn")
+    expected = explain(model, images)
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("LULC_CACHE", str(tmp_path / "file"))
+    with pytest.warns(CacheWarning, match="the explanations could not be kept"):
+        found = explain(model, images, cache=True)
+    np.testing.assert_array_equal(found.heatmap, expected.heatmap)
 
 
 def test_kept_maps_do_not_outlive_the_code(images, tmp_path, monkeypatch):

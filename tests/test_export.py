@@ -201,6 +201,8 @@ def test_targets_can_be_chosen(some: TileSet, tmp_path: Path):
     """Each target has its own maps, ranges and classes; the first one sets the scale."""
     torch.manual_seed(0)
     model = create_model("vit", depth=1, embed_dim=48)
+    with pytest.raises(ValueError, match="'vit' lack 1 of the"):
+        explain_for_page({"vit": model}, some, ["gradcam"], {"vit": predict(model, some[1:])})
     maps = explain_for_page({"vit": model}, some, ["gradcam", "eigencam"])
     assert list(maps) == ["vit · gradcam", "vit · eigencam"]
     assert list(maps["vit · gradcam"]) == ["predicted", "label", "runner-up"]

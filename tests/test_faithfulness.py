@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from lulc_lib import faithfulness, predictions
 from lulc_lib.checkpoints import load_checkpoint
 from lulc_lib.drawn_tiles import synthetic
 from lulc_lib.explanations import explain
@@ -133,6 +134,36 @@ def test_first_pixels_take_a_share():
     assert not mask[0].flatten()[order[0, 1024]]
     assert not first_pixels(order, 0).any()
     assert first_pixels(order, 1).all()
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_deletion_holds_one_batch(fill, monkeypatch):
+    """Tiles are changed batch by batch, and the answers equal those of all together to the bit."""
+    torch.manual_seed(0)
+    model = create_model("test_resnet", image_size=32)
+    tiles = synthetic(n_per_class=1, seed=3)
+    order, target = random_order(10, seed=1), [int(label) for label in tiles.labels]
+    shares = np.linspace(0, 1, 6)
+    whole = torch.cat([remove(tiles, first_pixels(order, share), fill) for share in shares])
+    rows = predict(model, whole).probabilities.reshape(6, 10, 10)
+    expected = rows[:, np.arange(10), target].T.astype(np.float32)
+    batches = []
+
+    def watched(images, *others):
+        batches.append(len(images))
+        return remove(images, *others)
+
+    monkeypatch.setattr(faithfulness, "remove", watched)
+    monkeypatch.setattr(predictions, "_fitting", lambda tile_bytes: 7)
+    for given in (tiles, tiles.images, tiles.float()):
+        found = deletion(model, given, order, target, fill=fill, steps=5)
+        assert max(batches) == 7
+    assert sum(batches) == 3 * 60
+    assert found.probability == pytest.approx(expected, abs=1e-6)
+    monkeypatch.undo()
+    for given in (tiles, tiles.float()):
+        found = deletion(model, given, order, target, fill=fill, steps=5)
+        assert np.array_equal(found.probability, expected)
 
 
 def test_deletion_tells_a_map_that_is_right_from_one_that_is_not(quarter):

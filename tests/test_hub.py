@@ -1,18 +1,28 @@
 """Downloads: resumed, checked, given up in time, and never seen half-done."""
 
 import hashlib
+import os
 import socket
 import threading
 
 import huggingface_hub
 import numpy as np
 import pytest
+from damage import damaged
 from local_hub import Hub, go_online
 
 from lulc_lib import hub as hub_room
-from lulc_lib.hub import DataUnavailableError, RemoteFile, fetch, first_contact, hub_address
+from lulc_lib.hub import (
+    DataUnavailableError,
+    RemoteFile,
+    downloaded_file,
+    fetch,
+    first_contact,
+    hub_address,
+    is_cached,
+)
 from lulc_lib.models import create_model
-from lulc_lib.storage import cache_dir
+from lulc_lib.storage import CacheWarning, cache_dir
 
 
 @pytest.fixture
@@ -74,6 +84,61 @@ def test_a_wrong_hash_is_refused_and_removed(hub):
     with pytest.raises(DataUnavailableError, match=r"do not have md5 .*; they were removed"):
         fetch(hub.file)
     assert not list((cache_dir() / "downloads").glob("*.zip"))
+
+
+def test_a_kept_download_is_checked_when_it_is_used(hub, monkeypatch):
+    """A file damaged since it was downloaded is downloaded again, with a warning."""
+    path = fetch(hub.file)
+    asked = len(hub.requests)
+    assert fetch(hub.file) == path
+    assert len(hub.requests) == asked
+    path.write_bytes(damaged(hub.body, seed=1))
+    with pytest.warns(CacheWarning, match=r"EuroSAT\.zip is damaged: .*md5.*downloaded again"):
+        assert fetch(hub.file).read_bytes() == hub.body
+    path.write_bytes(damaged(hub.body, seed=2))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with (
+        pytest.warns(CacheWarning, match="is damaged"),
+        pytest.raises(DataUnavailableError, match="offline"),
+    ):
+        fetch(hub.file)
+
+
+@pytest.mark.timeout(10)
+def test_a_pipe_in_place_of_a_download_is_replaced(hub):
+    """What is no regular file is not waited for."""
+    path = downloaded_file(hub.file)
+    path.parent.mkdir()
+    os.mkfifo(path)
+    assert fetch(hub.file).read_bytes() == hub.body
+
+
+def test_weights_that_the_hubs_client_keeps_are_checked(tmp_path, monkeypatch):
+    """Weights that lost the SHA-256 they are kept under are removed, so that they come anew."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--some--model"
+    blob = folder / "blobs" / hashlib.sha256(b"weights").hexdigest()
+    link = folder / "snapshots" / ("c" * 40) / "model.safetensors"
+    for path, text in ((blob, "weights"), (folder / "refs" / "main", "c" * 40)):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    link.parent.mkdir(parents=True)
+    link.symlink_to(blob)
+    assert is_cached("some/model", "model.safetensors")
+    blob.write_bytes(b"Weights")
+    with pytest.warns(CacheWarning, match=r"model\.safetensors of some/model.* is removed"):
+        assert not is_cached("some/model", "model.safetensors")
+    assert not link.is_symlink()
+    assert not blob.exists()
+    assert not is_cached("some/model", "model.safetensors")
+
+
+def test_without_a_cache_folder_the_error_is_named(hub, tmp_path, monkeypatch):
+    """Where nothing can be kept nothing is downloaded, and the error says why."""
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("LULC_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataUnavailableError, match=r"cache folder .* set LULC_CACHE"):
+        fetch(hub.file)
 
 
 @pytest.mark.timeout(60)

@@ -3,12 +3,14 @@
 import copy
 import json
 import warnings
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from damage import damaged
 from torch import nn
 
 from lulc_lib import predictions
@@ -17,10 +19,12 @@ from lulc_lib.checkpoints import load_checkpoint, read_card, save_checkpoint, sa
 from lulc_lib.config import RunConfig
 from lulc_lib.kept import (
     COMPONENTS,
+    Kept,
     KeptPredictionsWarning,
     image_hashes,
     principal_components,
     read_kept,
+    write_kept,
 )
 from lulc_lib.models import create_model
 from lulc_lib.predictions import (
@@ -59,10 +63,11 @@ def own(folder, tmp_path):
 
 
 def rewrite(file: Path, **changes) -> None:
-    """Write a file of predictions again with other arrays, or other facts."""
+    """Write a file of predictions again with other arrays, or other facts, as an older version."""
     with np.load(file) as stored:
         arrays = dict(stored)
     facts = json.loads(str(arrays["facts"])) | changes.pop("facts", {})
+    facts.pop("arrays")  # their digest
     np.savez(file, **(arrays | {"facts": np.array(json.dumps(facts))} | changes))
 
 
@@ -201,6 +206,77 @@ def test_a_damaged_file_is_named_and_ignored(own, tiles, damage):
     assert np.array_equal(found.logits, predict(model, tiles[:3]).logits)
 
 
+KEY = {"spec": {"a": 1}, "weights": "w", "precision": "float32", "features": False, "tta": False}
+
+
+def write_some(file: Path, tiles) -> Kept:
+    """Write predictions of some tiles, drawn at random, without a model."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(len(tiles), 10)).astype(np.float32)
+    features = rng.normal(size=(len(tiles), 12))
+    write_kept(file, tiles, logits, features, KEY, {"weights_sha256": "sha"})
+    return read_kept(file, "sha", tiles, KEY)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_damage_changes_what_is_read(tiles, tmp_path, seed):
+    """A flipped bit, a cut, bytes added: noticed with a warning, or without effect on any value.
+
+    Dates and other remarks in a zip, and what stands before or behind it, have no effect.
+    """
+    file = tmp_path / "a.predictions.npz"
+    whole = write_some(file, tiles[:10])
+    file.write_bytes(damaged(file.read_bytes(), seed))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = read_kept(file, "sha", tiles[:10], KEY)
+    assert (found is None) == (len(told) == 1)
+    assert all("a.predictions.npz cannot be read" in str(w.message) for w in told)
+    if found is not None:
+        assert np.array_equal(found.logits, whole.logits)
+        assert np.array_equal(found.components, whole.components)
+        assert found.spread == whole.spread
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "finding"),
+    [
+        ("logits", lambda x: x + 1e-3, "not those that were written"),
+        ("components", lambda x: x[:5], "not those that were written"),
+        ("labels", lambda x: 9 - x, "not those that were written"),
+        ("extra", lambda _: np.ones(3), "does not hold the arrays"),
+        ("facts", lambda _: np.array("[" * 5000), "nested more than 32 deep"),
+        ("facts", lambda _: np.array("x" * 2**21), "longer than 1,048,576 bytes"),
+        ("logits", lambda _: np.zeros(2**24 + 1, np.float32), "more than 67,108,864 bytes"),
+    ],
+)
+def test_arrays_changed_by_hand_are_noticed(tiles, tmp_path, name, change, finding):
+    """Arrays that are whole, but others than were written or too large, are never served."""
+    file = tmp_path / "a.predictions.npz"
+    write_some(file, tiles[:10])
+    with np.load(file) as stored:
+        arrays = dict(stored)
+    np.savez_compressed(file, **arrays | {name: change(arrays.get(name))})
+    with pytest.warns(KeptPredictionsWarning, match=finding):
+        assert read_kept(file, "sha", tiles[:10], KEY) is None
+
+
+def test_a_header_that_claims_terabytes_is_refused(tiles, tmp_path):
+    """Memory for an array is taken from its bytes, not from what its header claims."""
+    file = tmp_path / "a.predictions.npz"
+    write_some(file, tiles[:10])
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    claim = members["logits.npy"].replace(b"(10, 10), }" + b" " * 10, b"(1000000, 1000000), }")
+    assert len(claim) == len(members["logits.npy"])
+    assert claim != members["logits.npy"]
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in (members | {"logits.npy": claim}).items():
+            archive.writestr(name, data)
+    with pytest.warns(KeptPredictionsWarning, match="cannot reshape"):
+        assert read_kept(file, "sha", tiles[:10], KEY) is None
+
+
 def test_predictions_that_are_not_finite_are_damage(own, tiles):
     """NaN among the kept logits is never served."""
     path, file = own
@@ -286,9 +362,14 @@ def test_components_hold_what_spreads_most():
         for x in (points, components)
     )
     assert np.allclose(apart, found, atol=1e-2)
+    again = principal_components(points[:, ::-1], 2)[0]
+    assert np.allclose(components, again, atol=1e-2)  # with the same signs
     half = principal_components(np.diag([2.0, 1.0, 1.0, 1.0]), 1)[1]
     assert 0.25 < half < 0.8
-    assert principal_components(np.ones((3, 4)), 2)[1] == 1
+    same, share = principal_components(np.ones((3, 4)), 2)
+    assert share == 1
+    assert not same.any()
+    assert principal_components(points[:3], 32)[0].shape == (3, 3)
 
 
 # --- checked -------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Models take tiles as they are, and know their own anatomy."""
 
 import json
+from pathlib import Path
 
 import pytest
 import timm
@@ -116,6 +117,39 @@ def test_pretrained_vit_from_a_local_file(tmp_path):
     model = create_model("vit_tiny_patch16_224.augreg_in21k", pretrained=file, depth=2)
     assert torch.equal(model.network.blocks[1].norm1.weight, source.blocks[1].norm1.weight)
     assert model.mean == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_pretrained_files_run_no_code(tmp_path, wrapped):
+    """A pickle that would run code is refused by our own reader, whatever timm would do."""
+    trace, file = tmp_path / "trace", tmp_path / "weights.safetensors"
+
+    class Bomb:
+        def __reduce__(self):
+            return Path.touch, (trace,)
+
+    torch.save({"state_dict": Bomb()} if wrapped else Bomb(), file)
+    with pytest.raises(ValueError, match=r"does not hold weights of resnet18: it holds code"):
+        create_model("resnet18", pretrained=file)
+    assert not trace.exists()
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    """Timm would pass over names that it does not know, and leave all weights random."""
+    save_file(timm.create_model("test_vit").state_dict(), tmp_path / "vit.safetensors")
+    with pytest.raises(ValueError, match="none of its matrices belongs to that network"):
+        create_model("test_resnet.r160_in1k", pretrained=tmp_path / "vit.safetensors")
+
+
+def test_what_training_scripts_save_is_understood(tmp_path):
+    """Weights lie inside a larger dictionary, under names that wrappers have prefixed."""
+    source = timm.create_model("test_resnet", num_classes=10)
+    prefixed = {f"module.{name}": value for name, value in source.state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": prefixed}, tmp_path / "last.pth.tar")
+    model = create_model("test_resnet.r160_in1k", pretrained=tmp_path / "last.pth.tar")
+    name, value = next(iter(source.named_parameters()))
+    assert torch.equal(model.network.get_parameter(name), value)
+    assert "state_dict" not in model.network.pretrained_cfg
 
 
 def test_without_network_the_error_says_what_to_bring(monkeypatch):

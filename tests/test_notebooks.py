@@ -316,7 +316,7 @@ def _source(number: int, text: str) -> Callable[[NotebookNode], None]:
     ],
 )
 def test_checker_finds_faults(spoil: Callable[[NotebookNode], None], fault: str):
-    """The checker is no rubber stamp: each kind of fault, made up here, is named."""
+    """The checker can fail: each kind of fault, made up here, is named."""
     notebook = sample()
     spoil(notebook)
     assert any(fault in line for line in faults(notebook)), faults(notebook)

@@ -1,5 +1,6 @@
 """The package opens quickly, and works where parts of it are not installed."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -85,3 +86,19 @@ def test_training_needs_neither_explanations_nor_widgets():
         "    print(error.name)\n"
     )
     assert run(code).split() == ["1", "10", "pytorch_grad_cam"]
+
+
+def test_texts_are_in_plain_words():
+    """Code, docs and tests speak of modules, files and readers, in no figure of speech."""
+    repo = Path(__file__).parents[1]
+    figures = r"\b(rooms?|houses?|hands?|whoever|witness(es)?|rubber stamp)\b"
+    plain = r"(?i)(by|left-|right-)\s*hand\b"
+    parts = ("lulc_lib", "docs", "tests", "benchmarks")
+    paths = [p for part in parts for p in (repo / part).rglob("*")]
+    paths = [p for p in paths if p.suffix in (".py", ".md", ".js", ".html", ".css")]
+    found = []
+    for path in [*paths, repo / "README.md", repo / "CONTRIBUTING.md"]:
+        text = re.sub(plain, "", path.read_text(encoding="utf-8"))
+        if path != Path(__file__):
+            found += [f"{path.name}: {m[0]}" for m in re.finditer(figures, text, re.IGNORECASE)]
+    assert found == []

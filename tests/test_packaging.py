@@ -1,6 +1,11 @@
-"""pyproject.toml, the lock and environment.yml agree, and no file names a package index."""
+"""pyproject.toml, the lock and environment.yml agree, and no file names a package index.
 
+The Makefile passes a user's settings on as they are.
+"""
+
+import os
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -34,7 +39,9 @@ def direct_requirements() -> list[Requirement]:
 
 def locked() -> list[Requirement]:
     """Return the lock's lines."""
-    return [Requirement(line) for line in LOCK.splitlines() if not line.lstrip().startswith("#")]
+    lines = LOCK.replace(" \\\n    --hash=", " --hash=").splitlines()
+    pinned = [line.partition(" --hash=")[0] for line in lines]
+    return [Requirement(line) for line in pinned if not line.lstrip().startswith("#")]
 
 
 def tracked_files() -> list[Path]:
@@ -70,7 +77,8 @@ def test_lock_satisfies_the_project(platform: dict[str, str], python: str):
 
 def test_lock_was_made_from_this_project():
     """The lock's notes name as asked for by us what pyproject.toml asks for, no more, no less."""
-    blocks = re.findall(r"^(\S+?)==\S+.*\n((?: {4}#.*\n)+)", LOCK, flags=re.MULTILINE)
+    text = re.sub(r"^ {4}--hash=.*\n", "", LOCK, flags=re.MULTILINE)
+    blocks = re.findall(r"^(\S+?)==\S+.*\n((?: {4}#.*\n)+)", text, flags=re.MULTILINE)
     ours = {canonicalize_name(name) for name, notes in blocks if "(pyproject.toml)" in notes}
     assert ours == {canonicalize_name(one.name) for one in direct_requirements()}
 
@@ -82,6 +90,25 @@ def test_lock_holds_exact_versions_alone():
         assert re.fullmatch(r"==[\w.]+", str(line.specifier)), line
 
 
+def test_lock_holds_a_hash_of_every_package():
+    """Each pin is followed by the SHA-256 of its files, so that no other file is installed."""
+    blocks = re.split(r"^(?=\S)", LOCK, flags=re.MULTILINE)[1:]
+    assert len(blocks) == len(locked())
+    for block in blocks:
+        assert re.search(r"^ {4}--hash=sha256:[0-9a-f]{64}( \\)?$", block, re.MULTILINE), block
+
+
+def test_floors_are_tested_by_a_workflow():
+    """A weekly workflow installs the lowest versions; the tests that it names are there."""
+    text = (REPO / ".github/workflows/floors.yml").read_text()
+    (job,) = yaml.safe_load(text)["jobs"].values()
+    lines = [step.get("run", "") for step in job["steps"]]
+    assert any("--resolution lowest-direct" in line and '".[all]"' in line for line in lines)
+    tests = re.findall(r"tests/\S+", text)
+    assert tests
+    assert all((REPO / name).is_file() for name in tests)
+
+
 def test_conda_environment_uses_the_lock():
     """Conda brings Python and pip; everything else comes from the lock, with our Python range."""
     environment = yaml.safe_load((REPO / "environment.yml").read_text())
@@ -89,7 +116,7 @@ def test_conda_environment_uses_the_lock():
     assert python.startswith("python")
     assert python.removeprefix("python").startswith(PROJECT["requires-python"])
     assert pip == "pip"
-    assert rest == {"pip": ["-r requirements.lock", "-e ."]}
+    assert rest == {"pip": ["-r requirements.lock"]}  # pip refuses "-e ." beside hashes
 
 
 def test_version_is_the_same_everywhere():
@@ -126,5 +153,51 @@ def test_no_file_names_a_package_index():
 
 
 def test_index_addresses_are_found():
-    """The search is no rubber stamp: it finds an address where there is one."""
+    """The search can fail: it finds an address where there is one."""
     assert index_addresses("--" + "index" + "-url https://example.org/simple") != []
+
+
+def made(folder: Path, target: str, *words: str, **settings: str) -> str:
+    """Run a target of our Makefile in a folder whose tools print their words and settings."""
+    bin_ = folder / ".venv" / "bin"
+    bin_.mkdir(parents=True, exist_ok=True)
+    for name in ("lulc", "jupyter", "voila", "python"):
+        tool = bin_ / name
+        tool.write_text('#!/bin/sh\nprintf "%s|" "$LULC_EUROSAT" "$LULC_CACHE" "$@"\n')
+        tool.chmod(0o755)
+    for name in ("requirements.lock", "pyproject.toml", ".venv/.ready"):
+        (folder / name).touch()
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("LULC_", "MAKE"))}
+    done = subprocess.run(
+        ["make", "--silent", "--file", REPO / "Makefile", target, *words],
+        cwd=folder, env=kept | settings, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+    return done.stdout
+
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
+
+
+@needs_make
+@pytest.mark.parametrize("value", ["$(shell touch trace)", "a $$ b $x $(HOME)", "`touch trace`"])
+def test_make_expands_no_value(value: str, tmp_path: Path):
+    """A setting reaches the tools as it was typed, from the environment or the command line."""
+    expected = f"{tmp_path}/{value}|/cache {value}|demo|"
+    settings = {"LULC_EUROSAT": value, "LULC_CACHE": f"/cache {value}"}
+    assert made(tmp_path, "demo", **settings) == expected
+    assert made(tmp_path, "demo", *(f"{k}={v}" for k, v in settings.items())) == expected
+    for target, name, shown in (("app", "PORT", f"--port={value}"), ("notebooks", "ONLY", value)):
+        wanted = shown if name == "PORT" else "|".join(shown.split())
+        assert wanted in made(tmp_path, target, **{name: value})
+        assert wanted in made(tmp_path, target, f"{name}={value}")
+    assert not (tmp_path / "trace").exists()
+
+
+@needs_make
+def test_make_hands_on_defaults(tmp_path: Path):
+    """What is not set stays unset, and absolute paths stay as they are."""
+    assert made(tmp_path, "demo") == "||demo|"
+    assert made(tmp_path, "demo", LULC_CACHE="/tmp/c") == "|/tmp/c|demo|"
+    assert "--port=8866|" in made(tmp_path, "app")
+    assert "|00|02|" in made(tmp_path, "notebooks", ONLY="00 02")

@@ -627,3 +627,31 @@ def test_maps_that_fit_no_pictures_are_refused(tiles: TileSet):
         plots.plot_maps(some, {"a": np.zeros((3, 4, 4))})
     with pytest.raises(ValueError, match="1 captions do not fit 2 pictures"):
         plots.plot_maps(some, {"a": grid}, ["x"])
+
+
+ODD_NAME = "$1_a$\\b^ \x07\udcff"  # a formula to matplotlib, and what no font can show
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda tiles: plots.plot_gallery(tiles[:1], {ODD_NAME: made(tiles[:1])}, names=[ODD_NAME]),
+        lambda tiles: plots.plot_tiles(tiles[:4], captions=[ODD_NAME] * 4),
+        lambda tiles: plots.plot_maps(tiles[:1], {ODD_NAME: np.ones((1, 4, 4))}, [ODD_NAME]),
+        lambda tiles: plots.plot_agreement(np.eye(6), [ODD_NAME] * 6, title=ODD_NAME),
+        lambda tiles: plots.plot_curves({ODD_NAME: [0, 1], "b": [1, 0]}, title=ODD_NAME),
+        lambda tiles: plots.panels([ODD_NAME])[0],
+        lambda tiles: plots.plot_class_balance({ODD_NAME: tiles, "b": tiles}),
+        lambda tiles: plots.plot_per_class(
+            {ODD_NAME: evaluate(predicted(tiles)), "b": evaluate(predicted(tiles, 1.0))}
+        ),
+    ],
+    ids=["gallery", "tiles", "maps", "agreement", "curves", "panels", "balance", "per_class"],
+)
+def test_names_are_drawn_letter_by_letter(draw, tiles: TileSet):
+    """Dollar signs start no formula, and what cannot be drawn is spelt out, in every plot."""
+    drawn = draw(tiles)
+    figure = drawn if isinstance(drawn, Figure) else drawn.figure
+    plots.figure_png(figure, dpi=40)  # a broken formula or half a character would be an error here
+    said = words(figure).replace("\n", " ")
+    assert r"\$1_a\$\b^ \x07\udcff" in said

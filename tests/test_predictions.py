@@ -1,6 +1,7 @@
 """Predict tiles."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from lulc_lib import predictions
 from lulc_lib.drawn_tiles import synthetic
 from lulc_lib.metrics import evaluate
 from lulc_lib.models import create_model
-from lulc_lib.predictions import Predictions, predict, weights_digest
-from lulc_lib.storage import cache_dir
+from lulc_lib.predictions import LazyImages, Predictions, aligned, predict, weights_digest
+from lulc_lib.storage import CacheWarning, cache_dir
 from lulc_lib.tiles import CLASSES, TileSet, TrainedOn
 
 
@@ -57,6 +58,45 @@ def test_predictions_known_answers():
     assert pred.probabilities.dtype == np.float64
     assert len(pred) == 2
     assert "2 tiles" in repr(pred)
+
+
+def test_aligned_predictions_are_of_the_tiles_asked_for():
+    """Rows are found by name, in the tiles' order, with all that belongs to them."""
+    tiles = random_tiles(6)
+    logits = np.arange(60, dtype=np.float32).reshape(6, 10)
+    known = Predictions(
+        logits, None, tiles.names, logits[:, :2], digest=tiles.digest, seen=np.arange(6) < 3
+    )
+    some = tiles[[4, 0]]
+    found = aligned(known, some, "vit")
+    assert found.names == some.names
+    assert np.array_equal(found.logits, logits[[4, 0]])
+    assert np.array_equal(found.features, logits[[4, 0], :2])
+    assert found.seen.tolist() == [False, True]
+    assert found.labels.tolist() == some.labels.tolist()
+    bare = aligned(replace(known, features=None, seen=None, digest=""), some, "vit")
+    assert bare.features is None
+    assert bare.seen is None
+    twice = tiles[[1, 1]]
+    same = Predictions(logits[:2], None, twice.names)
+    assert np.array_equal(aligned(same, twice, "vit").logits, logits[:2])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"names": tuple("abcdef")}, "'vit' lack 2 of the 2 tiles, first 'River"),
+        ({"digest": "other"}, "'vit' come from another data set than the 2 tiles"),
+        ({"names": ("x", "x", *random_tiles(12).names[8:])}, "'vit' name 'x' twice"),
+    ],
+)
+def test_predictions_of_other_tiles_are_refused(change, message):
+    """A tile without a prediction, another data set, and a name that is there twice."""
+    tiles = random_tiles(12)
+    names = tiles.names[6:]
+    known = Predictions(np.zeros((6, 10)), None, names, digest=tiles.digest)
+    with pytest.raises(ValueError, match=message):
+        aligned(replace(known, **change), tiles[[8, 9]], "vit")
 
 
 def test_predictions_of_large_logits_stay_finite():
@@ -147,6 +187,22 @@ def test_predict_takes_batches_that_the_cache_holds(cache, expected, monkeypatch
     sizes.clear()
     predict(model, random_tiles(20), batch_size=16)
     assert sizes == [16, 4], "a size that is asked for is taken"
+
+
+def test_predict_makes_images_when_their_batch_comes_up():
+    """Lazy images are asked for in order, each once, and answered as if they were all there."""
+    model, images = Brightness(), random_tiles(10).float()
+    asked = []
+
+    def make(first: int, last: int) -> torch.Tensor:
+        asked.append((first, last))
+        return images[first:last]
+
+    found = predict(model, LazyImages(10, make), batch_size=4)
+    assert asked == [(0, 4), (4, 8), (8, 10)]
+    assert np.array_equal(found.logits, predict(model, images, batch_size=4).logits)
+    with pytest.raises(ValueError, match="leave out cache"):
+        predict(model, LazyImages(10, make), cache=True)
 
 
 def test_predict_divides_no_more_than_one_batch():
@@ -251,6 +307,17 @@ def test_predict_names_broken_weights_and_wrong_heads():
     thousand = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 4))
     with pytest.raises(ValueError, match=r"must return logits \(3, 10\), it returned \(3, 4\)"):
         predict(thousand, tiles)
+
+
+def test_without_a_cache_folder_predictions_are_made_each_time(small_model, tmp_path, monkeypatch):
+    """Where nothing can be kept the logits come all the same, with a warning."""
+    tiles = random_tiles(4)
+    expected = predict(small_model, tiles)
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("LULC_CACHE", str(tmp_path / "file"))
+    with pytest.warns(CacheWarning, match="the predictions could not be kept"):
+        found = predict(small_model, tiles, cache=True)
+    assert np.array_equal(found.logits, expected.logits)
 
 
 def test_predict_cache_is_keyed_by_everything_that_matters(small_model, monkeypatch):

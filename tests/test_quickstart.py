@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from damage import damaged
 
 from lulc_lib import quickstart
 from lulc_lib.checkpoints import save_checkpoint
@@ -12,6 +13,7 @@ from lulc_lib.models import create_model
 from lulc_lib.predictions import predict
 from lulc_lib.quickstart import fitting_checkpoint, load_tiles, ready_model
 from lulc_lib.splits import split
+from lulc_lib.storage import CacheWarning, cache_dir
 
 
 @pytest.fixture
@@ -80,6 +82,22 @@ def test_a_split_never_gets_the_model_of_another(parts, tiles, tmp_path, monkeyp
     save_checkpoint(model, None, tmp_path / "vit_paper80")
     assert fitting_checkpoint("vit", other).card.name == "vit_paper80"
     assert fitting_checkpoint("vit", parts).card.name == "vit"
+
+
+@pytest.mark.training
+def test_without_a_cache_the_small_model_is_made_each_time(parts, tmp_path, monkeypatch):
+    """Where it cannot be kept it is returned all the same; a damaged one is trained again."""
+    ready_model("vit", parts, epochs=1)
+    (weights,) = (cache_dir() / "quickstart").glob("*.safetensors")
+    weights.write_bytes(damaged(weights.read_bytes(), seed=0))
+    with pytest.warns(CacheWarning, match="made anew"):
+        ready_model("vit", parts, epochs=1)
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("LULC_CACHE", str(tmp_path / "file"))
+    with pytest.warns(CacheWarning, match="the small model vit could not be kept"):
+        model = ready_model("vit", parts, epochs=1)
+    assert set(model.trained_on.names) == set(parts.train.names)
+    assert len(predict(model, parts.test)) == len(parts.test)
 
 
 @pytest.mark.training

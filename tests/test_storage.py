@@ -1,18 +1,19 @@
-"""Storage: the cache folder, writing that is whole or not at all, digests."""
+"""Storage: the cache folder, digests, arrays kept by key."""
 
 import hashlib
-import stat
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import damaged
 
+from lulc_lib.files import seal
 from lulc_lib.storage import (
-    atomic_write,
+    CacheWarning,
     cache_dir,
     cached_arrays,
     digest_arrays,
+    load_arrays,
     processor_cache,
     sha256_file,
 )
@@ -43,54 +44,6 @@ def test_cache_dir_that_cannot_be_made(tmp_path, monkeypatch):
         monkeypatch.setenv("LULC_CACHE", str(blocked))
         with pytest.raises(OSError, match=r"cache folder .*file.* cannot be made.*set LULC_CACHE"):
             cache_dir()
-
-
-def test_atomic_write_moves_into_place(tmp_path):
-    """The file appears when the block ends, with the permissions of an ordinary new file."""
-    path = tmp_path / "new" / "a.txt"
-    with atomic_write(path) as temporary:
-        temporary.write_text("whole")
-        assert not path.exists()
-        assert temporary.parent == path.parent
-    assert path.read_text() == "whole"
-    ordinary = tmp_path / "ordinary"
-    ordinary.write_text("x")
-    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(ordinary.stat().st_mode)
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_atomic_write_keeps_the_old_file_after_an_error(tmp_path):
-    """A block that fails changes nothing and leaves nothing."""
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-
-    def fail():
-        with atomic_write(str(path)) as temporary:
-            temporary.write_text("half")
-            raise RuntimeError("power cut")
-
-    with pytest.raises(RuntimeError, match="power cut"):
-        fail()
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_atomic_write_from_many_threads(tmp_path):
-    """Writers at the same time each write whole files; the last one stays."""
-    path = tmp_path / "a.txt"
-
-    def write(word):
-        for _ in range(20):
-            with atomic_write(path) as temporary:
-                temporary.write_text(word * 1000)
-
-    threads = [threading.Thread(target=write, args=(letter,)) for letter in "abc"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert path.read_text() in {letter * 1000 for letter in "abc"}
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_sha256_file(tmp_path):
@@ -146,18 +99,51 @@ def test_the_largest_cache_of_the_processor_is_found(tmp_path):
     assert processor_cache() is None or processor_cache() >= 2**15
 
 
-@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 cut short", b"no zip", "half"])
+def entry_of(kind: str) -> Path:
+    """Return the one file kept of a kind."""
+    (entry,) = (cache_dir() / kind).iterdir()
+    return entry
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 cut short", b"no zip", *range(20)])
 def test_a_damaged_entry_is_computed_again(damage):
-    """A cache file cut short by a crash is replaced, not believed."""
+    """Whatever happened to a cache file, it is replaced with a warning, not believed."""
+    made = {"a": np.arange(20), "b": np.ones((2, 3), np.float16)}
+    cached_arrays("kind", {"x": 1}, lambda: made)
+    entry = entry_of("kind")
+    whole = entry.read_bytes()
+    entry.write_bytes(damaged(whole, damage) if isinstance(damage, int) else damage)
+    with pytest.warns(CacheWarning, match=r"\.npz is damaged: .*; it is made anew"):
+        assert load_arrays("kind", {"x": 1}) is None
+    with pytest.warns(CacheWarning, match="made anew"):
+        found = cached_arrays("kind", {"x": 1}, lambda: made)
+    assert found is made
+    assert entry.read_bytes() == whole
 
-    def compute():
-        return {"a": np.arange(1000)}
 
-    cached_arrays("kind", {"x": 1}, compute)
-    entry = next((cache_dir() / "kind").iterdir())
-    entry.write_bytes(entry.read_bytes()[:2000] if damage == "half" else damage)
-    assert np.array_equal(cached_arrays("kind", {"x": 1}, compute)["a"], np.arange(1000))
-    assert entry.stat().st_size > 8000
+def test_a_missing_entry_is_no_damage():
+    """Where nothing was kept nothing is said."""
+    assert load_arrays("kind", {"x": 1}) is None
+
+
+def test_a_cache_that_cannot_be_made_costs_no_result(tmp_path, monkeypatch):
+    """With a file in place of the cache folder arrays are computed each time, with a warning."""
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("LULC_CACHE", str(tmp_path / "file"))
+    for _ in range(2):
+        with pytest.warns(CacheWarning, match=r"the kind could not be kept.*set LULC_CACHE"):
+            assert cached_arrays("kind", {"x": 1}, lambda: {"a": np.ones(2)})["a"].sum() == 2
+
+
+def test_a_full_disk_costs_no_result(little_disk):
+    """When the disk takes no more, the arrays are returned, and nothing half-made stays."""
+    arrays = {"a": np.zeros(100_000)}
+    with (
+        little_disk(),
+        pytest.warns(CacheWarning, match=r"the kind could not be kept \(File too l"),
+    ):
+        assert cached_arrays("kind", {"x": 1}, lambda: arrays) is arrays
+    assert list((cache_dir() / "kind").iterdir()) == []
 
 
 def test_cached_arrays_keeps_nothing_after_an_error():
@@ -184,5 +170,10 @@ def test_objects_are_never_unpickled(tmp_path):
 
     with entry.open("wb") as file:
         np.savez(file, a=np.array([Evil()], dtype=object))
-    assert cached_arrays("kind", {"x": 4}, lambda: {"a": np.zeros(1)})["a"].tolist() == [0]
+    seal(entry)
+    with pytest.warns(CacheWarning, match="Object arrays cannot be loaded"):
+        assert load_arrays("kind", {"x": 4}) is None
+    with pytest.warns(CacheWarning, match="made anew"):
+        again = cached_arrays("kind", {"x": 4}, lambda: {"a": np.zeros(1)})
+    assert again["a"].tolist() == [0]
     assert not flag.exists()

@@ -9,19 +9,58 @@ from types import SimpleNamespace
 import pytest
 
 REPO = Path(__file__).parents[1]
-CLOCKS = {"perf_counter", "monotonic", "process_time", "thread_time", "time", "times"}
+_TIME = ("perf_counter", "monotonic", "process_time", "thread_time", "time")
+CLOCKS = {
+    "time": {*_TIME, *(f"{name}_ns" for name in _TIME)},
+    "os": {"times"},
+    "timeit": {"default_timer", "timeit", "repeat"},
+    "datetime": {"datetime.now", "datetime.utcnow"},
+}
 SETTINGS = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
 MARKERS = {line.split(":")[0] for line in SETTINGS["markers"]}
 
 
-def clock_names(tree: ast.AST) -> set[str]:
+def clock_functions(tree: ast.AST) -> set[str]:
+    """Return what a file calls its clocks: "time.time", "perf_counter" or an alias of either."""
+    called: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                clocks = CLOCKS.get(alias.name, set())
+                called |= {f"{alias.asname or alias.name}.{clock}" for clock in clocks}
+        elif isinstance(node, ast.ImportFrom) and node.module in CLOCKS:
+            clocks = CLOCKS[node.module]
+            called |= {alias.asname or alias.name for alias in node.names if alias.name in clocks}
+            called |= _members(node, clocks)
+    while True:  # tick = time.perf_counter
+        more = {
+            target.id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign) and ast.unparse(node.value) in called
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        if more <= called:
+            return called
+        called |= more
+
+
+def _members(node: ast.ImportFrom, clocks: set[str]) -> set[str]:
+    """Return the clocks that are methods of an imported class, such as "datetime.now"."""
+    names = {alias.name: alias.asname or alias.name for alias in node.names}
+    pairs = (clock.split(".") for clock in clocks if "." in clock)
+    return {f"{names[owner]}.{method}" for owner, method in pairs if owner in names}
+
+
+def clock_names(tree: ast.AST, clocks: set[str]) -> set[str]:
     """Return the variables that come, by any number of steps, from a clock."""
     named: set[str] = set()
     while True:
         more = {
             target.id
             for node in ast.walk(tree)
-            if isinstance(node, ast.Assign | ast.AugAssign) and reads_clock(node.value, named)
+            if isinstance(node, ast.Assign | ast.AugAssign | ast.NamedExpr)
+            and reads_clock(node.value, named, clocks)
             for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
             if isinstance(target, ast.Name)
         }
@@ -30,13 +69,12 @@ def clock_names(tree: ast.AST) -> set[str]:
         named |= more
 
 
-def reads_clock(tree: ast.AST, named: set[str]) -> bool:
+def reads_clock(tree: ast.AST, named: set[str], clocks: set[str]) -> bool:
     """Tell whether an expression calls a clock, or uses a variable that came of one."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and node.id in named:
             return True
-        called = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-        if called and node.func.attr in CLOCKS and ast.unparse(node.func.value) in ("time", "os"):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in clocks:
             return True
     return False
 
@@ -44,13 +82,15 @@ def reads_clock(tree: ast.AST, named: set[str]) -> bool:
 def timed_assertions(source: str) -> list[int]:
     """Return the lines of the assertions that compare a time."""
     tree = ast.parse(source)
+    clocks = clock_functions(tree)
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     return sorted(
         {
             node.lineno
             for function in functions
             for node in ast.walk(function)
-            if isinstance(node, ast.Assert) and reads_clock(node.test, clock_names(function))
+            if isinstance(node, ast.Assert)
+            and reads_clock(node.test, clock_names(function, clocks), clocks)
         }
     )
 
@@ -62,17 +102,39 @@ def test_no_test_asserts_a_time(path: Path):
 
 
 @pytest.mark.parametrize(
-    "lines",
+    ("imported", "lines"),
     [
-        "start = time.monotonic()\n    assert time.monotonic() - start < 5",
-        "start = time.perf_counter()\n    took = start - 1\n    assert took < 5",
-        "before = os.times()\n    spent = before.user\n    spent -= 1\n    assert spent <= 2, 'x'",
+        ("import time", "start = time.monotonic()\n    assert time.monotonic() - start < 5"),
+        ("import time", "start = time.perf_counter()\n    took = start - 1\n    assert took < 5"),
+        ("import os", "before = os.times()\n    spent = before.user\n    assert spent <= 2, 'x'"),
+        ("from time import perf_counter", "assert perf_counter() < 5"),
+        ("from time import monotonic as now", "start = now()\n    assert now() - start < 5"),
+        ("from os import times", "spent = times().user\n    spent -= 1\n    assert spent <= 2"),
+        ("import time as clock", "assert clock.process_time() < 5"),
+        ("import time", "tick = time.perf_counter\n    assert tick() < 5"),
+        ("import time", "assert time.perf_counter_ns() < 5e9"),
+        ("import time", "if took := time.time():\n        assert took < 5"),
+        ("from timeit import default_timer", "assert default_timer() < 5"),
+        ("import datetime", "assert datetime.datetime.now().year < 5"),
+        ("from datetime import datetime", "assert datetime.now().year < 5"),
     ],
 )
-def test_an_assertion_of_time_is_found(lines: str):
-    """The search can fail: it finds each way in which a time was asserted here."""
-    assert len(timed_assertions(f"def test():\n    {lines}\n")) == 1
-    assert timed_assertions("def test():\n    end = time.time() + 9\n    assert found\n") == []
+def test_an_assertion_of_time_is_found(imported: str, lines: str):
+    """The search can fail: it finds each way to assert a time, however the clock is called."""
+    assert len(timed_assertions(f"{imported}\n\ndef test():\n    {lines}\n")) == 1
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "end = time.time() + 9\n    assert found",
+        "assert perf_counter() < 5",  # not imported: some other function
+        "assert row.time() and card.times",
+    ],
+)
+def test_other_assertions_pass(lines: str):
+    """A clock beside an assertion, and other things of the same name, are none."""
+    assert timed_assertions(f"import time\n\ndef test():\n    {lines}\n") == []
 
 
 def test_quick_leaves_out_what_is_slow():

@@ -1,11 +1,23 @@
 """Tiles: what travels together stays together, and what is no image is refused."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import nn
 
+from lulc_lib.explanations import explain
+from lulc_lib.export import gallery_html
+from lulc_lib.factors import concepts
+from lulc_lib.faithfulness import deletion, random_order, remove, swap
+from lulc_lib.models import create_model
+from lulc_lib.plots import figure_png, plot_gallery, plot_maps, plot_mask
+from lulc_lib.predictions import predict
 from lulc_lib.tiles import (
     CLASS_COLORS,
     CLASSES,
@@ -13,6 +25,7 @@ from lulc_lib.tiles import (
     TrainedOn,
     as_images,
     class_index,
+    undivided,
 )
 
 N = 20
@@ -146,6 +159,37 @@ def test_fields_that_do_not_fit_are_refused(some, change, finding):
         TileSet(**fields | change)
 
 
+@pytest.mark.parametrize(
+    ("change", "error", "finding"),
+    [
+        (
+            {"images": np.zeros((1, 3, 64, 64), np.uint8)},
+            TypeError,
+            "images must be a tensor, got nd",
+        ),
+        ({"labels": [3]}, TypeError, "labels must be a tensor, got list"),
+        ({"labels": torch.tensor([3], device="meta")}, TypeError, "labels lie on meta"),
+        ({"names": (7,)}, TypeError, "names must be text, number 0 is 7"),
+        ({"names": ("a\nb.jpg",)}, ValueError, r"name of tile 0, 'a\\nb\.jpg', cannot"),
+        ({"names": ("a\udcff.jpg",)}, ValueError, r"name of tile 0, 'a\\udcff\.jpg'"),
+        ({"names": ("a\x1b[2J.jpg",)}, ValueError, r"name of tile 0, 'a\\x1b\[2J\.jpg'"),
+    ],
+)
+def test_what_no_card_could_hold_is_refused_when_tiles_are_made(change, error, finding):
+    """Arrays in place of tensors, and names that are no line of UTF-8, are named at once."""
+    fields = {
+        "images": torch.zeros((1, 3, 64, 64), dtype=torch.uint8),
+        "labels": torch.tensor([3]),
+        "names": ("a.jpg",),
+        "source": "s",
+        "digest": "d",
+    }
+    with pytest.raises(error, match=finding):
+        TileSet(**fields | change)
+    names = ("Zürich/$1 & <2>\N{NO-BREAK SPACE}.jpg",)
+    assert TileSet(**fields | {"names": names}).names == names
+
+
 def test_training_tiles_are_recognised(some):
     """Tiles a model was trained on are known by name; drawn ones by their digest too."""
     trained = some[0:5].provenance()
@@ -156,6 +200,48 @@ def test_training_tiles_are_recognised(some):
     assert not trained.contains(real).any()
     copy = TrainedOn("eurosat (modified)", "e2", "all", some.names[:5])
     assert copy.contains(real).sum() == 5
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "split_name", "role"),
+    [
+        ("seed42/train", "seed42/train", "seed42", "train"),
+        ("seed42/val (subset)", "seed42/val", "seed42", "val"),
+        ("seed42/train and spatial/train", "seed42/train and spatial/train", "seed42", "train"),
+        ("all (subset)", "all", "", ""),
+        ("train", "train", "", ""),
+        ("", "", "", ""),
+    ],
+)
+def test_parts_say_their_split_and_their_role(part, whole, split_name, role):
+    """What a part is of and for is read in one place, for tiles and for what a card says."""
+    known = TrainedOn("eurosat", "e1", part, ("a",))
+    assert (known.whole_part, known.split_name, known.role) == (whole, split_name, role)
+
+
+def test_sources_are_told_by_the_whole_word(some):
+    """A source that only holds the word "drawn" or begins with "eurosat" is another source."""
+    kinds = ("drawn", "original", "from_eurosat")
+    for source, expected in (
+        ("drawn tiles", (True, False, False)),
+        ("eurosat", (False, True, True)),
+        ("eurosat (modified)", (False, False, True)),
+        ("withdrawn plots", (False, False, False)),
+        ("eurosat of my own", (False, False, False)),
+    ):
+        tiles = TileSet(some.images, some.labels, some.names, source, "d")
+        for given in (tiles, tiles.provenance()):
+            assert tuple(getattr(given, kind) for kind in kinds) == expected
+    learnt = TrainedOn("withdrawn plots", "another", "all", some.names[:5])
+    assert learnt.contains(replace(tiles, source="withdrawn plots")).sum() == 5
+
+
+def test_no_other_module_takes_the_words_apart():
+    """Sources and parts are told by these properties, and by no search in their words."""
+    package = Path(__file__).parents[1] / "lulc_lib"
+    search = r'"drawn" in |source\.startswith|[!=]= "eurosat"|endswith\("/t|" \(subset\)"'
+    found = [p.name for p in package.rglob("*.py") if re.search(search, p.read_text())]
+    assert found == ["tiles.py"]
 
 
 def test_trained_on_remembers_what_came_before():
@@ -185,9 +271,136 @@ def test_as_images_takes_three_kinds(some):
     assert torch.equal(as_images(some.images[4]), expected[4:5])
 
 
+def _protected(array):
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda a: a.astype(">f4"),
+        lambda a: np.ascontiguousarray(a[:, :, ::-1, ::-1])[:, :, ::-1, ::-1],
+        lambda a: np.asfortranarray(a),
+        _protected,
+        lambda a: torch.from_numpy(a).requires_grad_(),
+        lambda a: torch.from_numpy(a).to(memory_format=torch.channels_last),
+        list,
+        lambda a: tuple(torch.from_numpy(a)),
+        lambda a: [np.asarray(image, dtype=">f4") for image in a],
+    ],
+    ids=[
+        "big-endian",
+        "negative",
+        "fortran",
+        "read-only",
+        "grad",
+        "last",
+        "list",
+        "tuple",
+        "mixed",
+    ],
+)
+def test_representation_is_no_part_of_the_value(some, given):
+    """Byte order, strides, protection, gradients and lists: the same images, and no warning."""
+    expected = some.float()
+    images = as_images(given(expected.numpy()))
+    assert torch.equal(images, expected)
+    assert not images.requires_grad
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A network of two layers, which every function can run in a moment."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 10, 8, stride=8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(10, 10),
+    )  # fmt: skip
+    return create_model(network, image_size=64, mean=(0, 0, 0), std=(1, 1, 1))
+
+
+MASK = np.zeros((64, 64), dtype=bool)
+FUNCTIONS = {
+    "predict": lambda model, image: predict(model, image).logits,
+    "explain": lambda model, image: explain(model, image, "gradcam").grid,
+    "remove": lambda model, image: remove(image, ~MASK & (np.arange(64) < 9)),
+    "swap": lambda model, image: swap(image, image, MASK),
+    "deletion": lambda model, image: (
+        deletion(model, image, random_order(1), 0, fill="mean", steps=1).probability
+    ),
+    "concepts": lambda model, image: concepts(model, image, 1).grids,
+    "plot_gallery": lambda model, image: figure_png(
+        plot_gallery(image, {"m": explain(model, np.zeros((1, 3, 64, 64), np.uint8))}), dpi=30
+    ),
+    "plot_maps": lambda model, image: figure_png(
+        plot_maps(image, {"m": np.ones((1, 2, 2))}), dpi=30
+    ),
+    "plot_mask": lambda model, image: figure_png(plot_mask(image, MASK).figure, dpi=30),
+    "gallery_html": lambda model, image: gallery_html(
+        image, {"m": explain(model, np.zeros((1, 3, 64, 64), np.uint8))}, "page.html"
+    ).read_bytes(),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_function_takes_the_same_images(some, model, name, tmp_path, monkeypatch):
+    """What one function takes, all take, with the same result; what one refuses, all refuse."""
+    monkeypatch.chdir(tmp_path)
+    run, one = FUNCTIONS[name], some.images[4].numpy()
+    picture = Image.fromarray(one.transpose(1, 2, 0))
+    expected = np.asarray(run(model, one))
+    odd = np.ascontiguousarray((one / np.float32(255))[:, ::-1]).astype(">f4")[:, ::-1]
+    for given in (one[None], picture, [picture], odd, torch.from_numpy(one / np.float32(255))):
+        assert np.array_equal(np.asarray(run(model, given)), expected)
+    with pytest.raises(TypeError, match=r"got float64; .*\.astype\(np\.float32\)"):
+        run(model, one / 255)
+    with pytest.raises(TypeError, match="got int16"):
+        run(model, one.astype(np.int16))
+    with pytest.raises(ValueError, match="moveaxis"):
+        run(model, one.transpose(1, 2, 0))
+    with pytest.raises(TypeError, match="got str"):
+        run(model, "a.png")
+    plt.close("all")
+
+
+def test_pillow_images_are_taken_alone_and_in_lists(some):
+    """A Pillow image in RGB of the tile's size is an image; uint8 stays undivided."""
+    pictures = [Image.fromarray(tile.permute(1, 2, 0).numpy()) for tile in some.images]
+    assert torch.equal(undivided(pictures), some.images)
+    assert torch.equal(undivided(pictures[4]), some.images[4:5])
+    with pytest.raises(TypeError, match=r"mode RGB, got L; .*convert\('RGB'\)"):
+        undivided(pictures[0].convert("L"))
+    with pytest.raises(ValueError, match=r"64, 64\), got \(1, 3, 32, 32\)"):
+        undivided(pictures[0].resize((32, 32)))
+
+
 @pytest.mark.parametrize(
     ("given", "error", "finding"),
     [
+        (torch.zeros((1, 3, 64, 64), dtype=torch.bfloat16), TypeError, r"bfloat16.*\.float\(\)"),
+        (np.zeros((1, 3, 64, 64)), TypeError, r"float64; .*\.astype\(np\.float32\)"),
+        (
+            np.zeros((1, 3, 64, 64), np.uint16),
+            TypeError,
+            "uint16; divide by the number that is white",
+        ),
+        (np.zeros((1, 3, 64, 64), object), TypeError, "got object"),
+        (torch.zeros((1, 3, 64, 64), device="meta"), TypeError, "meta"),
+        (torch.zeros((1, 3, 64, 64)).to_sparse(), TypeError, "sparse"),
+        (np.ma.masked_less(np.zeros((1, 3, 64, 64), np.float32), 1), TypeError, "masked"),
+        (None, TypeError, "got NoneType"),
+        ("a.png", TypeError, r"got str; a file is read by .*open_picture"),
+        ([], ValueError, "the list is empty"),
+        ([["a"]], TypeError, "got list"),
+        ([torch.zeros((1, 3, 64, 64))], ValueError, r"number 0 has shape \(1, 3, 64, 64\)"),
+        (
+            [torch.zeros((3, 64, 64)), torch.zeros((3, 64, 64), dtype=torch.uint8)],
+            ValueError,
+            "number 0 is torch.float32 .* number 1 torch.uint8",
+        ),
+        (np.zeros((64, 64, 3), np.uint8), ValueError, r"np\.moveaxis\(images, -1, -3\)"),
         (torch.zeros((1, 3, 64, 64), dtype=torch.float64), TypeError, "float64"),
         (np.zeros((1, 3, 64, 64), np.int64), TypeError, "int64"),
         (torch.zeros((1, 3, 64, 64), dtype=torch.float16), TypeError, "float16"),

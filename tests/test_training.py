@@ -12,11 +12,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import f1_score
+from timm.utils import ModelEmaV3
+from torch import nn
 
 from lulc_lib import training
 from lulc_lib.checkpoints import save_checkpoint
 from lulc_lib.config import RunConfig
 from lulc_lib.drawn_tiles import synthetic
+from lulc_lib.files import FolderLockedError, lock_folder
 from lulc_lib.models import create_model
 from lulc_lib.predictions import predict
 from lulc_lib.splits import split
@@ -269,7 +272,7 @@ def test_resume_refuses_another_run(parts, tmp_path):
     (tmp_path / "state.pt").write_bytes(b"half a file")
     with pytest.raises(ValueError, match="is not a saved state"):
         fit(tiny(), parts.train, None, config, run_dir=tmp_path, resume=True, progress=False)
-    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "state.pt"}
 
 
 @pytest.mark.parametrize(
@@ -292,6 +295,194 @@ def test_errors_name_the_cause(parts, change, message):
         fit(tiny(), train, val, progress=False, **arguments)
     with pytest.raises(TypeError, match="RunConfig"):
         fit(tiny(), parts.train, None, {"epochs": 1}, progress=False)
+
+
+class BrokenError(Exception):
+    """Stands for any error: a full disk, memory that is used up, a tracker that raises."""
+
+
+def break_at(monkeypatch, name, count):
+    """Make one of the training's functions raise when it is called for the `count`-th time."""
+    calls, taken = [], getattr(training, name)
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == count:
+            raise BrokenError("no space left")
+        return taken(*args, **kwargs)
+
+    monkeypatch.setattr(training, name, counted)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "ended"),
+    [
+        ("learning_rate_at", 1, 0),  # before the first of three steps an epoch
+        ("learning_rate_at", 3, 0),
+        ("learning_rate_at", 5, 1),
+        ("validate", 2, 1),
+        ("seal", 1, 1),
+        ("_ask_teacher", 1, 0),
+    ],
+)
+def test_any_error_leaves_the_best_weights_or_the_old_ones(
+    parts, monkeypatch, tmp_path, name, count, ended
+):
+    """Weights that learnt anything know their tiles; a failed first epoch leaves what was."""
+    expected = tiny()
+    config = replace(PLAIN, epochs=1 if ended else 2)
+    if ended:  # the learning rate is constant, so that one epoch of two is one epoch of one
+        fit(expected, parts.train, parts.val, replace(config, schedule="constant"), progress=False)
+    model = tiny()
+    break_at(monkeypatch, name, count)
+    config = replace(PLAIN, schedule="constant")
+    with pytest.raises(BrokenError):
+        fit(model, parts.train, parts.val, config, run_dir=tmp_path, progress=False)
+    assert same_weights(model, expected)
+    assert model.trained_on == (parts.train.provenance() if ended else None)
+    assert "forward" not in vars(model)
+    assert all(p.grad is None for p in model.parameters())
+    monkeypatch.undo()
+    with lock_folder(tmp_path):  # is free again
+        pass
+
+
+def test_a_failed_second_training_keeps_what_the_model_was(parts, monkeypatch):
+    """Weights, tiles, card and size are as before where no epoch of the new run ended."""
+    torch.manual_seed(0)
+    model = create_model("mobilenetv3_small_050", image_size=64)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    model.trained_on, model.card = parts.test.provenance(), "its card"
+    config = replace(PLAIN, model="mobilenetv3_small_050", sizes=((0, 32), (1, 64)))
+    break_at(monkeypatch, "learning_rate_at", 2)
+    with pytest.raises(BrokenError):
+        fit(model, parts.train, parts.val, config, progress=False)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert (model.trained_on, model.card) == (parts.test.provenance(), "its card")
+    assert model.image_size == 64
+
+
+def test_weights_that_diverge_are_never_kept(parts):
+    """A loss is computed before its step: an epoch that ends in NaN weights cannot be the best."""
+    model, before = tiny(), tiny()
+    config = replace(PLAIN, epochs=1, batch_size=36, learning_rate=1e38)
+    with pytest.raises(ValueError, match=r"is NaN or infinite after this epoch; lower"):
+        fit(model, parts.train, None, config, progress=False)
+    assert same_weights(model, before)
+    assert model.trained_on is None
+
+
+class Odd(nn.Module):
+    """Returns what `answer` makes of its logits when it trains, and the logits otherwise."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.head, self.answer = nn.Linear(3, 10), answer
+
+    def forward(self, images):
+        logits = self.head(images.mean((2, 3)))
+        return self.answer(logits) if self.training else logits
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda logits: (logits, logits), "returned a tuple"),
+        (lambda logits: {"out": logits}, "returned a dict"),
+        (lambda logits: logits[:, :4], r"returned a tensor of shape \(12, 4\)"),
+    ],
+)
+def test_outputs_that_are_no_logits_are_named_before_the_first_step(parts, answer, message):
+    """A module that answers otherwise when it trains is named, and its weights stay."""
+    model = create_model(Odd(answer))
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(ValueError, match=message):
+        fit(model, parts.train, None, PLAIN, progress=False)
+    for parameter, kept in zip(model.parameters(), before, strict=True):
+        assert torch.equal(parameter, kept)
+
+
+def test_what_cannot_be_trained_is_named(parts):
+    """Frozen, half-precision and inference-mode weights are told apart."""
+    frozen, half = tiny().requires_grad_(False), tiny().half()
+    with torch.inference_mode():
+        made = tiny()
+    for model, message in (
+        (frozen, "nothing to train: none of its parameters requires a gradient"),
+        (half, r"is torch\.float16, and fit trains float32"),
+        (made, r"was made in torch\.inference_mode"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit(model, parts.train, None, PLAIN, progress=False)
+
+
+def test_training_needs_no_switch(parts):
+    """Gradients switched off by the caller, or his inference mode, change nothing."""
+    expected = tiny()
+    fit(expected, parts.train, parts.val, PLAIN, progress=False)
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        model = tiny()
+        with mode:
+            fit(model, parts.train, parts.val, PLAIN, progress=False)
+        assert same_weights(model, expected)
+
+
+def test_a_flipped_bit_in_the_state_is_noticed(parts, tmp_path):
+    """Any byte of `state.pt`: the error names the file, and the model stays as it was."""
+    config, file = replace(PLAIN, epochs=1), tmp_path / "state.pt"
+    fit(tiny(), parts.train, None, config, run_dir=tmp_path, progress=False)
+    good = file.read_bytes()
+    rng = np.random.default_rng(0)
+    for position in rng.integers(0, len(good), 40):
+        bad = bytearray(good)
+        bad[position] ^= 1 << rng.integers(8)
+        file.write_bytes(bad)
+        with pytest.raises(ValueError, match=r"state\.pt is not a saved state of a run") as caught:
+            training._read_state(file)
+        assert "\n" not in str(caught.value)
+    model, before = tiny(7), tiny(7)
+    with pytest.raises(ValueError, match=r"state\.pt is not a saved state of a run"):
+        fit(model, parts.train, None, config, run_dir=tmp_path, resume=True, progress=False)
+    assert same_weights(model, before)
+    assert model.trained_on is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("best"), "best is missing"),
+        (lambda c: c.update(config=c["config"].replace('"seed": 42', '"seed": -1')), "seed must"),
+        (lambda c: c["model"].pop("network.pos_embed"), "does not fit vit.*pos_embed"),
+        (lambda c: c["optimizer"]["param_groups"].pop(), "does not fit vit"),
+        (lambda c: c["counters"].update(rate=1), "counters is missing or of another type"),
+    ],
+)
+def test_a_state_of_other_code_changes_nothing(parts, tmp_path, change, message):
+    """A whole state whose parts do not fit is refused, and the model stays as it was."""
+    config, file = replace(PLAIN, epochs=1), tmp_path / "state.pt"
+    fit(tiny(), parts.train, None, config, run_dir=tmp_path, progress=False)
+    with training.open_checked(file) as opened:
+        contents = torch.load(opened, weights_only=True)
+    change(contents)
+    torch.save(contents, file)
+    training.seal(file)
+    model, before = tiny(7), tiny(7)
+    with pytest.raises(ValueError, match=message):
+        fit(model, parts.train, None, config, run_dir=tmp_path, resume=True, progress=False)
+    assert same_weights(model, before)
+
+
+def test_a_run_folder_has_one_training_and_is_tried_first(parts, tmp_path, monkeypatch):
+    """A second training in a folder is refused; one that cannot be written costs no epoch."""
+    with lock_folder(tmp_path / "run"), pytest.raises(FolderLockedError, match="is in use"):
+        fit(tiny(), parts.train, None, PLAIN, run_dir=tmp_path / "run", progress=False)
+    (tmp_path / "file").touch()
+    steps = []
+    monkeypatch.setattr(training, "learning_rate_at", lambda *a: steps.append(a))
+    with pytest.raises(OSError, match=r"run folder .*file cannot be written \(.*give another"):
+        fit(tiny(), parts.train, None, PLAIN, run_dir=tmp_path / "file", progress=False)
+    assert steps == []
 
 
 def test_tensorboard_curves_are_written(parts, tmp_path):
@@ -346,13 +537,47 @@ def test_second_run_still_knows_the_tiles_of_the_first(parts):
 def test_norms_biases_and_positions_do_not_decay():
     """AdamW's decay reaches weight matrices alone, unless everything is asked for."""
     model = tiny()
-    decayed, spared = make_optimizer(model, PLAIN).param_groups
+    spared, decayed = make_optimizer(model, PLAIN).param_groups
     assert spared["weight_decay"] == 0.0
     assert all(p.ndim >= 2 for p in decayed["params"])
     names = {id(p): n for n, p in model.named_parameters()}
     assert "network.pos_embed" in {names[id(p)] for p in spared["params"]}
     (everything,) = make_optimizer(model, replace(PLAIN, decay_everything=True)).param_groups
     assert len(everything["params"]) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("name", "spared"),
+    [
+        ("swin_tiny_patch4_window7_224", "relative_position_bias_table"),
+        ("mixer_s16_224", None),  # its "mlp_tokens" are plain matrices
+    ],
+)
+def test_each_network_says_which_of_its_matrices_do_not_decay(name, spared):
+    """The lists of timm's networks count, where names alone would err."""
+    model = create_model(name)
+    names = {id(p): n for n, p in model.named_parameters()}
+    groups = make_optimizer(model, replace(PLAIN, model=name)).param_groups
+    kept = [p for group in groups if not group["weight_decay"] for p in group["params"]]
+    matrices = {names[id(p)].rsplit(".")[-1] for p in kept if p.ndim >= 2}
+    assert matrices == ({spared} if spared else set())
+
+
+def test_averages_are_those_of_the_formula(parts):
+    """The average of timm has our decay, (1 + step) / (10 + step) up to `ema`, to the bit."""
+    model, config = tiny(), replace(PLAIN, ema=0.97)
+    averaging = training._averaging(model, config)
+    assert isinstance(averaging, ModelEmaV3)
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    for step in range(400):
+        with torch.no_grad():
+            for value in model.parameters():
+                value.add_(torch.randn_like(value))
+        averaging.update(model, step=step + 2)
+        for name, value in model.state_dict().items():
+            expected[name].lerp_(value, 1 - min(0.97, (1 + step) / (10 + step)))
+    for name, value in averaging.module.state_dict().items():
+        assert torch.equal(value, expected[name]), name
 
 
 @pytest.mark.parametrize("fast", [True, False])

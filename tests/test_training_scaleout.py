@@ -163,7 +163,7 @@ def test_the_command_trains_in_two_processes(tmp_path):
     assert told.count("60 tiles: drawn tiles") == 1, told
     assert told.count("macro-F1") >= 1
     files = sorted(path.name for path in (tmp_path / "run").iterdir())
-    assert files == ["run.json", "run.safetensors", "state.pt"]
+    assert files == [".lock", "run.json", "run.safetensors", "state.pt"]
 
 
 def test_the_page_gives_the_lines_that_are_tested_here():

@@ -25,7 +25,7 @@ from lulc_lib.models import TileClassifier, create_model
 from lulc_lib.predictions import Predictions, predict
 from lulc_lib.tiles import CLASSES, TileSet
 from lulc_lib.widgets import Explorer, State
-from lulc_lib.widgets import explorer as room
+from lulc_lib.widgets import explorer as explorer_module
 from lulc_lib.widgets.finding import embed
 from lulc_lib.widgets.looking import method_facts
 
@@ -69,7 +69,7 @@ def given(few) -> dict[str, Predictions]:
 
 @pytest.fixture
 def shown(models, few, given) -> Explorer:
-    """An explorer with predictions at hand."""
+    """An explorer with its predictions."""
     return Explorer(models, few, given)
 
 
@@ -171,7 +171,7 @@ def test_the_lasso_filters_and_a_point_opens_its_tile(shown, few):
 
 def test_pages_turn(models, few, given, monkeypatch):
     """Pages hold so many tiles; the last one fewer; beyond it there is none."""
-    monkeypatch.setattr(room, "PER_PAGE", 5)
+    monkeypatch.setattr(explorer_module, "PER_PAGE", 5)
     shown = Explorer(models, few, given)
     shown._on_thumbnails({"kind": "page", "by": 1})
     shown._on_thumbnails({"kind": "page", "by": 5})
@@ -217,7 +217,7 @@ def test_slow_methods_come_later(shown, monkeypatch):
     assert "values" in first[0]
     assert "values" in later[1]
     shown.show(methods=("smoothgrad",))
-    shown.show(methods=("gradcam",))  # meanwhile the hand goes on
+    shown.show(methods=("gradcam",))  # meanwhile the reader goes on
     shown.wait()
     assert maps(shown) == [["gradcam"], ["gradcam"]]
     assert text(shown._problems) == ""
@@ -397,7 +397,7 @@ def test_it_opens_before_the_predictions_are_there(models, few, monkeypatch):
         begin.wait(60)
         return predict(*args, **kwargs)
 
-    monkeypatch.setattr(room, "predict", slowly)
+    monkeypatch.setattr(explorer_module, "predict", slowly)
     shown = Explorer(models, few)
     assert maps(shown) == [["gradcam"], ["gradcam"]]
     shown.show(label="River")
@@ -419,7 +419,7 @@ def test_cached_predictions_are_there_at_once(models, few, monkeypatch):
     """What predict has kept is taken without asking the models again."""
     tiles = few[:5]
     said = {name: predict(model, tiles, cache=True) for name, model in models.items()}
-    monkeypatch.setattr(room, "predict", None)
+    monkeypatch.setattr(explorer_module, "predict", None)
     shown = Explorer(models, tiles)
     assert shown._worker is None
     for name, given in said.items():
@@ -434,7 +434,7 @@ def test_what_lies_beside_a_checkpoint_needs_no_model(few, tmp_path, monkeypatch
     save_checkpoint(create_model("vit", depth=2, embed_dim=48, num_heads=3), None, tmp_path / "vit")
     model, _ = load_checkpoint(tmp_path / "vit")
     exact = save_predictions(model, few)
-    monkeypatch.setattr(room, "predict", None)
+    monkeypatch.setattr(explorer_module, "predict", None)
     shown = Explorer({"vit": model}, few)
     shown.wait()
     assert np.array_equal(shown.predictions["vit"].logits, exact.logits)

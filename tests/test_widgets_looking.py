@@ -200,7 +200,7 @@ def test_caches_are_bounded_and_keep_what_is_used():
 
 
 def test_methods_of_many_passes_are_known_as_slow(looking, tiles, monkeypatch):
-    """So that the hand does not wait for them; nor for the first CAM of a session."""
+    """So that the reader does not wait for them; nor for the first CAM of a session."""
     explain(looking.models["vit"], tiles[0], "gradcam")
     slow = {"scorecam", "ablationcam", "smoothgrad", "occlusion"}
     assert all(map(is_slow, slow | {"integratedgradients"}))

@@ -74,7 +74,9 @@ def test_wrong_strokes_are_named(values, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not JSON"),
+        ("{", "cannot be read as JSON"),
+        ("[" * 100_000, "nested more than 32 deep"),
+        ("1" * 5000, "a number of 5,000 digits"),
         ("[]", "not one that this version wrote"),
         ('{"format": 99}', "not one that this version wrote"),
         ('{"format": 1, "colour": "red"}', "no 'colour'"),

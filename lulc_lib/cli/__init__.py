@@ -1,7 +1,7 @@
 """Run the suite from a terminal: `lulc demo`, `doctor`, `train`, `evaluate`, `explain` and more.
 
 One file per command, with its options (`add_options`) and what it does (`run`); a command imports
-the rooms it needs when it runs, so that `lulc --help` answers at once.
+the modules it needs when it runs, so that `lulc --help` answers at once.
 """
 
 import os

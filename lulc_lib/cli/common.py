@@ -52,7 +52,7 @@ def get_part(
     if part == "all":
         return tiles
     trained_on = models[0].trained_on if models else None
-    own = trained_on.part.partition("/")[0] if trained_on else ""
+    own = trained_on.split_name if trained_on else ""
     chosen = name or (own if own in SPLITS else "seed42")
     taken = getattr(split(tiles, chosen), part)
     if taken is None:
@@ -75,7 +75,7 @@ def get_models(names: Sequence[str]) -> dict[str, "TileClassifier"]:
 def foreign(model: "TileClassifier", tiles: "TileSet") -> str:
     """Return a remark when a model meets another kind of tiles than it learned from, else ''."""
     learned = model.trained_on
-    if learned is None or ("drawn" in learned.source) == ("drawn" in tiles.source):
+    if learned is None or learned.drawn == tiles.drawn:
         return ""
     return (
         f"note: {model.name} learned from {learned.source} and now meets {tiles.source}: "

@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> None:
     )
     common.say("\n4 of 4  Grad-CAM: what the models look at")
     _draw(models, predictions, parts.test, files)
-    if tiles.source != "eurosat":
+    if not tiles.original:
         common.say(f"\nThese were {tiles.source}: the figures above say nothing about EuroSAT.")
     common.say("\nnext: make lab    opens the notebooks at 00_start_here.ipynb")
 

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 DETAILS = """\
 Any picture will do; the models learned from EuroSAT tiles, 64 x 64 pixels of 10 m. A larger
 picture is cropped (its centre, at its own resolution) or resized (its largest centred square),
-and the ground size that follows is stated. Writes a PNG with the picture and the map beside it."""
+and the ground size that follows is stated. Numbers of more than 8 bits, such as reflectances, need
+--scale; what is decided about bands and values is said in a warning. Writes a PNG with the picture
+and the map beside it."""
 EXAMPLES = """\
 examples:
   lulc explain resnet50 photo.jpg
@@ -27,7 +29,9 @@ examples:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("name", metavar="NAME", help="a checkpoint: its name or its path")
-    parser.add_argument("image", metavar="IMAGE", type=Path, help="a picture (JPEG, PNG, TIFF ...)")
+    parser.add_argument(
+        "image", metavar="IMAGE", type=Path, help="a picture (JPEG, PNG, TIFF, WebP, GIF or BMP)"
+    )
     parser.add_argument(
         "--method",
         help="a name in lulc.methods(), such as layercam or finercam, for a ViT also relevance "
@@ -55,6 +59,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="crop",
         help="how a larger picture becomes 64 x 64 pixels (default: crop)",
     )
+    parser.add_argument(
+        "--scale",
+        type=float,
+        metavar="WHITE",
+        help="the number that is white, for pictures of more than 8 bits: 10000 for reflectances",
+    )
     parsing.add_precision_option(parser)
     parser.add_argument(
         "--out",
@@ -66,13 +76,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Fit the picture, explain it, draw it."""
     from lulc_lib.explanations import DEFAULT_METHOD, explain
-    from lulc_lib.images import SENTINEL_METRES, SIDE, open_picture
+    from lulc_lib.images import SENTINEL_METRES, SIDE, open_picture, printable
     from lulc_lib.plots import describe_grid, plot_gallery, save_figure
 
     method = options.method or DEFAULT_METHOD
     asked = Path("outputs", f"{options.image.stem}_{Path(options.name).name}_{method}.png")
     out = common.output_file(options.out or asked, (".png",), spare=[options.image])
-    picture = open_picture(options.image, options.fit)
+    picture = open_picture(options.image, options.fit, options.scale)
     ((name, model),) = common.get_models([options.name]).items()
     images = picture.image[None]
     maps = explain(
@@ -85,23 +95,15 @@ def run(options: argparse.Namespace) -> None:
         precision=options.precision,
     )
     ground = SENTINEL_METRES * SIDE * picture.scale
-    common.say(f"{options.image.name}: {picture.fitted}")
+    shown = printable(options.image.name)
+    common.say(f"{shown}: {picture.fitted}")
     common.say(f"{'shows':<9} {picture.ground}")
     common.say(f"{name:<9} {_likeliest(maps.logits[0])}")
     common.say(f"{'map':<9} {_about(maps)}; {describe_grid(maps.grid, ground)}")
-    for warning in maps.warnings:
-        common.say(f"{'warning':<9} {warning}: {_MEANINGS.get(warning, 'see lulc.Explanation')}")
-    figure = plot_gallery(images, {name: maps}, names=[options.image.name], ground=ground)
-    common.say(f"{'wrote':<9} {save_figure(figure, out, dpi=150)}")
-
-
-_MEANINGS = {
-    "ZeroMap": "zero everywhere, the method found nothing",
-    "FlatMap": "one value everywhere",
-    "NaNMap": "holds NaN or infinite values",
-    "ClassBlind": "this method does not look at the target class",
-    "LowConfidence": "the model gives this class a probability below one half",
-}
+    for warning, sentence in maps.warned(0).items():
+        common.say(f"{'warning':<9} {warning}: {sentence}")
+    figure = plot_gallery(images, {name: maps}, names=[shown], ground=ground)
+    common.say(f"{'wrote':<9} {printable(str(save_figure(figure, out, dpi=150)))}")
 
 
 def _number_or_word(text: str | None) -> int | str | None:
@@ -111,15 +113,15 @@ def _number_or_word(text: str | None) -> int | str | None:
 
 def _likeliest(logits: "np.ndarray") -> str:
     """Name the three likeliest classes with their probabilities."""
-    import torch
-
+    from lulc_lib.arrays import softmax
     from lulc_lib.plots import describe_probability
     from lulc_lib.tiles import CLASSES
 
-    probabilities = torch.from_numpy(logits).double().softmax(0)
-    values, indices = probabilities.topk(3)
-    pairs = zip(indices.tolist(), values.tolist(), strict=True)
-    return ", ".join(f"{CLASSES[i]} {describe_probability(value)}" for i, value in pairs)
+    probabilities = softmax(logits)
+    likeliest = (-probabilities).argsort(kind="stable")[:3]
+    return ", ".join(
+        f"{CLASSES[i]} {describe_probability(float(probabilities[i]))}" for i in likeliest
+    )
 
 
 def _about(maps: "Explanation") -> str:

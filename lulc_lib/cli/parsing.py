@@ -1,14 +1,15 @@
 """Parse what was typed: one-line errors with the nearest name, and options that commands share."""
 
 import argparse
-import difflib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from lulc_lib.wording import did_you_mean
+
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
-    """Keep line breaks of descriptions and examples, and give options room."""
+    """Keep line breaks of descriptions and examples, and give options a wider column."""
 
     def __init__(self, prog: str, **options: Any):
         super().__init__(prog, **{"max_help_position": 30, **options})
@@ -27,23 +28,17 @@ class Parser(argparse.ArgumentParser):
         if found:
             choices = re.findall(r"[\w+.-]+", found[2])
             message = re.sub(r" \(choose from .*", "", message)
-            message += f"{nearest(found[1], choices)}; there is {', '.join(choices)}"
+            message += f"{did_you_mean(found[1], choices)}; there is {', '.join(choices)}"
         message = message.replace("argument COMMAND: invalid choice:", "there is no command")
         self.exit(2, f"lulc: error: {message} (see `{self.prog} --help`)\n")
 
     def refuse(self, unknown: Sequence[str]) -> NoReturn:
-        """Print the error about words that nobody understood, and leave with exit code 2."""
+        """Print the error about words that have no meaning here, and leave with exit code 2."""
         word = unknown[0].partition("=")[0]
         if word.startswith("-"):
-            hint = nearest(word, list(self._option_string_actions))
+            hint = did_you_mean(word, list(self._option_string_actions))
             self.error(f"there is no option {word}{hint}")
         self.error(f"do not know what to do with {word!r}")
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Return '; did you mean X?' when a known name is close, else ''."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def whole(least: int) -> Callable[[str], int]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from lulc_lib.cli import common, parsing
 from lulc_lib.config import TRACKERS, RunConfig
+from lulc_lib.files import read_json
+from lulc_lib.wording import did_you_mean
 
 if TYPE_CHECKING:
     from lulc_lib.splits import Split
@@ -104,17 +106,17 @@ def run(options: argparse.Namespace) -> int:
         asked = _resumed(folder, asked, typed)
         config = RunConfig.from_dict(asked["config"])
     elif leads:
-        _refuse_taken(folder)
+        _refuse_taken(folder)  # before models and tiles are loaded
     _check_tracker(config, folder)
 
     import torch
 
     from lulc_lib.checkpoints import load_checkpoint, save_checkpoint
     from lulc_lib.config import History
+    from lulc_lib.files import atomic_write, lock_folder
     from lulc_lib.metrics import evaluate
     from lulc_lib.models import create_model
     from lulc_lib.predictions import predict
-    from lulc_lib.storage import atomic_write
     from lulc_lib.training import fit
 
     torch.manual_seed(config.seed)
@@ -125,7 +127,9 @@ def run(options: argparse.Namespace) -> int:
         model = create_model(config.model, asked["pretrained"], asked["image_size"])
     parts = _parts(asked)
     if leads:
-        with atomic_write(folder / _RECORD) as temporary:
+        with lock_folder(folder), atomic_write(folder / _RECORD) as temporary:
+            if not options.resume:
+                _refuse_taken(folder)
             temporary.write_text(json.dumps(asked, indent=2), encoding="utf-8")
     say(f"{model!r} on {len(parts.train):,} tiles: {parts.train.source}, {parts.train.part}")
     say(f"run folder {folder}")
@@ -189,7 +193,7 @@ def read_settings(pairs: list[str]) -> dict[str, Any]:
             raise ValueError(f"--set takes FIELD=VALUE, got {pair!r}")
         name = name.strip().replace("-", "_")
         if name not in kinds:
-            hint = parsing.nearest(name, list(kinds))
+            hint = did_you_mean(name, list(kinds))
             raise ValueError(f"--set knows no field {name!r}{hint} (`lulc train --help` lists all)")
         if name in values:
             raise ValueError(f"--set names {name} twice")
@@ -290,7 +294,7 @@ def _resumed(folder: Path, asked: dict[str, Any], given: dict[str, Any]) -> dict
     if not record.is_file():
         raise FileNotFoundError(f"there is no run in {folder}: start one without --resume")
     try:
-        known = {"start": None, **json.loads(record.read_text(encoding="utf-8"))}
+        known = {"start": None, **read_json(record, "the run")}
         before = {**known, **known["config"]}
         missing = set(asked) - set(known)
     except (ValueError, TypeError, KeyError):

@@ -23,7 +23,7 @@ from lulc_lib.models import TileClassifier
 from lulc_lib.predictions import weights_digest
 from lulc_lib.running import device_of, evaluating
 from lulc_lib.storage import cache_key, digest_arrays, free_memory, load_arrays, store_arrays
-from lulc_lib.tiles import CLASSES, TILE_SIZE, TileSet, as_images, class_index
+from lulc_lib.tiles import CLASSES, TILE_SIZE, as_images, cell_metres, class_index, undivided
 
 # Pixels inside the model at once: more is not faster, since large memory is made anew each time.
 _BATCH_PIXELS = {"cnn": 8 * 224**2, "vit": 16 * 224**2}
@@ -138,7 +138,7 @@ def layers(model: TileClassifier) -> pd.DataFrame:
     found = anatomy(model)
     sides = (*found.grids, *[found.grid] * len(found.outputs))
     rows = [
-        (name, f"{h}x{w}", 640 / h, name == found.layer)
+        (name, f"{h}x{w}", cell_metres(h), name == found.layer)
         for name, (h, w) in zip(found.stages + found.outputs, sides, strict=True)
     ]
     return pd.DataFrame(rows, columns=["layer", "grid", "cell_metres", "auto"])
@@ -170,8 +170,7 @@ def _checked(
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
-    lazily = isinstance(images, TileSet) and len(images) > 0  # uint8 until its batch comes up
-    tiles = images.images if lazily else as_images(images)
+    tiles = undivided(images)  # uint8 until its batch comes up
     targets = _targets(target, len(tiles))
     against = _contrast(contrast, chosen, targets)
     where = _layer_name(model, layer, chosen)

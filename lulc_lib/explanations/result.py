@@ -4,12 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
-from lulc_lib.tiles import METRES_PER_PIXEL, TILE_SIZE
+from lulc_lib.arrays import resized, softmax
+from lulc_lib.tiles import CLASSES, TILE_SIZE, cell_metres
 
 CONFIDENT = 0.5  # below this probability of the target, LowConfidence
+WARNINGS = {
+    "ZeroMap": "the map is zero everywhere: {method} found nothing that speaks for {target}",
+    "FlatMap": "the map has one value everywhere and points nowhere",
+    "NaNMap": "the map holds values that are not numbers and cannot be drawn",
+    "ClassBlind": "{method} does not look at the class: its map is the same for every target",
+    "LowConfidence": "the model itself gives {target} a probability below one half",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +30,8 @@ class Explanation:
         logits: float32 (N, 10).
         method: name of the method, as in `methods()`.
         layer: dotted name of the layer in `model.named_modules()`, None where there is none.
-        warnings: name of a warning -> numbers of the maps it is about. "ZeroMap": zero everywhere,
-            the method found nothing; "FlatMap": one value everywhere; "NaNMap": holds NaN or
-            infinite values; "ClassBlind": the method does not look at the target;
-            "LowConfidence": the model gives the target a probability below one half, so the map
-            explains what the model does not believe.
+        warnings: name of a warning -> numbers of the maps it is about. The names are "ZeroMap",
+            "FlatMap", "NaNMap", "ClassBlind" and "LowConfidence"; `warned` says what they mean.
     """
 
     heatmap: np.ndarray
@@ -53,10 +56,16 @@ class Explanation:
         """Class with the largest logit, int64 (N,)."""
         return self.logits.argmax(axis=1)
 
+    def warned(self, i: int) -> dict[str, str]:
+        """Return the warnings of one map: name -> a sentence."""
+        words = {"method": self.method, "target": CLASSES[int(self.target[i])]}
+        names = [name for name, maps in self.warnings.items() if i in maps]
+        return {name: WARNINGS[name].format(**words) for name in names}
+
     @property
     def cell_metres(self) -> float:
         """Ground size of one cell of the grid, in metres."""
-        return TILE_SIZE * METRES_PER_PIXEL / self.grid.shape[1]
+        return cell_metres(self.grid.shape[1])
 
 
 def finished(
@@ -69,10 +78,9 @@ def finished(
 ) -> Explanation:
     """Bring the grids to the tile and name what is wrong with them."""
     grid = np.asarray(grid, dtype=np.float32)
-    size = (TILE_SIZE, TILE_SIZE)
-    resized = F.interpolate(torch.from_numpy(grid)[:, None], size, mode="bilinear")
+    heatmap = resized(grid, TILE_SIZE)
     warnings = _warnings(grid, target, logits, class_blind)
-    return Explanation(resized[:, 0].numpy(), grid, target, logits, method, layer, warnings)
+    return Explanation(heatmap, grid, target, logits, method, layer, warnings)
 
 
 def _warnings(
@@ -83,9 +91,7 @@ def _warnings(
     cells = np.where(broken[:, None], 0, cells)
     size = np.abs(cells).max(axis=1)
     flat = np.ptp(cells, axis=1) <= 1e-6 * size
-    with np.errstate(invalid="ignore"):
-        shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    believed = shifted[np.arange(len(grid)), target] / shifted.sum(axis=1)
+    believed = softmax(logits)[np.arange(len(grid)), target]
     marks = {
         "ZeroMap": (size == 0) & ~broken,
         "FlatMap": flat & (size > 0),

@@ -1,6 +1,5 @@
 """The methods: what each is called, what a reader must know of it, and what makes its maps."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from lulc_lib.explanations.cam import (
     layercam_form,
     xgradcam_form,
 )
+from lulc_lib.wording import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,5 @@ def method_named(name: Any) -> Method:
 
 def nearest(name: str, known: list[str]) -> str:
     """Return a hint at the nearest known name, and all of them where they are few."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(name, known, cutoff=0.4)
     return hint + (f" There are {', '.join(known)}" if len(known) < 40 else "")

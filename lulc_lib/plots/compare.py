@@ -7,11 +7,10 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import torch
-import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lulc_lib.arrays import resized
 from lulc_lib.plots.gallery import GalleryFigure
 from lulc_lib.plots.maps import (
     DIVERGING,
@@ -23,7 +22,7 @@ from lulc_lib.plots.maps import (
     map_scale,
     plot_heatmap,
 )
-from lulc_lib.plots.style import INK, MUTED, axes_or_new, frame, readable_on, titles
+from lulc_lib.plots.style import INK, MUTED, axes_or_new, frame, plain, readable_on, titles
 from lulc_lib.plots.tiles import short_name
 from lulc_lib.tiles import TILE_SIZE, as_images
 
@@ -73,6 +72,7 @@ def plot_agreement(
     if split is not None:
         ax.axhline(split - 0.5, color=INK, linewidth=1)
         ax.axvline(split - 0.5, color=INK, linewidth=1)
+    names = [plain(name) for name in names]
     ax.set_xticks(range(count), names, rotation=50, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(count), names)
     ax.tick_params(length=0, labelsize=8, colors=INK)
@@ -119,10 +119,10 @@ def plot_maps(
     for i, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         ax = figure.add_axes(sheet.picture(0, i))
         ax.imshow(picture.transpose(1, 2, 0), interpolation="nearest")
-        frame(ax).set_title(caption, fontsize=7.5, color=INK, pad=3)
+        frame(ax).set_title(plain(caption), fontsize=7.5, color=INK, pad=3)
     for row, (name, values) in enumerate(grids.items(), start=1):
         grid = _checked(name, values, len(pictures))
-        heatmaps = _resized(grid)
+        heatmaps = resized(grid, TILE_SIZE)
         scale = map_scale(heatmaps)
         details = f"{describe_grid(grid, ground)}, {describe_range(grid)}".replace(", ", "\n")
         _label(figure, sheet, row, name, details)
@@ -175,7 +175,7 @@ def _label(figure: Figure, sheet: _Sheet, row: int, name: str, details: str) -> 
     left, top = 0.05 / sheet.width, bottom + tall
     words = textwrap.fill(name, 20)
     below = top - (0.05 + 0.14 * (1 + words.count("\n"))) / sheet.height
-    figure.text(left, top, words, fontsize=8, fontweight="bold", color=INK, va="top")
+    figure.text(left, top, plain(words), fontsize=8, fontweight="bold", color=INK, va="top")
     figure.text(left, below, details, fontsize=6.5, color=MUTED, va="top", linespacing=1.3)
 
 
@@ -187,11 +187,6 @@ def _checked(name: str, values: Any, count: int) -> np.ndarray:
             f"got {grid.shape}"
         )
     return grid
-
-
-def _resized(grid: np.ndarray) -> np.ndarray:
-    size = (TILE_SIZE, TILE_SIZE)
-    return F.interpolate(torch.from_numpy(grid)[:, None], size, mode="bilinear")[:, 0].numpy()
 
 
 def _digits(value: float) -> str:

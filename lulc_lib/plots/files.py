@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from lulc_lib.storage import atomic_write
+from lulc_lib.files import atomic_write
 
 
 def figure_png(figure: Figure, dpi: int = 100) -> bytes:

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lulc_lib.arrays import softmax
 from lulc_lib.explanations import Explanation
 from lulc_lib.plots.files import figure_jpeg, figure_png
 from lulc_lib.plots.maps import (
@@ -26,9 +27,9 @@ from lulc_lib.plots.maps import (
     map_scale,
     plot_heatmap,
 )
-from lulc_lib.plots.style import INK, MUTED, frame
-from lulc_lib.predictions import Predictions
-from lulc_lib.tiles import CLASSES, TileSet, as_images
+from lulc_lib.plots.style import INK, MUTED, frame, plain
+from lulc_lib.predictions import Predictions, aligned
+from lulc_lib.tiles import CLASSES, TileSet, as_images, undivided
 
 LARGEST_GALLERY = 200  # pictures that one figure can carry before nobody can open it
 _FOOTER = (
@@ -83,6 +84,7 @@ def plot_gallery(
         TypeError: if explanations is not a dict.
         ValueError: if an explanation or a prediction does not belong to the tiles.
     """
+    tiles = tiles if isinstance(tiles, TileSet) else undivided(tiles)
     images, count = as_images(tiles).numpy(), len(tiles)
     columns = gallery_columns(tiles, explanations, predictions)
     if names is not None and len(names) != count:
@@ -218,12 +220,10 @@ def gallery_columns(
         given = predictions.get(name, predictions.get(models[name]))
         logits, seen = np.asarray(explanation.logits), None
         if given is not None:
-            which = _positions(given, tiles, name)
-            logits, seen = given.logits[which], None if given.seen is None else given.seen[which]
+            own = _of_these(given, tiles, name)
+            logits, seen = own.logits, own.seen
         columns.append(
-            Column(
-                name, explanation, map_scale(explanation.heatmap), _softmax(logits), labels, seen
-            )
+            Column(name, explanation, map_scale(explanation.heatmap), softmax(logits), labels, seen)
         )
     return columns
 
@@ -303,7 +303,9 @@ def _heading(
     figure: Figure, place: _Places, where: tuple[int, int], name: str, details: list[str]
 ) -> None:
     left, bottom, _, height = place.box(*where, 0.12, 0.2)
-    figure.text(left, bottom + height, name, fontsize=9.5, fontweight="bold", color=INK, va="top")
+    figure.text(
+        left, bottom + height, plain(name), fontsize=9.5, fontweight="bold", color=INK, va="top"
+    )
     figure.text(left, bottom, "\n".join(details), fontsize=7, color=MUTED, va="top",
                 linespacing=1.3)  # fmt: skip
 
@@ -315,8 +317,9 @@ def _tile_caption(tiles: Any, names: Sequence[str] | None, i: int) -> tuple[str,
 
 
 def _caption(ax: Axes, headline: str, details: str, colour: str) -> None:
-    ax.annotate(headline, (0, 0), (0, -4), xycoords="axes fraction", textcoords="offset points",
-                va="top", fontsize=8, fontweight="bold", color=colour)  # fmt: skip
+    ax.annotate(plain(headline), (0, 0), (0, -4), xycoords="axes fraction",
+                textcoords="offset points", va="top", fontsize=8, fontweight="bold",
+                color=colour)  # fmt: skip
     ax.annotate(details, (0, 0), (0, -15), xycoords="axes fraction", textcoords="offset points",
                 va="top", fontsize=7, color=MUTED, linespacing=1.25)  # fmt: skip
 
@@ -325,24 +328,12 @@ def _model_of(name: str) -> str:
     return re.split(r"\s+·\s+", name)[0]
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
-
-
-def _positions(predictions: Predictions, tiles: Any, name: str) -> list[int]:
-    """Return where the gallery's tiles are among the predictions, by name if there are names."""
-    if not isinstance(tiles, TileSet):
-        if len(predictions) != len(tiles):
-            raise ValueError(
-                f"predictions of {name!r} hold {len(predictions)} pictures, not {len(tiles)}"
-            )
-        return list(range(len(tiles)))
-    where = {tile: i for i, tile in enumerate(predictions.names)}
-    missing = [tile for tile in tiles.names if tile not in where]
-    if missing:
+def _of_these(predictions: Predictions, tiles: Any, name: str) -> Predictions:
+    """Return the predictions of the gallery's tiles: by name, pictures without one by number."""
+    if isinstance(tiles, TileSet):
+        return aligned(predictions, tiles, name)
+    if len(predictions) != len(tiles):
         raise ValueError(
-            f"predictions of {name!r} lack {len(missing)} of the {len(tiles)} tiles, first "
-            f"{missing[0]!r}; predict the tiles that are drawn"
+            f"predictions of {name!r} hold {len(predictions)} pictures, not {len(tiles)}"
         )
-    return [where[tile] for tile in tiles.names]
+    return predictions

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 
 from lulc_lib.plots.style import INK, RULE, axes_or_new, frame, one_picture
-from lulc_lib.tiles import METRES_PER_PIXEL, TILE_SIZE
+from lulc_lib.tiles import GROUND_METRES, TILE_SIZE
 
 SEQUENTIAL, DIVERGING = "magma", "RdBu_r"  # maps that never fall below 0, and maps that do
-GROUND = float(TILE_SIZE * METRES_PER_PIXEL)  # metres along the side of a EuroSAT tile
+GROUND = float(GROUND_METRES)  # metres along the side of a EuroSAT tile
 
 
 @dataclass(frozen=True)

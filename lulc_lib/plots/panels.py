@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from lulc_lib.plots.style import INK, SERIES, axes_or_new, dress, legend
+from lulc_lib.plots.style import INK, SERIES, axes_or_new, dress, legend, plain
 
 
 def panels(titles: Sequence[str], width: float = 2.4, height: float = 2.6) -> list[Axes]:
@@ -22,7 +22,7 @@ def panels(titles: Sequence[str], width: float = 2.4, height: float = 2.6) -> li
     size = (width * len(titles), height)
     _, row = plt.subplots(1, len(titles), figsize=size, layout="constrained", squeeze=False)
     for ax, title in zip(row[0], titles, strict=True):
-        ax.set_title(title, loc="left", fontsize=9, color=INK)
+        ax.set_title(plain(title), loc="left", fontsize=9, color=INK)
     return list(row[0])
 
 
@@ -59,7 +59,7 @@ def plot_curves(
     for (name, values), colour, style in zip(curves.items(), SERIES, styles, strict=False):
         ax.plot(x, values, color=colour, linestyle=style, linewidth=1.8, label=name)
     dress(ax, title, " " if title and len(curves) > 1 else "")
-    ax.set(xlabel=labels[0], ylabel=labels[1])
+    ax.set(xlabel=plain(labels[0]), ylabel=plain(labels[1]))
     if len(curves) > 1:
         legend(ax, len(curves), left=True)
     return ax

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lulc_lib.images import printable
 from lulc_lib.tiles import TILE_SIZE, as_images
 
 INK, MUTED, RULE = "#1F2933", "#667085", "#D0D5DD"
@@ -41,21 +42,31 @@ def dress(ax: Axes, title: str = "", subtitle: str = "", grid: str = "both") -> 
     titles(ax, title, subtitle)
 
 
+def plain(text: str) -> str:
+    """Return a name or caption as matplotlib draws it letter by letter; its lines are kept.
+
+    Between two dollar signs matplotlib reads a formula; a file's name may hold two.
+    """
+    return "\n".join(map(printable, str(text).split("\n"))).replace("$", r"\$")
+
+
 def titles(ax: Axes, title: str, subtitle: str = "") -> None:
     """Put a bold title and a quiet second line above a panel, at its left edge."""
     if title:
-        ax.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK,
+        ax.set_title(plain(title), loc="left", fontsize=11, fontweight="bold", color=INK,
                      pad=20 if subtitle else 8)  # fmt: skip
     if subtitle:
-        ax.annotate(subtitle, (0, 1), (0, 7), xycoords="axes fraction", fontsize=8.5, color=MUTED,
-                    textcoords="offset points", annotation_clip=False)  # fmt: skip
+        ax.annotate(plain(subtitle), (0, 1), (0, 7), xycoords="axes fraction", fontsize=8.5,
+                    color=MUTED, textcoords="offset points", annotation_clip=False)  # fmt: skip
 
 
 def legend(ax: Axes, columns: int, left: bool = False) -> None:
     """Put the legend above the panel, on the subtitle's line."""
     corner, x = ("lower left", 0) if left else ("lower right", 1)
-    ax.legend(loc=corner, bbox_to_anchor=(x, 1), ncols=columns, frameon=False, fontsize=8,
-              handletextpad=0.3, borderaxespad=0.2, borderpad=0.1)  # fmt: skip
+    handles, labels = ax.get_legend_handles_labels()
+    ax.legend(handles, [plain(label) for label in labels], loc=corner, bbox_to_anchor=(x, 1),
+              ncols=columns, frameon=False, fontsize=8, handletextpad=0.3,
+              borderaxespad=0.2, borderpad=0.1)  # fmt: skip
 
 
 def frame(ax: Axes, grid: tuple[int, int] | None = None) -> Axes:

@@ -10,7 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.patches import Rectangle
 
-from lulc_lib.plots.style import INK, axes_or_new, dress, frame, legend, lighter, one_picture
+from lulc_lib.plots.style import (
+    INK,
+    axes_or_new,
+    dress,
+    frame,
+    legend,
+    lighter,
+    one_picture,
+    plain,
+)
 from lulc_lib.tiles import CLASS_COLORS, CLASSES, TILE_SIZE, TileSet
 
 
@@ -47,7 +56,7 @@ def plot_tiles(
         sheet[top + TILE_SIZE + 1 : top + TILE_SIZE + 4, left : left + TILE_SIZE] = _rgb(
             CLASSES[tiles.labels[i]]
         )
-        ax.text(left, top + TILE_SIZE + 5, texts[i], va="top", fontsize=6.5, color=INK,
+        ax.text(left, top + TILE_SIZE + 5, plain(texts[i]), va="top", fontsize=6.5, color=INK,
                 linespacing=1.05)  # fmt: skip
     ax.imshow(sheet, interpolation="nearest")
     ax.set_axis_off()

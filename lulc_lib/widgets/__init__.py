@@ -1,4 +1,4 @@
-"""Explore models by hand in a notebook: a thin shell over the functions of the other rooms."""
+"""Explore models by hand in a notebook: a thin shell over the functions of the other modules."""
 
 from lulc_lib.widgets.finding import Facts, colour_distance, confusion, embed, find
 from lulc_lib.widgets.state import State, Stroke

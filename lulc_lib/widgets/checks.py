@@ -1,13 +1,10 @@
 """What the explorer is given, checked before anything is drawn."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from lulc_lib.models import TileClassifier
-from lulc_lib.predictions import Predictions
+from lulc_lib.predictions import Predictions, aligned
 from lulc_lib.tiles import TileSet
 from lulc_lib.widgets.state import ALL
 
@@ -80,22 +77,5 @@ def matched(
             raise TypeError(
                 f"predictions of {name!r} must be made by predict, got {type(given).__name__}"
             )
-        where = {tile: i for i, tile in enumerate(given.names)}
-        missing = [tile for tile in tiles.names if tile not in where]
-        if missing or (given.digest and given.digest != tiles.digest):
-            lack = f"lack {len(missing)} of the" if missing else "come from another data set than"
-            raise ValueError(
-                f"predictions of {name!r} {lack} {len(tiles)} tiles (first: "
-                f"{(missing or tiles.names)[0]!r}); predict the tiles that are shown, or leave "
-                "them out"
-            )
-        rows = np.array([where[tile] for tile in tiles.names])
-        found[name] = dataclasses.replace(
-            given,
-            logits=given.logits[rows],
-            labels=tiles.labels.numpy(),
-            names=tiles.names,
-            features=None if given.features is None else given.features[rows],
-            seen=None if given.seen is None else given.seen[rows],
-        )
+        found[name] = aligned(given, tiles, name)
     return found

@@ -1,4 +1,4 @@
-"""What a hand touches: four elements that draw what they are given and send what was done.
+"""What a reader works with: four elements that draw what they are given and send what was done.
 
 Each is one self-contained ES module from `lulc_lib/static/`, without a build step. An element holds
 no state of its own: `shown` goes to the page, messages come back.

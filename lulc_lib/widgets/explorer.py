@@ -17,11 +17,11 @@ import numpy as np
 
 from lulc_lib.anatomies import anatomy
 from lulc_lib.export import explain_for_page, gallery_html
-from lulc_lib.images import data_uri, open_picture, png_bytes
+from lulc_lib.images import data_uri, open_picture, png_bytes, printable
 from lulc_lib.models import TileClassifier
 from lulc_lib.plots import GalleryFigure, Scale, colour_table, figure_png, plot_gallery
 from lulc_lib.predictions import Predictions, cached_predictions, kept_components, predict
-from lulc_lib.tiles import CLASS_COLORS, CLASSES, TileSet
+from lulc_lib.tiles import CLASS_COLORS, CLASSES, GROUND_METRES, TileSet, cell_metres
 from lulc_lib.widgets.checks import checked_models, checked_tiles, matched
 from lulc_lib.widgets.elements import Look, Matrix, Scatter, Thumbnails, encoded, listener, sprite
 from lulc_lib.widgets.finding import Facts, colour_distance, confusion, embed, find
@@ -189,12 +189,15 @@ class Explorer(ipywidgets.VBox):
         maps = explain_for_page(self.models, shown, self.state.methods, self.predictions)
         return gallery_html(shown, maps, path, self.predictions)
 
-    def add_picture(self, path: str | Path, fit: Literal["crop", "resize"] = "crop") -> str:
+    def add_picture(
+        self, path: str | Path, fit: Literal["crop", "resize"] = "crop", scale: float | None = None
+    ) -> str:
         """Bring a picture of one's own to the panel and show it.
 
         Args:
-            path: a file that Pillow reads.
+            path: a file in one of `images.FORMATS`.
             fit: "crop" keeps the picture's resolution, "resize" its whole (`images.open_picture`).
+            scale: the number that is white, for values beyond 8 bits, as in `images.open_picture`.
 
         Returns:
             The name under which it is shown.
@@ -202,9 +205,13 @@ class Explorer(ipywidgets.VBox):
         Raises:
             FileNotFoundError: if there is no such file.
             ImageError: if it is no picture that can be read.
+
+        Warns:
+            PictureWarning: for each decision about the meaning of its values, which the panel
+                says too.
         """
-        picture = open_picture(path, fit)
-        name = f"{Path(path).name} ({fit})"
+        picture = open_picture(path, fit, scale)
+        name = f"{printable(Path(path).name)} ({fit})"
         words = f"{picture.fitted}; {picture.ground}"
         if (far := colour_distance(picture.image, self.tiles)) > 1:
             words += (
@@ -242,7 +249,7 @@ class Explorer(ipywidgets.VBox):
             raise ValueError(f"there is no method {unknown[0]!r}; there are {list(method_facts())}")
 
     def _go(self, state: State, everything: bool = False) -> None:
-        """Take a new state; what goes wrong is said in the panel, where the hand is."""
+        """Take a new state; what goes wrong is said in the panel, where the reader looks."""
         before = self.state
         kept = (state.strokes, state.deleted) == (before.strokes, before.deleted)
         if state.tile != before.tile and kept and not everything:
@@ -253,7 +260,7 @@ class Explorer(ipywidgets.VBox):
             self._problem("")
             if finds:
                 self._find(keep_page=everything)
-            self._show_tile()  # first: it is what the hand waits for
+            self._show_tile()  # first: it is what the reader waits for
             if finds or self.state.page != before.page:
                 self._show_page(refresh=everything)
             if finds or self.state.tile != before.tile:
@@ -342,7 +349,7 @@ class Explorer(ipywidgets.VBox):
         return next(iter(self.models)) if self.state.judge == ALL else self.state.judge
 
     def _show_tile(self) -> None:
-        """Draw what is at hand at once; what takes long comes when it is there."""
+        """Draw what is known at once; what takes long comes when it is there."""
         state, waiting = self.state, []
         maps: dict[str, list[dict[str, Any]]] = {name: [] for name in self.models}
         for name in self.models:
@@ -382,7 +389,7 @@ class Explorer(ipywidgets.VBox):
         words = [Path(state.tile).name]
         words.append("no label" if label is None else f"label {CLASSES[label]}")
         count = len(state.strokes)
-        words.append(f"{count} stroke{'s'[: count != 1]}" if count else "640 m across")
+        words.append(f"{count} stroke{'s'[: count != 1]}" if count else f"{GROUND_METRES} m across")
         if state.tile in self._own_words:
             words.append(self._own_words[state.tile])
         return " · ".join(words)
@@ -452,7 +459,7 @@ class Explorer(ipywidgets.VBox):
         self._go(self.state, everything=True)
 
     def _predicted(self, name: str, features: bool) -> Predictions:
-        """Predict all tiles in chunks, so that a hand never waits longer than for one of them."""
+        """Predict all tiles in chunks, so that nothing else waits longer than for one of them."""
         chunks = []
         self._progress.layout.display = None
         self._progress.max = len(self.tiles)
@@ -569,7 +576,7 @@ class Explorer(ipywidgets.VBox):
             grids = []
             for name, one in found.items():
                 h, w = one.grids[-back]
-                grids.append(f"{name} {h}x{w} = {640 / h:.0f} m")
+                grids.append(f"{name} {h}x{w} = {cell_metres(h):.0f} m")
             options.append((f"output {back} from the end: {', '.join(grids)}", back))
         if any(one.blocks for one in found.values()):
             options += [(f"first norm in block {back} from the end (ViT)", -back)
@@ -644,7 +651,7 @@ class Explorer(ipywidgets.VBox):
         self._problems.value = f"<p>{html.escape(text)}</p>" if text else ""
         self._problems.layout.display = None if text else "none"
 
-    # --- what a hand does ---
+    # --- what the reader does ---
 
     def _on_control(self, name: str, change: dict[str, Any]) -> None:
         if self._updating or change["new"] == getattr(self.state, name):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lulc_lib.anatomies import anatomy
+from lulc_lib.arrays import softmax
 from lulc_lib.explanations import Explanation, explain, is_loaded, methods
 from lulc_lib.export import pack_grid
 from lulc_lib.faithfulness import deletion_order, first_pixels, random_order, remove, swap
@@ -30,13 +31,6 @@ from lulc_lib.widgets.state import State, Stroke
 
 REFERENCE = 16  # tiles whose maps set the scale that all tiles share
 KEPT_MAPS, KEPT_TILES, KEPT_ANSWERS = 512, 64, 512  # about 20 kB, 50 kB and 40 bytes each
-_WARNINGS = {
-    "ZeroMap": "the map is zero everywhere: {method} found nothing that speaks for {target}",
-    "FlatMap": "the map has one value everywhere and points nowhere",
-    "NaNMap": "the map holds values that are not numbers and cannot be drawn",
-    "ClassBlind": "{method} does not look at the class: its map is the same for every answer",
-    "LowConfidence": "the model itself gives {target} a probability below one half",
-}
 
 
 @dataclass(frozen=True)
@@ -194,7 +188,7 @@ class Looking:
         image = self.painted(asked.tile, asked.strokes)[None]
         found = explain(model, image, asked.method, **_arguments(asked, model))
         if asked.strokes or self.known(asked.model, asked.tile) is None:
-            said = torch.from_numpy(found.logits).softmax(dim=1)[0].numpy()  # of the same pass
+            said = softmax(found.logits)[0]  # of the same pass
             self._answers.get((asked.model, asked.tile, asked.strokes), lambda: said)
         return found
 
@@ -239,7 +233,7 @@ def method_facts() -> dict[str, dict[str, Any]]:
 
 
 def is_slow(method: str) -> bool:
-    """Say whether a hand would wait for a map: it takes many passes, or what makes it must load."""
+    """Say whether a map takes long: it needs many passes, or what makes it must load."""
     facts = method_facts()[method]
     unloaded = facts["family"] == "cam" and not is_loaded()
     return unloaded or not facts["cost"].startswith(("1 forward", "none"))
@@ -318,11 +312,6 @@ def pack_map(found: Explanation, scale: Scale, state: State) -> dict[str, Any]:
         words.append(found.layer)
     if state.scale != "shared":
         words.append("stretched to its own range: not to be compared with other maps")
-    warned = [
-        text.format(method=found.method, target=target)
-        for name, text in _WARNINGS.items()
-        if name in found.warnings
-    ]
     return {
         "method": found.method,
         "target": target,
@@ -334,7 +323,7 @@ def pack_map(found: Explanation, scale: Scale, state: State) -> dict[str, Any]:
         "signed": signed,
         "clipped": bool(np.abs(grid).max() > scale.limit * (1 + 1e-6)),
         "words": words,
-        "warnings": warned,
+        "warnings": list(found.warned(0).values()),
         "alt": f"{found.method} for {target}: {describe_peak(grid[0])}",
         "problem": "",
     }

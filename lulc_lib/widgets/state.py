@@ -1,6 +1,5 @@
 """What the explorer shows, as one piece of plain data that goes to JSON and back."""
 
-import difflib
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -8,7 +7,9 @@ from typing import Any
 
 from lulc_lib.explanations import DEFAULT_METHOD
 from lulc_lib.faithfulness import FILLS
+from lulc_lib.files import read_json
 from lulc_lib.tiles import CLASSES, TILE_SIZE
+from lulc_lib.wording import did_you_mean
 
 ALL = "all"
 ANSWERS = (ALL, "right", "wrong", "disagree")
@@ -145,8 +146,7 @@ class State:
         known = [spec.name for spec in fields(self)]
         for name in changes:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
+                hint = did_you_mean(name, known)
                 raise ValueError(f"the explorer's state has no {name!r}{hint} It has {known}")
         return replace(self, **changes)
 
@@ -170,10 +170,7 @@ class State:
         Raises:
             ValueError: if the text is no such JSON, or a value is out of range.
         """
-        try:
-            values = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"the stored state is not JSON: {error}") from error
+        values = read_json(text, "the stored state")
         if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
             raise ValueError(
                 f"the stored state is not one that this version wrote (format {FORMAT}); "

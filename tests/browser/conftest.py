@@ -1,4 +1,4 @@
-"""A real JupyterLab on localhost and a real Chromium, for the tests of what a hand can touch."""
+"""A real JupyterLab on localhost and a real Chromium, for the tests of what a reader can click."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""A hand on the explorer: JupyterLab, its kernel and a browser, all of them real."""
+"""The explorer as a reader meets it: JupyterLab, its kernel and a browser, all of them real."""
 
 import json
 import re

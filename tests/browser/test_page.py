@@ -1,4 +1,4 @@
-"""A hand on the page that needs no kernel: one file, opened from disk."""
+"""The page that needs no kernel, as a reader meets it: one file, opened from disk."""
 
 import numpy as np
 import pytest

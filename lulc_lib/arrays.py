@@ -1,0 +1,31 @@
+"""Arrays as several modules need them: logits as probabilities, grids as large as a tile."""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+
+def softmax(logits: Any) -> np.ndarray:
+    """Return probabilities, float64 (..., K), that sum to 1 along the last axis."""
+    logits = np.asarray(logits)
+    with np.errstate(invalid="ignore"):  # a row with an infinite logit becomes NaN, as in torch
+        powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def resized(grids: Any, size: int) -> np.ndarray:
+    """Bring grids to another size, bilinearly, the middles of cells where they were.
+
+    Args:
+        grids: float (..., h, w).
+        size: of the side, in pixels.
+
+    Returns:
+        float32 (..., size, size): PyTorch's `interpolate` with align_corners=False.
+    """
+    values = torch.from_numpy(np.ascontiguousarray(grids, dtype=np.float32))
+    h, w = values.shape[-2:]
+    large = F.interpolate(values.reshape(-1, 1, h, w), (size, size), mode="bilinear")
+    return large.reshape(*values.shape[:-2], size, size).numpy()

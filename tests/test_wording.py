@@ -1,0 +1,41 @@
+"""Parts of sentences that several modules' messages share."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lulc_lib.wording import did_you_mean
+
+PACKAGE = Path(__file__).parents[1] / "lulc_lib"
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "count", "hint"),
+    [
+        ("epohs", ["epochs", "seed"], 1, "; did you mean 'epochs'?"),
+        ("abd", ["abc", "abe", "xyz"], 2, "; did you mean 'abe' or 'abc'?"),
+        ("abd", ["xyz"], 1, ""),
+        ("abd", [], 1, ""),
+    ],
+)
+def test_the_nearest_names_are_named(name: str, known: list[str], count: int, hint: str):
+    """The nearest comes first, in quotes; where none is near, nothing is said."""
+    assert did_you_mean(name, known, count) == hint
+
+
+def test_names_may_come_from_any_iterable():
+    """The keys of a dict and a generator are as good as a list."""
+    assert did_you_mean("vitt", {"vit": 1}) == did_you_mean("vitt", iter(["vit"])) != ""
+
+
+def test_the_cutoff_is_what_counts_as_near():
+    """A lower cutoff finds names that are less alike."""
+    assert did_you_mean("gradcampp", ["cam"]) == ""
+    assert did_you_mean("gradcampp", ["cam"], cutoff=0.4) == "; did you mean 'cam'?"
+
+
+def test_no_module_has_a_hint_of_its_own():
+    """The nearest name is looked for in one place alone."""
+    own = [path.name for path in PACKAGE.rglob("*.py") if re.search("difflib", path.read_text())]
+    assert own == ["wording.py"]
