@@ -4,14 +4,16 @@ import functools
 import sys
 import types
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from lulc_lib.anatomies import channel_axis
-from lulc_lib.explanations.batch import Batch, graft, pick
+from lulc_lib.anatomies import Anatomy, channel_axis
+from lulc_lib.explanations.batch import Batch, graft, hooked, pick
+from lulc_lib.explanations.batch import _cut as cut
 from lulc_lib.tiles import CLASSES
 
 # Activations and gradients (N, C, h, w) -> maps (N, h, w).
@@ -203,6 +205,63 @@ def _compared(batch: Batch) -> Tensor:
     return distance.argsort(dim=1)[:, 1:4]
 
 
+# --- several layers ------------------------------------------------------------------------------
+
+
+def refinecam(batch: Batch) -> np.ndarray:
+    """Multiply Grad-CAMs of several layers, each without its negative part and scaled to its peak.
+
+    RefineCAM, Domeniconi et al. 2026, arXiv:2605.14641: a late layer says where, an earlier one how
+    finely. Of a ViT the last half of its blocks (their outputs, or their first norms where a class
+    token is read), of a convolutional network the last three resolutions; all on the finest grid of
+    them. Values lie in [0, 1].
+    """
+    names = refined_layers(batch.anatomy)
+    kept: list[Tensor] = []
+    leaves: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        kept.append(output)
+
+    later = dict.fromkeys(names[1:], keep)
+    with (
+        torch.no_grad(),
+        hooked(batch.model, later),
+        cut(batch.model, names[0], True, leaves := []),
+    ):
+        logits = batch.run(batch.images)
+    with torch.enable_grad():
+        every = [*leaves, *kept]
+        slopes = torch.autograd.grad(pick(logits, batch.target).sum(), every)
+    maps = [
+        gradcam_form(batch.as_maps(one).float(), batch.as_maps(slope).float()).clamp(min=0)
+        for one, slope in zip(every, slopes, strict=True)
+    ]
+    finest = max(one.shape[1:] for one in maps)
+    product = torch.ones(len(batch), *finest, device=batch.device)
+    for one in maps:
+        peak = one.flatten(1).amax(dim=1)[:, None, None]
+        scaled = torch.where(peak > 0, one / peak, 0.0)
+        product = product * F.interpolate(scaled[:, None], finest, mode="bilinear")[:, 0]
+    return product.detach().cpu().numpy()
+
+
+def refined_layers(found: Anatomy) -> tuple[str, ...]:
+    """Return the layers whose maps refinecam multiplies, from shallow to deep.
+
+    Raises:
+        ValueError: if there are fewer than two.
+    """
+    row = found.outputs if found.layer in found.outputs else found.stages
+    names = row[len(row) // 2 :] if found.family == "vit" else row[-3:]
+    if len(names) < 2:
+        raise ValueError(
+            f"refinecam multiplies the maps of several layers, and there is {', '.join(names)} "
+            "alone; use gradcam"
+        )
+    return names
+
+
 # --- methods that try: masks and ablations -------------------------------------------------------
 
 
@@ -225,7 +284,9 @@ def ablationcam(batch: Batch) -> np.ndarray:
     """Weigh each channel by the part of the logit that is lost without it.
 
     A channel is set to zero, as in the paper. (pytorch-grad-cam does so where activations cannot
-    be negative; elsewhere it sets ever lower values, -1e7 and less.) Only the head is run again.
+    be negative; elsewhere it sets ever lower values, -1e7 and less.) What is lost is divided by the
+    logit's size: the paper divides by the logit itself, which turns the map round where that is
+    negative. Only the head is run again.
     """
     weights = []
     for i, target in enumerate(batch.target):
@@ -240,5 +301,5 @@ def ablationcam(batch: Batch) -> np.ndarray:
                 head = graft(batch, batch.layer, one, without.movedim(1, axis))
             logits.append(head[:, target])
         whole = batch.logits[i, target]
-        weights.append((whole - torch.cat(logits)) / whole)
+        weights.append((whole - torch.cat(logits)) / whole.abs())
     return _spread(torch.stack(weights), batch.activations).cpu().numpy()

@@ -215,6 +215,9 @@ def _check_able(model: TileClassifier, method: Method) -> None:
         )
     if method.family == "attention":  # one black tile shows whether its attention can be seen
         look(Batch(model, torch.zeros(1, 3, TILE_SIZE, TILE_SIZE), None, None))
+    if method.name in ("contributions", "competition"):  # a black tile shows whether terms add up
+        tile = torch.zeros(1, 3, TILE_SIZE, TILE_SIZE)
+        method.maps(Batch(model, tile, None, anatomy(model).layer))
     if method.name == "fullgrad":
         odd = not_piecewise_linear(model)
         if odd:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lulc_lib.explanations import attention, cam, nulls, pixels
+from lulc_lib.explanations import attention, cam, gates, nulls, pixels
 from lulc_lib.explanations.batch import Batch
 from lulc_lib.explanations.cam import (
     elementwise_form,
@@ -55,6 +55,7 @@ def _cam(name: str, signed: bool, source: str, maps: Any, **facts: Any) -> Metho
 
 
 _HEAD = "1 forward pass + gradient of the layers above"
+_EACH = "2 forward passes + gradient of the layers above for each class"
 _CHANNELS = "1 pass for each channel of the layer"
 _METHODS = (
     _cam("gradcam", True, "Selvaraju et al. 2017, arXiv:1610.02391",
@@ -78,6 +79,14 @@ _METHODS = (
          cam.ablationcam, cost=_CHANNELS + ", through the layers above alone", slopes=False),
     _cam("finercam", True, "Zhang et al. 2025, arXiv:2501.11309", cam.finercam,
          takes_contrast=True),
+    _cam("libragrad", True, "Mehri et al. 2024, arXiv:2411.16760", gates.libragrad,
+         cost="2 forward passes + gradient of the layers above", slopes=False),
+    _cam("contributions", True, "Zhou et al. 2016, arXiv:1512.04150, for each class",
+         gates.contributions, cost=_EACH, slopes=False),
+    _cam("competition", True, "Walter, Vreeken and Fischer 2026, arXiv:2503.07346",
+         gates.competition, cost=_EACH, slopes=False),
+    Method("refinecam", "cam", False, False, "2 forward passes + gradient of several layers",
+           "Domeniconi et al. 2026, arXiv:2605.14641", cam.refinecam),
     Method("rollout", "attention", False, True, "1 forward pass",
            "Abnar and Zuidema 2020, arXiv:2005.00928", attention.rollout),
     Method("relevance", "attention", False, False, "1 forward + 1 backward pass",
