@@ -122,7 +122,9 @@ def test_contributions_of_a_resnet_by_hand(images):
 @pytest.mark.parametrize("method", ["contributions", "competition"])
 def test_what_is_no_sum_of_cells_is_refused(arguments, layer, method, images):
     """A class token, or a block between layer and head, brings in more than the cells."""
-    with pytest.raises(ValueError, match=r"are no sums of the cells of .* use libragrad or gradcam"):
+    with pytest.raises(
+        ValueError, match=r"are no sums of the cells of .* use libragrad or gradcam"
+    ):
         explain(make(**arguments), images, method, layer=layer)
 
 

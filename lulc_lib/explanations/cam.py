@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lulc_lib.anatomies import Anatomy, channel_axis
-from lulc_lib.explanations.batch import Batch, graft, hooked, pick
-from lulc_lib.explanations.batch import _cut as cut
+from lulc_lib.explanations.batch import Batch, cut, graft, hooked, pick
 from lulc_lib.tiles import CLASSES
 
 # Activations and gradients (N, C, h, w) -> maps (N, h, w).

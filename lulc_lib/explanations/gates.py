@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lulc_lib.explanations.attention import _Watch as OpenAttention
-from lulc_lib.explanations.batch import Batch, pick
-from lulc_lib.explanations.batch import _cut as cut
+from lulc_lib.explanations.attention import OpenAttention
+from lulc_lib.explanations.batch import Batch, cut, pick
 
 # Elementwise functions with f(0) = 0: x times a gate, which is held.
 _ACTIVATIONS = {
