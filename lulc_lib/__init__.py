@@ -19,6 +19,7 @@ _HOME = {
     "History": "config",
     "Predictions": "predictions",
     "Report": "metrics",
+    "ReportCard": "evidence",
     "RunConfig": "config",
     "TileClassifier": "models",
     "TileSet": "tiles",
@@ -36,6 +37,7 @@ _HOME = {
     "methods": "explanations",
     "predict": "predictions",
     "ready_model": "quickstart",
+    "report_card": "report_cards",
     "save_checkpoint": "checkpoints",
     "save_predictions": "checkpoints",
     "split": "splits",
@@ -43,10 +45,11 @@ _HOME = {
 }
 _MODULES = (
     "anatomies", "archive", "arrays", "attention", "augmentation", "baselines", "cards",
-    "checkpoints", "cli", "config", "decoded", "drawn_tiles", "eurosat", "explanations", "export",
-    "factors", "faithfulness", "files", "hardware", "hub", "images", "kept", "metrics", "models",
-    "plots", "predictions", "public_lists", "quickstart", "running", "splits", "storage", "tiles",
-    "training", "weights", "widgets", "wording",
+    "checkpoints", "cli", "config", "decoded", "drawn_tiles", "eurosat", "evidence",
+    "explanations", "export", "factors", "faithfulness", "files", "hardware", "hub", "images",
+    "kept", "metrics", "models", "plots", "predictions", "public_lists", "quickstart",
+    "report_cards", "running", "splits", "storage", "tiles", "training", "weights", "widgets",
+    "wording",
 )  # fmt: skip
 __all__ = [*_HOME, "__version__"]  # noqa: PLE0604
 

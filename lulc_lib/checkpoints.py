@@ -35,6 +35,7 @@ from lulc_lib.cards import (
     waiting_card,
 )
 from lulc_lib.config import History, RunConfig
+from lulc_lib.evidence import report_file
 from lulc_lib.files import atomic_write, one_line, open_regular, sync_folder
 from lulc_lib.kept import write_kept
 from lulc_lib.metrics import Report
@@ -72,7 +73,8 @@ def save_checkpoint(
     """Write NAME.safetensors and NAME.json; return the path of the weights.
 
     Weights and card are replaced as one: killed at any moment, the old or the new checkpoint
-    loads. Predictions that an earlier checkpoint of that name had beside it are deleted.
+    loads. Predictions and a report card that an earlier checkpoint of that name had beside it are
+    deleted.
 
     The card names no folder of this machine: a home folder becomes ~, and of a teacher's absolute
     path its name is kept.
@@ -143,7 +145,8 @@ def save_checkpoint(
             waiting.write_text(card_text(_without_home(values)), encoding="utf-8")
     waiting_card(weights).replace(place)
     sync_folder(weights.parent)
-    _predictions_file(weights).unlink(missing_ok=True)
+    for file in (_predictions_file(weights), report_file(weights)):
+        file.unlink(missing_ok=True)
     return weights
 
 
@@ -412,6 +415,7 @@ def load_checkpoint(
     classifier.card = card
     classifier.trained_on = card.trained_on()
     classifier.predictions_file = _predictions_file(path)
+    classifier.report_file = report_file(path)
     return classifier.eval(), card
 
 

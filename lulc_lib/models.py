@@ -101,6 +101,7 @@ class TileClassifier(nn.Module):
         spec: JSON-able data to build it again, or None for a wrapped module.
         card: the card of the checkpoint it was loaded from, or None.
         predictions_file: where that checkpoint keeps its predictions, if it does, or None.
+        report_file: where that checkpoint keeps its report card, if it does, or None.
         trained_on: the tiles it was trained on (`TrainedOn`), or None.
     """
 
@@ -120,6 +121,7 @@ class TileClassifier(nn.Module):
         self._spec = spec
         self.card: Any = None
         self.predictions_file: Path | None = None
+        self.report_file: Path | None = None
         self.trained_on: Any = None
         self._anatomies: dict[int, tuple[Any, Anatomy | str]] = {}  # with a signature
 

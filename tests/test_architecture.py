@@ -15,8 +15,8 @@ ORDER = (
     "wording", "arrays", "files", "config", "storage", "hardware", "hub", "images", "tiles",
     "archive", "decoded", "eurosat", "public_lists", "splits", "drawn_tiles", "weights", "running",
     "attention", "anatomies", "models", "augmentation", "kept", "predictions", "metrics",
-    "baselines", "cards", "checkpoints", "training", "quickstart", "explanations",
-    "faithfulness", "factors", "plots", "export", "widgets", "cli",
+    "baselines", "evidence", "cards", "checkpoints", "training", "quickstart", "explanations",
+    "faithfulness", "report_cards", "factors", "plots", "export", "widgets", "cli",
 )  # fmt: skip
 OWNERS = {
     "IPython": "plots",

@@ -14,6 +14,7 @@ from torch import Tensor
 from lulc_lib.anatomies import anatomy
 from lulc_lib.attention import PlainAttention
 from lulc_lib.config import PRECISIONS
+from lulc_lib.evidence import RECOMMENDED, ReportCard, known_card
 from lulc_lib.explanations.attention import look
 from lulc_lib.explanations.batch import Batch
 from lulc_lib.explanations.pixels import not_piecewise_linear
@@ -72,7 +73,10 @@ def explain(
     Args:
         model: made by `create_model` or `load_checkpoint`.
         images: a TileSet, or images (N, 3, 64, 64), float32 in [0, 1] or uint8.
-        method: a name in `methods()`, or several, which then share one pass; None takes Grad-CAM.
+        method: a name in `methods()`, or several, which then share one pass. None, or
+            "recommended", takes the method and layer that the report card beside the model's
+            checkpoint recommends for these weights; where there is none, or a layer is named, it
+            takes Grad-CAM.
         target: class to explain: None for the predicted one, an index or a name for all tiles, or
             one per tile.
         layer: for CAM methods: "auto" takes the last one through which patches reach the logits
@@ -87,6 +91,8 @@ def explain(
 
     Returns:
         Maps, targets and logits as NumPy arrays; for several methods a dict, name -> Explanation.
+        `ground` says why this method was taken. A method that no report card of these weights
+        found above maps that look at nothing carries the warning "Unproven".
 
     Raises:
         TypeError: if model, images, target or layer have a wrong type.
@@ -96,28 +102,22 @@ def explain(
             is: parameters of half precision, made under `torch.inference_mode`, or spread over
             several devices by `nn.DataParallel`.
     """
-    chosen = _chosen(DEFAULT_METHOD if method is None else method)
-    request = _checked(model, images, chosen, target, layer, contrast, precision, batch_size)
-    keys: dict[str, dict[str, Any]] = {}
-    found: dict[str, Mapping[str, np.ndarray]] = {}
-    if cache and model.spec is not None:
-        keys = _cache_keys(request, chosen)
-        stored = {name: load_arrays("explanations", key) for name, key in keys.items()}
-        found = {name: arrays for name, arrays in stored.items() if arrays is not None}
-    missing = [m for m in chosen if m.name not in found]
-    if missing:
-        fresh = _run(request, missing)
-        for name in keys.keys() & fresh.keys():
-            store_arrays("explanations", keys[name], fresh[name])
-        found = {**found, **fresh}
-    results = {
-        m.name: finished(
-            m.name, request.layer if m.layered else None, m.class_blind, **found[m.name]
-        )
-        for m in chosen
-    }
+    _check_model(model)
+    card = known_card(model)
+    asked = [_asked(card, name, layer) for name in _names(method)]
+    results = {}
+    for where in dict.fromkeys(one.layer for one in asked):
+        same = [one for one in asked if one.layer == where]
+        chosen = list({one.method.name: one.method for one in same}.values())
+        request = _checked(model, images, chosen, target, where, contrast, precision, batch_size)
+        found = _found(request, chosen, cache)
+        for one in same:
+            known = request.layer if one.method.layered else None
+            results[one.name] = finished(
+                one.method, known, card, one.ground, found[one.method.name]
+            )
     several = not (method is None or isinstance(method, str))
-    return results if several else results[chosen[0].name]
+    return {one.name: results[one.name] for one in asked} if several else results[asked[0].name]
 
 
 def layers(model: TileClassifier) -> pd.DataFrame:
@@ -149,12 +149,36 @@ def layers(model: TileClassifier) -> pd.DataFrame:
 # --- checks --------------------------------------------------------------------------------------
 
 
-def _chosen(method: Any) -> list[Method]:
+def _names(method: Any) -> list[Any]:
+    if method is None:
+        return [RECOMMENDED]
     if isinstance(method, str) or not isinstance(method, Sequence):
-        return [method_named(method)]
+        return [method]
     if not method:
         raise ValueError("method is an empty list; name at least one of methods()")
-    return [method_named(name) for name in dict.fromkeys(method)]
+    return list(dict.fromkeys(method))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One method that is asked for, at which layer, and on what ground it was chosen."""
+
+    name: str  # what it is called in the results
+    method: Method
+    layer: Any
+    ground: str
+
+
+def _asked(card: ReportCard | None, name: Any, layer: Any) -> _Asked:
+    if name != RECOMMENDED:
+        return _Asked(name, method_named(name), layer, "named by the caller")
+    best = card.recommended if card is not None and layer == "auto" else None
+    if best is not None:
+        where = best.layer or "auto"
+        return _Asked(name, method_named(best.method), where, best.reason)
+    why = "the report card recommends nothing" if card else "no report card of these weights"
+    ground = f"{why}: Grad-CAM at the cut" if layer == "auto" else "Grad-CAM at the layer named"
+    return _Asked(name, METHODS[DEFAULT_METHOD], layer, ground)
 
 
 def _checked(
@@ -167,7 +191,6 @@ def _checked(
     precision: str,
     batch_size: int | None,
 ) -> _Request:
-    _check_model(model)
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
@@ -201,9 +224,10 @@ def check_methods(model: TileClassifier, names: Sequence[str]) -> None:
     Raises:
         ValueError: if there is one; the message names it and says why.
     """
+    card = known_card(model)
     with torch.inference_mode(False), evaluating(model):
         for name in names:
-            _check_able(model, method_named(name))
+            _check_able(model, _asked(card, name, "auto").method)
 
 
 def _check_able(model: TileClassifier, method: Method) -> None:
@@ -312,6 +336,25 @@ def _fitting_batch(model: TileClassifier, chosen: list[Method]) -> int:
 
 
 # --- the run -------------------------------------------------------------------------------------
+
+
+def _found(
+    request: _Request, chosen: list[Method], cache: bool
+) -> dict[str, Mapping[str, np.ndarray]]:
+    """Return grids, targets and logits for each method: kept ones, else computed."""
+    keys: dict[str, dict[str, Any]] = {}
+    found: dict[str, Mapping[str, np.ndarray]] = {}
+    if cache and request.model.spec is not None:
+        keys = _cache_keys(request, chosen)
+        stored = {name: load_arrays("explanations", key) for name, key in keys.items()}
+        found = {name: arrays for name, arrays in stored.items() if arrays is not None}
+    missing = [m for m in chosen if m.name not in found]
+    if missing:
+        fresh = _run(request, missing)
+        for name in keys.keys() & fresh.keys():
+            store_arrays("explanations", keys[name], fresh[name])
+        found = {**found, **fresh}
+    return found
 
 
 def _run(request: _Request, chosen: list[Method]) -> dict[str, dict[str, np.ndarray]]:

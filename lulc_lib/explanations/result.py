@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lulc_lib.arrays import resized, softmax
+from lulc_lib.evidence import ReportCard, Verdict
+from lulc_lib.explanations.table import Method
 from lulc_lib.tiles import CLASSES, TILE_SIZE, cell_metres
 
 CONFIDENT = 0.5  # below this probability of the target, LowConfidence
@@ -15,7 +17,9 @@ WARNINGS = {
     "NaNMap": "the map holds values that are not numbers and cannot be drawn",
     "ClassBlind": "{method} does not look at the class: its map is the same for every target",
     "LowConfidence": "the model itself gives {target} a probability below one half",
+    "Unproven": "{method} is not proven for this model: {evidence}",
 }
+_UNTESTED = Verdict(False, "there is no report card of these weights")
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +35,11 @@ class Explanation:
         method: name of the method, as in `methods()`.
         layer: dotted name of the layer in `model.named_modules()`, None where there is none.
         warnings: name of a warning -> numbers of the maps it is about. The names are "ZeroMap",
-            "FlatMap", "NaNMap", "ClassBlind" and "LowConfidence"; `warned` says what they mean.
+            "FlatMap", "NaNMap", "ClassBlind", "LowConfidence" and "Unproven"; `warned` says what
+            they mean.
+        ground: why this method was taken, in words.
+        evidence: what the model's report card says of this method at this layer, in words; "" for
+            a null.
     """
 
     heatmap: np.ndarray
@@ -41,6 +49,8 @@ class Explanation:
     method: str
     layer: str | None
     warnings: Mapping[str, tuple[int, ...]]
+    ground: str = ""
+    evidence: str = ""
 
     def __len__(self) -> int:
         return len(self.grid)
@@ -59,6 +69,7 @@ class Explanation:
     def warned(self, i: int) -> dict[str, str]:
         """Return the warnings of one map: name -> a sentence."""
         words = {"method": self.method, "target": CLASSES[int(self.target[i])]}
+        words["evidence"] = self.evidence
         number = range(len(self))[i]
         names = [name for name, maps in self.warnings.items() if number in maps]
         return {name: WARNINGS[name].format(**words) for name in names}
@@ -70,18 +81,34 @@ class Explanation:
 
 
 def finished(
-    method: str,
+    method: Method,
     layer: str | None,
-    class_blind: bool,
-    grid: np.ndarray,
-    target: np.ndarray,
-    logits: np.ndarray,
+    card: ReportCard | None,
+    ground: str,
+    found: Mapping[str, np.ndarray],
 ) -> Explanation:
-    """Bring the grids to the tile and name what is wrong with them."""
-    grid = np.asarray(grid, dtype=np.float32)
+    """Bring the grids to the tile, and say what is wrong with them and what tests found.
+
+    Args:
+        method: the method that made them.
+        layer: dotted name of its layer, if it has one.
+        card: of the model's weights, if there is one.
+        ground: why the method was chosen.
+        found: grid, target and logits.
+    """
+    grid = np.asarray(found["grid"], dtype=np.float32)
+    target, logits = found["target"], found["logits"]
     heatmap = resized(grid, TILE_SIZE)
-    warnings = _warnings(grid, target, logits, class_blind)
-    return Explanation(heatmap, grid, target, logits, method, layer, warnings)
+    warnings = _warnings(grid, target, logits, method.class_blind)
+    evidence = ""
+    if method.family != "null":
+        verdict = card.verdict(method.name, layer) if card else _UNTESTED
+        evidence = verdict.words
+        if not verdict.proven:
+            warnings["Unproven"] = tuple(range(len(grid)))
+    return Explanation(
+        heatmap, grid, target, logits, method.name, layer, warnings, ground, evidence
+    )
 
 
 def _warnings(

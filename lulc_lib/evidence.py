@@ -1,0 +1,242 @@
+"""What a report card says: how a model's explanations did in tests, and which one to take."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from lulc_lib.files import atomic_write, one_line, read_json
+from lulc_lib.metrics import Interval
+from lulc_lib.predictions import weights_digest
+
+FORMAT = 1
+RECOMMENDED = "recommended"  # as a method: what the model's report card recommends
+REPORT_ENDING = ".report.json"
+# What a method is judged by, and how far it leads there: the paired difference from each null.
+MOSAIC, SINGLE_DELETION, REMOVAL = "mosaic", "single deletion", "removal"
+LEAD = "lead over nulls"
+CENTRE_LEAD = "lead over centre"
+_MOST_BYTES = 2**24
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of one explanation in one test.
+
+    Attributes:
+        method: name in `methods()`.
+        layer: dotted name of the layer, None where the method has none.
+        test: name of the test, see `report_cards.TESTS`.
+        filling: how holes were filled, "" where the test has none.
+        value: mean over tiles.
+        low: lower end of its bootstrap 95 % interval.
+        high: upper end.
+        n: number of tiles or mosaics.
+        seconds: time for one map of one tile, on the machine that made the card.
+    """
+
+    method: str
+    layer: str | None
+    test: str
+    filling: str
+    value: float
+    low: float
+    high: float
+    n: int
+    seconds: float
+
+    @property
+    def interval(self) -> Interval:
+        """The figure with its interval."""
+        return Interval(self.value, self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The explanation that a card recommends.
+
+    Attributes:
+        method: name in `methods()`.
+        layer: dotted name of the layer, None where the method has none.
+        reason: in one sentence, with its figures.
+    """
+
+    method: str
+    layer: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a card says of one explanation.
+
+    Attributes:
+        proven: whether it was told from every null on mosaics and in single deletion.
+        words: one sentence, with the figures.
+    """
+
+    proven: bool
+    words: str
+
+
+@dataclass(frozen=True, eq=False)
+class ReportCard:
+    """How the explanations of one model did in tests; made by `report_card`.
+
+    Attributes:
+        model: name of the model.
+        weights: digest of its weights: the card speaks of no others.
+        tiles: which tiles were explained, in words.
+        digest: of the data set that they came from.
+        rows: every figure.
+        recommended: which explanation to take, None where none was told from every null.
+        quick: whether it is a short trial.
+        hardware: what it was made on, in words.
+        versions: of this library, torch and timm.
+        created: date and time, ISO 8601, UTC.
+    """
+
+    model: str
+    weights: str
+    tiles: str
+    digest: str
+    rows: tuple[Row, ...]
+    recommended: Recommendation | None
+    quick: bool = False
+    hardware: str = ""
+    versions: dict[str, str] | None = None
+    created: str = ""
+
+    def __repr__(self) -> str:
+        best = self.recommended
+        word = f"recommends {_named(best.method, best.layer)}" if best else "recommends nothing"
+        return f"ReportCard({self.model}, {self.tiles}: {len(self.rows)} figures, {word})"
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """All rows as a tidy DataFrame, one figure a row."""
+        return pd.DataFrame([asdict(row) for row in self.rows], columns=list(Row.__annotations__))
+
+    def find(self, method: str, layer: str | None, test: str, filling: str = "") -> Row | None:
+        """Return one row, the first filling where none is named; None where there is none."""
+        for row in self.rows:
+            if (row.method, row.layer, row.test) == (method, layer, test) and (
+                not filling or row.filling == filling
+            ):
+                return row
+        return None
+
+    def verdict(self, method: str, layer: str | None) -> Verdict:
+        """Say whether an explanation was told from maps that look at nothing."""
+        found = [self.find(method, layer, test) for test in (MOSAIC, SINGLE_DELETION)]
+        leads = [self.find(method, layer, f"{t}, {LEAD}") for t in (MOSAIC, SINGLE_DELETION)]
+        known = [(row, lead) for row, lead in zip(found, leads, strict=True) if row and lead]
+        name = _named(method, layer)
+        if len(known) < 2:
+            return Verdict(False, f"the report card of {self.model} does not cover {name}")
+        figures = ", ".join(f"{row.test} {row.interval}" for row, _ in known)
+        failed = [row.test for row, lead in known if lead.low <= 0]
+        if failed:
+            return Verdict(
+                False,
+                f"{figures}: not told from maps that look at nothing by {' and '.join(failed)}",
+            )
+        return Verdict(True, f"{figures}, above all maps that look at nothing")
+
+    def to_json(self) -> str:
+        """Return the card as JSON text with a digest of all it says, which `from_json` reads."""
+        values = {"format": FORMAT, **asdict(self)}
+        return json.dumps({**values, "sha256": _digest(values)}, indent=1)
+
+    @classmethod
+    def from_json(cls, source: Path | str, what: str = "the report card") -> "ReportCard":
+        """Read a card from a file or a text.
+
+        Raises:
+            ValueError: if it is no report card of this version; one line that names the source.
+            OSError: if the file cannot be read.
+        """
+        values = read_json(source, what, _MOST_BYTES)
+        where = f"{what} {source}" if isinstance(source, Path) else what
+        try:
+            return _from_values(values)
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise ValueError(
+                one_line(f"{where} is no report card of format {FORMAT}: {error}; make it again")
+            ) from error
+
+    def save(self, path: str | Path) -> Path:
+        """Write the card as JSON, whole or not at all; return the file's absolute path.
+
+        Beside a checkpoint it is called NAME.report.json, and `load_checkpoint` finds it.
+        """
+        file = Path(path).expanduser().absolute()
+        with atomic_write(file) as temporary:
+            temporary.write_text(self.to_json() + "\n", encoding="utf-8")
+        return file
+
+
+def _digest(values: dict[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _from_values(values: Any) -> ReportCard:
+    values = dict(values)
+    if values.pop("sha256") != _digest(values):
+        raise ValueError("it is not as it was written")
+    if values.pop("format") != FORMAT:
+        raise ValueError("it has another format")
+    rows = tuple(Row(**row) for row in values.pop("rows"))
+    for row in rows:
+        for name in ("value", "low", "high", "seconds"):
+            if not isinstance(getattr(row, name), int | float):
+                raise TypeError(f"{name} of {row.method} is no number")
+    best = values.pop("recommended")
+    known = {spec.name for spec in fields(ReportCard)}
+    if unknown := set(values) - known:
+        raise ValueError(f"it holds {sorted(unknown)[0]!r}")
+    recommended = None if best is None else Recommendation(**best)
+    return ReportCard(rows=rows, recommended=recommended, **values)
+
+
+def report_file(weights: str | Path) -> Path:
+    """Return where the report card of a checkpoint lies, or would lie."""
+    weights = Path(weights)
+    return weights.with_name(weights.name.removesuffix(".safetensors") + REPORT_ENDING)
+
+
+def known_card(model: nn.Module) -> ReportCard | None:
+    """Return the report card beside a model's checkpoint, if it speaks of the weights as they are.
+
+    Raises:
+        ValueError: if the file is damaged; the message names it.
+    """
+    file = getattr(model, "report_file", None)
+    if file is None or not file.is_file():
+        return None
+    card = _read(file, file.stat().st_mtime_ns)
+    return card if card.weights == weights_digest(model) else None
+
+
+_kept: dict[Path, tuple[int, ReportCard]] = {}  # by file, with the time it was written
+
+
+def _read(file: Path, written: int) -> ReportCard:
+    if _kept.get(file, (None,))[0] != written:
+        _kept[file] = written, ReportCard.from_json(file)
+    return _kept[file][1]
+
+
+def _named(method: str, layer: str | None) -> str:
+    return f"{method} at {layer}" if layer else method
+
+
+def candidates(card: ReportCard) -> Iterator[tuple[str, str | None]]:
+    """Yield the explanations that a card covers, each once, in its order."""
+    yield from dict.fromkeys((row.method, row.layer) for row in card.rows)

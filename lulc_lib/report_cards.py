@@ -1,0 +1,611 @@
+"""`report_card`: test a model's explanations beside maps that look at nothing, and recommend one.
+
+No test decides alone: a product of maps wins on mosaics and loses on removal, and a blob in the
+middle of the tile wins removal. So the recommended explanation is told from every null in two
+tests, and has the best mean rank over three.
+"""
+
+import importlib.metadata
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from lulc_lib import __version__
+from lulc_lib.anatomies import anatomy
+from lulc_lib.evidence import (
+    CENTRE_LEAD,
+    LEAD,
+    MOSAIC,
+    REMOVAL,
+    SINGLE_DELETION,
+    Recommendation,
+    ReportCard,
+    Row,
+)
+from lulc_lib.explanations import check_methods, explain, methods
+from lulc_lib.faithfulness import (
+    Mosaics,
+    area_under_roc,
+    causal,
+    deletion,
+    deletion_order,
+    insertion,
+    mosaics,
+    patch_falls,
+    pointing,
+    recognised,
+    relevance_share,
+    removal,
+    share_inside,
+    single_deletion,
+)
+from lulc_lib.hardware import describe_hardware
+from lulc_lib.models import TileClassifier
+from lulc_lib.predictions import predict, weights_digest
+from lulc_lib.running import device_of
+from lulc_lib.storage import cache_key, digest_arrays, load_arrays, store_arrays
+from lulc_lib.tiles import TileSet
+from lulc_lib.wording import did_you_mean
+
+NULLS = ("random", "centre", "edge", "blur", "cells")
+RESAMPLES = 1000  # bootstrap, of tiles
+CORE = (MOSAIC, SINGLE_DELETION, REMOVAL)  # what a recommendation rests on
+MANY_PASSES = 20  # forward passes a map from which on fewer tiles are taken
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many tiles each test takes, and which fillings.
+
+    Attributes:
+        tiles: for removal and single deletion.
+        mosaics: pictures of four tiles.
+        few: tiles and mosaics for methods of many passes, and for tests that explain again.
+        curves: tiles for deletion and insertion curves.
+        fillings: how holes are filled.
+    """
+
+    tiles: int = 500
+    mosaics: int = 250
+    few: int = 60
+    curves: int = 100
+    fillings: tuple[str, ...] = ("blur", "mean", "texture")
+
+
+FULL = Sizes()
+QUICK = Sizes(tiles=64, mosaics=64, few=16, curves=16, fillings=("blur",))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One explanation: a method, and where it looks."""
+
+    method: str
+    layer: str | None = None  # None: the method's own
+
+
+# Per-tile values of one explanation, by (test, filling); NaN where a tile does not count.
+Values = dict[tuple[str, str], np.ndarray]
+
+
+class Ground:
+    """What all explanations of one model are tested on, each part made when it is first needed.
+
+    Attributes:
+        model: the model.
+        tiles: tiles drawn from those given, as many of each class.
+        target: int64 (N,), the class that the model predicts for each of them.
+        sizes: how many of them a test takes.
+        seed: of all draws.
+    """
+
+    def __init__(self, model: TileClassifier, tiles: TileSet, sizes: Sizes, seed: int):
+        self.model, self.sizes, self.seed = model, sizes, seed
+        drawn = np.random.default_rng(seed).permutation(len(tiles))
+        self.all = tiles[drawn]
+        self.tiles = self.all.balanced(sizes.tiles)
+        self.target = predict(model, self.tiles).predicted
+        self.seconds: dict[Candidate, float] = {}  # for one map
+        self._falls: dict[tuple[str, str], np.ndarray] = {}
+        self._maps: tuple[Any, np.ndarray] = (None, np.zeros(0))
+
+    def explain(self, one: Candidate, images: Any, target: np.ndarray) -> np.ndarray:
+        """Return heat maps (N, 64, 64), and note how long one took."""
+        start = time.perf_counter()
+        found = explain(self.model, images, one.method, target, one.layer or "auto")
+        self.seconds[one] = (time.perf_counter() - start) / len(found)
+        return found.heatmap
+
+    def maps(self, one: Candidate, count: int) -> np.ndarray:
+        """Return the maps of the first tiles; those of the last call are kept."""
+        asked = (one, count)
+        if self._maps[0] != asked:
+            tiles = self.tiles[:count]
+            self._maps = asked, self.explain(one, tiles, self.target[:count])
+        return self._maps[1]
+
+    def falls(self, filling: str, measure: str) -> np.ndarray:
+        """Return what the target loses when each of 4x4 patches alone is removed, (N, 16)."""
+        if (filling, measure) not in self._falls:
+            self._falls[filling, measure] = patch_falls(
+                self.model, self.tiles, self.target, fill=filling, measure=measure
+            )
+        return self._falls[filling, measure]
+
+    @cached_property
+    def known(self) -> TileSet:
+        """Tiles that the model still recognises when they are shrunk into a mosaic."""
+        pool = self.all.balanced(4 * self.sizes.mosaics)
+        found = pool[np.flatnonzero(recognised(self.model, pool))]
+        if len(np.unique(found.labels)) < 4:
+            raise ValueError(
+                f"{self.model.name} recognises shrunk tiles of {len(np.unique(found.labels))} "
+                "classes, and mosaics take four; leave the mosaics out with tests=[...], or train "
+                "the model first"
+            )
+        return found
+
+    @cached_property
+    def mosaics(self) -> Mosaics:
+        """Mosaics of four such tiles."""
+        return mosaics(self.known, self.sizes.mosaics, seed=self.seed)
+
+    @cached_property
+    def large(self) -> Mosaics | None:
+        """Mosaics of nine tiles, where nine classes are recognised at a third of their size."""
+        pool = self.all.balanced(4 * self.sizes.mosaics)
+        found = pool[np.flatnonzero(recognised(self.model, pool, side=3))]
+        if len(np.unique(found.labels)) < 9:
+            return None
+        return mosaics(found, self.sizes.mosaics, seed=self.seed, side=3)
+
+    @cached_property
+    def causal(self) -> np.ndarray:
+        """Which mosaics' own quarter matters most to the model, bool (N,)."""
+        return causal(self.model, self.mosaics)
+
+
+def _mosaic(ground: Ground, one: Candidate, count: int) -> Values:
+    found = _first(ground.mosaics, count)
+    maps = ground.explain(one, found.images, found.target)
+    share = relevance_share(maps, found)
+    own = found.cells[None] == found.cell[:, None, None]
+    return {
+        (MOSAIC, ""): share,
+        ("mosaic, own quarter causal", ""): np.where(ground.causal[: len(found)], share, np.nan),
+        ("mosaic, area under ROC", ""): area_under_roc(maps, own),
+        ("mosaic, pointing", ""): pointing(maps, found),
+    }
+
+
+def _large_mosaic(ground: Ground, one: Candidate, count: int) -> Values:
+    if ground.large is None:
+        return {}
+    found = _first(ground.large, count)
+    maps = ground.explain(one, found.images, found.target)
+    return {("mosaic 3x3", ""): relevance_share(maps, found)}
+
+
+def _single_deletion(ground: Ground, one: Candidate, count: int) -> Values:
+    maps = ground.maps(one, count)
+    values: Values = {}
+    for filling in ground.sizes.fillings:
+        for measure, words in (("logit", ""), ("probability", " of the probability")):
+            falls = ground.falls(filling, measure)[:count]
+            values[SINGLE_DELETION + words, filling] = single_deletion(maps, falls)
+    return values
+
+
+def _removal(ground: Ground, one: Candidate, count: int) -> Values:
+    tiles, target = ground.tiles[:count], ground.target[:count]
+    maps = ground.maps(one, count)
+    return {
+        (REMOVAL, filling): removal(ground.model, tiles, maps, target, fill=filling)
+        for filling in ground.sizes.fillings
+    }
+
+
+def _curves(ground: Ground, one: Candidate, count: int) -> Values:
+    count = min(count, ground.sizes.curves)
+    tiles, target = ground.tiles[:count], ground.target[:count]
+    maps = ground.maps(one, count)
+    order = deletion_order(maps)
+    values: Values = {}
+    fillings = dict.fromkeys((ground.sizes.fillings[0], "linear"))
+    for name, run in (("deletion", deletion), ("insertion", insertion)):
+        for filling in fillings:
+            found = run(ground.model, tiles, order, target, fill=filling, steps=8)
+            values[name, filling] = found.area
+    return values
+
+
+def _drawn(ground: Ground, one: Candidate, count: int) -> Values:
+    if ground.tiles.masks is None:
+        return {}
+    maps, masks = ground.maps(one, count), ground.tiles.masks[:count].numpy()
+    held = masks.any(axis=(1, 2)) & ~masks.all(axis=(1, 2))
+    return {
+        ("drawn evidence", ""): np.where(held, area_under_roc(maps, masks), np.nan),
+        ("drawn evidence, share", ""): np.where(held, share_inside(maps, masks), np.nan),
+    }
+
+
+@dataclass(frozen=True)
+class Test:
+    """A test of explanations.
+
+    Attributes:
+        name: what `report_card(tests=...)` takes.
+        run: returns values for some of the tiles.
+        says: what it asks, its range, and which end is better.
+        source: the paper.
+    """
+
+    name: str
+    run: Callable[[Ground, Candidate, int], Values]
+    says: str
+    source: str
+
+
+_TESTS = (
+    Test(MOSAIC, _mosaic,
+         "share of a map's positive part on the explained one of four tiles; 0 to 1, chance 0.25, "
+         "higher is better",
+         "Arias-Duart et al. 2022, arXiv:2109.15035"),
+    Test("mosaic 3x3", _large_mosaic, "the same among nine tiles; chance 0.11",
+         "Arias-Duart et al. 2022, arXiv:2109.15035"),
+    Test(SINGLE_DELETION, _single_deletion,
+         "correlation of a map's sums over 4x4 patches with what the target's logit loses when "
+         "that patch alone is removed; -1 to 1, chance 0, higher is better",
+         "Hesse et al. 2024, NeurIPS (IDSDS)"),
+    Test(REMOVAL, _removal,
+         "what the target's probability loses by removing the map's highest quarter, less what it "
+         "loses by removing the lowest; -1 to 1, chance 0, higher is better",
+         "Samek et al. 2017, arXiv:1509.06321"),
+    Test("curves", _curves,
+         "mean probability while pixels go (deletion, lower is better) or come (insertion, higher "
+         "is better) in the map's order; filling \"linear\" is ROAD's",
+         "Petsiuk et al. 2018, arXiv:1806.07421; Rong et al. 2022, arXiv:2202.00449"),
+    Test("drawn evidence", _drawn,
+         "area under ROC of a map for the pixels that a drawn tile's class was drawn with; 0 to 1, "
+         "chance 0.5, higher is better", "this suite"),
+)  # fmt: skip
+TESTS = {test.name: test for test in _TESTS}
+
+
+def report_card(
+    model: TileClassifier,
+    tiles: TileSet,
+    methods: Sequence[str | tuple[str, str]] | None = None,
+    tests: Sequence[str] | None = None,
+    *,
+    choose_on: TileSet | None = None,
+    quick: bool = False,
+    sizes: Sizes | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> ReportCard:
+    """Test explanations of a model, beside maps that look at nothing, and recommend one.
+
+    What was measured is kept in the cache by the digests of weights and tiles: a call that was
+    stopped goes on where it was.
+
+    Args:
+        model: made by `create_model` or `load_checkpoint`.
+        tiles: tiles that the model did not learn from, such as the test tiles of its split.
+        methods: names in `methods()`, or pairs (name, layer); None takes every method that can
+            explain the model, CAMs and libragrad at several layers. The nulls are added.
+        tests: names in `TESTS`; None takes all.
+        choose_on: other tiles, such as the validation tiles, on which the recommended explanation
+            is chosen; None chooses on `tiles`, so that its figures there flatter it a little.
+        quick: a short trial: four methods, 64 tiles, one filling.
+        sizes: how many tiles each test takes; None follows `quick`.
+        seed: of all draws of tiles.
+        progress: show a bar.
+
+    Returns:
+        The card; `.frame` has one figure a row.
+
+    Raises:
+        TypeError: if the model is none of ours, or tiles are no TileSet.
+        ValueError: if a method or a test is unknown, a method cannot explain the model, or the
+            model was trained on one of the tiles.
+    """
+    if not isinstance(tiles, TileSet):
+        raise TypeError(f"tiles must be a TileSet, got {type(tiles).__name__}")
+    sizes = sizes or (QUICK if quick else FULL)
+    wanted = [_test_named(name) for name in (tests if tests is not None else TESTS)]
+    chosen = _candidates(model, methods, quick)
+    for part in filter(None, (tiles, choose_on)):
+        _refuse_training_tiles(model, part)
+    core = [test for test in wanted if test.name in CORE]
+    plan = [(tiles, sizes, wanted)]
+    if choose_on is not None:
+        half = replace(sizes, tiles=max(2, sizes.tiles // 2), fillings=sizes.fillings[:1])
+        plan.insert(0, (choose_on, half, core))
+    count = sum(len(chosen) * len(list_) for *_, list_ in plan)
+    with tqdm(total=count, desc=f"testing {model.name}", disable=not progress) as bar:
+        measured = [
+            _measured(model, part, chosen, list_, sizes_, seed, bar) for part, sizes_, list_ in plan
+        ]
+    rows = _rows(measured[-1])
+    card = ReportCard(
+        model=model.name,
+        weights=weights_digest(model),
+        tiles=f"{tiles.source}, {tiles.part}: {len(tiles):,} tiles to draw from",
+        digest=tiles.digest,
+        rows=rows,
+        recommended=None,
+        quick=sizes != FULL,
+        hardware=describe_hardware(device_of(model)),
+        versions={
+            "lulc_lib": __version__,
+            **{name: importlib.metadata.version(name) for name in ("torch", "timm")},
+        },
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    where = f"on {len(choose_on):,} other tiles" if choose_on is not None else "on these tiles"
+    return replace(card, recommended=_recommended(card, _rows(measured[0]), where))
+
+
+# --- what is tested ------------------------------------------------------------------------------
+
+
+def _test_named(name: Any) -> Test:
+    if name not in TESTS:
+        raise ValueError(
+            f"there is no test {name!r}{did_you_mean(str(name), list(TESTS))} There are "
+            f"{', '.join(TESTS)}"
+        )
+    return TESTS[name]
+
+
+def _refuse_training_tiles(model: TileClassifier, tiles: TileSet) -> None:
+    learnt = model.trained_on
+    known = int(learnt.contains(tiles).sum()) if learnt is not None else 0
+    if known:
+        raise ValueError(
+            f"{model.name} was trained on {known:,} of these {len(tiles):,} tiles; test its "
+            "explanations on others, such as the test tiles of its split"
+        )
+
+
+def _candidates(
+    model: TileClassifier, asked: Sequence[str | tuple[str, str]] | None, quick: bool
+) -> list[Candidate]:
+    """Return the explanations to test, each with its layer, and the nulls."""
+    if asked is None:
+        found = list(_quick_candidates(model) if quick else _all_candidates(model))
+    else:
+        found = [Candidate(*one) if isinstance(one, tuple) else Candidate(one) for one in asked]
+        check_methods(model, [one.method for one in found])
+    own = anatomy(model).layer
+    layered = set(methods().query("family == 'cam'").name) - {"refinecam"}
+    with_layer = [
+        replace(one, layer=own) if one.layer is None and one.method in layered else one
+        for one in found
+    ]
+    return list(dict.fromkeys([*with_layer, *[Candidate(name) for name in NULLS]]))
+
+
+def _able(model: TileClassifier, names: Iterable[str]) -> Iterator[str]:
+    for name in names:
+        try:
+            check_methods(model, [name])
+        except ValueError:
+            continue
+        yield name
+
+
+def _early(model: TileClassifier) -> tuple[str, ...]:
+    """Return layers for held gates: the second and third block, or the last two stages."""
+    found = anatomy(model)
+    return found.outputs[1:3] if found.family == "vit" else found.stages[-2:]
+
+
+def _late(model: TileClassifier) -> tuple[str, ...]:
+    """Return layers for CAMs beside the default: a block or two before it."""
+    found = anatomy(model)
+    return found.outputs[-3:-1] if found.family == "vit" else found.stages[-2:-1]
+
+
+def _quick_candidates(model: TileClassifier) -> Iterator[Candidate]:
+    able = list(_able(model, ("gradcam", "competition", "libragrad", "refinecam", "layercam")))
+    for name in able[:4]:
+        yield Candidate(name, _early(model)[0] if name == "libragrad" else None)
+
+
+def _all_candidates(model: TileClassifier) -> Iterator[Candidate]:
+    table = methods()
+    for name in _able(model, table.name[table.family != "null"]):
+        if name == "scorecam":  # one pass for each channel: hours
+            continue
+        yield Candidate(name)
+        for layer in {"gradcam": _late, "libragrad": _early}.get(name, lambda _: ())(model):
+            yield Candidate(name, layer)
+
+
+def _passes(method: str) -> int:
+    """Return about how many forward passes one map takes."""
+    cost = dict(zip(*methods()[["name", "cost"]].to_numpy().T, strict=True))[method]
+    first = cost.split()[0]
+    return 1000 if "each channel" in cost else int(first) if first.isdigit() else 0
+
+
+# --- measured ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Values of one explanation."""
+
+    candidate: Candidate
+    values: Values
+    seconds: float
+
+
+def _measured(
+    model: TileClassifier,
+    tiles: TileSet,
+    chosen: Sequence[Candidate],
+    tests: Sequence[Test],
+    sizes: Sizes,
+    seed: int,
+    bar: Any,
+) -> list[_Measured]:
+    ground = Ground(model, tiles, sizes, seed)
+    shared = None
+    if model.spec is not None:
+        shared = cache_key(
+            spec=model.spec,
+            weights=weights_digest(model),
+            images=digest_arrays(tiles.images.numpy()),
+            sizes=[sizes.tiles, sizes.mosaics, sizes.few, sizes.curves, list(sizes.fillings)],
+            seed=seed,
+        )
+    found = []
+    for one in chosen:
+        bar.set_postfix_str(f"{one.method} at {one.layer}" if one.layer else one.method)
+        values: Values = {}
+        for test in tests:
+            values |= _kept(shared, ground, one, test)
+            bar.update()
+        seconds = float(values.pop(("seconds", ""))[0])
+        found.append(_Measured(one, values, seconds))
+    return found
+
+
+def _kept(shared: dict[str, Any] | None, ground: Ground, one: Candidate, test: Test) -> Values:
+    """Return one explanation's values in one test: kept ones, else measured."""
+    key = shared and {**shared, "method": one.method, "layer": one.layer, "test": test.name}
+    arrays = load_arrays("reports", key) if key else None
+    if arrays is None:
+        few = _passes(one.method) >= MANY_PASSES
+        count = ground.sizes.few if few else max(ground.sizes.tiles, ground.sizes.mosaics)
+        values = test.run(ground, one, count)
+        arrays = {"|".join(name): np.asarray(v, np.float64) for name, v in values.items()}
+        arrays["seconds|"] = np.array([ground.seconds.get(one, 0.0)])
+        if key:
+            store_arrays("reports", key, arrays)
+    return {tuple(name.split("|")): values for name, values in arrays.items()}
+
+
+def _first(found: Mosaics, count: int) -> Mosaics:
+    return replace(
+        found, images=found.images[:count], target=found.target[:count], cell=found.cell[:count]
+    )
+
+
+# --- figures -------------------------------------------------------------------------------------
+
+
+def _mean(values: np.ndarray) -> tuple[float, float, float, int]:
+    """Return the mean over tiles, its bootstrap 95 % interval, and how many tiles count."""
+    values = values[np.isfinite(values)]
+    if len(values) == 0:
+        return float("nan"), float("nan"), float("nan"), 0
+    draws = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
+    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
+    return float(values.mean()), float(low), float(high), len(values)
+
+
+def _rows(measured: Sequence[_Measured]) -> tuple[Row, ...]:
+    """Return all figures, and for the core tests how far each explanation leads the nulls."""
+    nulls = {one.candidate.method: one.values for one in measured if one.candidate.method in NULLS}
+    rows = []
+    for one in measured:
+        for (test, filling), values in one.values.items():
+
+            def row(name: str, values: np.ndarray, one: Any = one, filling: str = filling) -> Row:
+                where = one.candidate
+                return Row(where.method, where.layer, name, filling, *_mean(values), one.seconds)
+
+            if not np.isfinite(values).any():
+                continue
+            rows.append(row(test, values))
+            if one.candidate.method in NULLS:
+                continue
+            leads = {
+                name: _mean(_paired(values, known[test, filling]))
+                for name, known in nulls.items()
+                if (test, filling) in known
+            }
+            if test in (MOSAIC, SINGLE_DELETION) and leads:
+                value, low, high, n = min(leads.values(), key=lambda lead: lead[1])
+                rows.append(replace(rows[-1], test=f"{test}, {LEAD}", value=value, low=low,
+                                    high=high, n=n))  # fmt: skip
+            if test == REMOVAL and "centre" in leads:
+                value, low, high, n = leads["centre"]
+                rows.append(replace(rows[-1], test=f"{test}, {CENTRE_LEAD}", value=value, low=low,
+                                    high=high, n=n))  # fmt: skip
+    return tuple(rows)
+
+
+def _paired(values: np.ndarray, null: np.ndarray) -> np.ndarray:
+    count = min(len(values), len(null))
+    return values[:count] - null[:count]
+
+
+def ranks(card_rows: Sequence[Row]) -> pd.DataFrame:
+    """Return the rank of each explanation in each core test, 1 is best, and the mean rank.
+
+    Returns:
+        DataFrame indexed by (method, layer), "" for no layer, best first; explanations that lack
+        a core test, and the nulls, are left out.
+    """
+    values: dict[tuple[str, str], dict[str, float]] = {}
+    for row in card_rows:
+        if row.test in CORE and row.method not in NULLS:
+            values.setdefault((row.method, row.layer or ""), {}).setdefault(row.test, row.value)
+    full = {name: found for name, found in values.items() if len(found) == len(CORE)}
+    if not full:
+        return pd.DataFrame(columns=[*CORE, "mean rank"])
+    index = pd.MultiIndex.from_tuples(full, names=["method", "layer"])
+    table = pd.DataFrame(list(full.values()), index=index)[list(CORE)].rank(ascending=False)
+    return table.assign(**{"mean rank": table.mean(axis=1)}).sort_values("mean rank", kind="stable")
+
+
+def agreement(card: ReportCard) -> pd.DataFrame:
+    """Return how alike the tests rank the explanations: Spearman's correlation of each two tests.
+
+    Returns:
+        DataFrame, tests by tests, first fillings; deletion counts from its low end. A correlation
+        near 0 says that two tests ask different things.
+    """
+    table = card.frame
+    table = table[~table.method.isin(NULLS) & ~table.test.str.contains("lead over")]
+    table = table.assign(name=table.method + " " + table.layer.fillna(""))
+    table.loc[table.test == "deletion", "value"] *= -1
+    wide = table.pivot_table(index="name", columns="test", values="value", aggfunc="first")
+    return wide[list(dict.fromkeys(table.test))].rank().corr()
+
+
+def _recommended(card: ReportCard, chosen_by: Sequence[Row], where: str) -> Recommendation | None:
+    """Return the best mean rank among the explanations that are told from the nulls."""
+    chooser = replace(card, rows=tuple(chosen_by))
+    order = ranks(chosen_by)
+    for place, (method, layer) in enumerate(order.index, start=1):
+        layer = layer or None
+        if not (_sound(chooser, method, layer) and _sound(card, method, layer)):
+            continue
+        mean = order["mean rank"].iloc[place - 1]
+        best = "the best" if place == 1 else f"number {place} by"
+        reason = (
+            f"report card: {best} mean rank ({mean:.1f} of {len(order)}) over mosaics, single "
+            f"deletion and removal, chosen {where}; {card.verdict(method, layer).words}"
+        )
+        return Recommendation(method, layer, reason)
+    return None
+
+
+def _sound(card: ReportCard, method: str, layer: str | None) -> bool:
+    lead = card.find(method, layer, f"{REMOVAL}, {CENTRE_LEAD}")
+    behind = lead is not None and lead.high < 0
+    return card.verdict(method, layer).proven and not behind
