@@ -1,0 +1,108 @@
+"""Test a model's explanations and write its report card: `lulc report NAME`."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from lulc_lib.cli import common, parsing
+
+if TYPE_CHECKING:
+    from lulc_lib.evidence import ReportCard
+
+DETAILS = """\
+Asks of each explanation whether it can be told from maps that look at nothing: on mosaics of
+tiles, where it is known which part should count, and by removing pixels. The explanation that is
+recommended was told from all of them, and has the best mean rank over mosaics, single deletion and
+removal; it is chosen on the validation tiles, and the figures are of the test tiles. Without
+--quick the card is written beside the checkpoint as NAME.report.json, where `lulc explain` and the
+explorer find it. It can be stopped with Ctrl-C, and goes on where it was."""
+EXAMPLES = """\
+examples:
+  lulc report vit --quick
+  lulc report vit
+  lulc report resnet50 --method gradcam --method competition --test mosaic --out card.json
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("name", metavar="NAME", help="a checkpoint: its name or its path")
+    parser.add_argument(
+        "--quick", action="store_true", help="a short trial: four methods, 64 tiles; not kept"
+    )
+    parser.add_argument(
+        "--method",
+        action="append",
+        metavar="METHOD[@LAYER]",
+        help="of `lulc.methods()`; give it again for more (default: all that fit the model)",
+    )
+    parser.add_argument(
+        "--test", action="append", help="of the tests; give it again for more (default: all)"
+    )
+    for name, what in (("tiles", "tiles"), ("mosaics", "mosaics")):
+        parser.add_argument(
+            f"--n-{name}", type=parsing.whole(8), metavar="N", help=f"{what} that each test takes"
+        )
+    parsing.add_tile_options(parser, drawn=50)
+    parsing.add_part_options(parser)
+    parser.add_argument(
+        "--out",
+        metavar="FILE.json",
+        help="where to write the card (default: beside the checkpoint, with --quick nowhere)",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Test, print the ranks, write the card."""
+    from dataclasses import replace
+
+    from lulc_lib.report_cards import FULL, QUICK, ranks, report_card
+    from lulc_lib.splits import split
+
+    ((name, model),) = common.get_models([options.name]).items()
+    out = options.out or (None if options.quick else model.report_file)
+    out = common.output_file(out, (".json",)) if out else None
+    tiles = common.get_tiles(options)
+    part = common.get_part(tiles, options.part, options.split, [model])
+    if remark := common.foreign(model, part):
+        common.say(remark)
+    asked = {"tiles": options.n_tiles, "mosaics": options.n_mosaics}
+    sizes = replace(QUICK if options.quick else FULL, **{k: v for k, v in asked.items() if v})
+    chooser = None
+    if not options.quick and part.role == "test" and part.split_name:
+        chooser = split(tiles, part.split_name).val
+    methods = options.method and [
+        tuple(text.split("@", 1)) if "@" in text else text for text in options.method
+    ]
+    common.say(f"{name}: testing explanations on {part.source}, {part.part}")
+    card = report_card(
+        model, part, methods, options.test,
+        choose_on=chooser, quick=options.quick, sizes=sizes, progress=True,
+    )  # fmt: skip
+    common.say(f"\n{report_text(card)}")
+    table = ranks(card.rows)
+    if len(table):
+        best = ", ".join(" at ".join(filter(None, key)) for key in table.index[:3])
+        common.say(f"\nbest mean ranks on these tiles: {best}")
+    if card.recommended:
+        where = card.recommended.layer
+        common.say(f"recommended: {card.recommended.method}" + (f" at {where}" if where else ""))
+        common.say(card.recommended.reason)
+    else:
+        common.say("recommended: none, since none was told from all maps that look at nothing")
+    if out:
+        common.say(f"wrote {card.save(out)}")
+
+
+def report_text(card: "ReportCard") -> str:
+    """Return the figures of the tests that recommend, as a table."""
+    from lulc_lib.evidence import candidates
+    from lulc_lib.report_cards import CORE
+
+    rows = []
+    for method, layer in candidates(card):
+        found = [card.find(method, layer, test) for test in CORE]
+        if any(found):
+            figures = ["" if row is None else str(row.interval) for row in found]
+            row = next(filter(None, found))
+            rows.append([method, layer or "", *figures, str(row.n), f"{row.seconds:.3f}"])
+    return common.table(["method", "layer", *CORE, "n", "s a map"], rows)
