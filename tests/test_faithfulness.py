@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from lulc_lib import faithfulness, predictions
+from lulc_lib import predictions
 from lulc_lib.checkpoints import load_checkpoint
 from lulc_lib.drawn_tiles import synthetic
 from lulc_lib.explanations import explain
 from lulc_lib.faithfulness import (
     FILLS,
+    deleting,
     deletion,
     deletion_order,
     first_pixels,
@@ -153,7 +154,7 @@ def test_deletion_holds_one_batch(fill, monkeypatch):
         batches.append(len(images))
         return remove(images, *others)
 
-    monkeypatch.setattr(faithfulness, "remove", watched)
+    monkeypatch.setattr(deleting, "remove", watched)
     monkeypatch.setattr(predictions, "_fitting", lambda tile_bytes: 7)
     for given in (tiles, tiles.images, tiles.float()):
         found = deletion(model, given, order, target, fill=fill, steps=5)
