@@ -69,7 +69,7 @@ def adapted(
             loss = F.cross_entropy(tuned(images), tiles.labels[chosen].to(device))
             if not bool(torch.isfinite(loss)):
                 raise ValueError(
-                    f"the loss is {float(loss)} at step {step}: take a smaller learning_rate than "
+                    f"the loss is {loss.item()} at step {step}: take a smaller learning_rate than "
                     f"{learning_rate:g}, or look whether the model's weights are broken"
                 )
             optimizer.zero_grad(set_to_none=True)
