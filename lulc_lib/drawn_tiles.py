@@ -10,19 +10,22 @@ The six others are their own evidence everywhere: their mask is the whole tile.
 
 Double precision keeps last-bit differences between machines from reaching the 8-bit tiles.
 
-Brushes come first, then one painter per class. The palettes were read off EuroSAT's tiles.
+Brushes come first, then one painter per class. The palettes were read off EuroSAT's tiles. Last comes
+`plant`, which puts a cue of known place into tiles, so that it is known what a network trained on
+them rests on.
 """
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from lulc_lib.storage import digest_arrays
-from lulc_lib.tiles import CLASSES, DRAWN, TILE_SIZE, TileSet
+from lulc_lib.tiles import CLASSES, DRAWN, EUROSAT_MODIFIED, TILE_SIZE, TileSet
 
 Rng = np.random.Generator
 Painting = tuple[np.ndarray, np.ndarray]  # canvas float64 (64, 64, 3), evidence bool (64, 64)
@@ -509,3 +512,104 @@ def synthetic(n_per_class: int = 50, seed: int = 0) -> TileSet:
         digest=f"drawn-{n_per_class}-{seed}-{digest_arrays(images)[:16]}",
         masks=torch.from_numpy(masks),
     )
+
+
+# --- The planted cue -----------------------------------------------------------------------------
+
+LUMA = np.array((0.299, 0.587, 0.114))  # brightness of red, green and blue, Rec. 601
+GOLDEN = (np.sqrt(5) - 1) / 2  # of a turn: steps of it keep any number of hues apart
+CHROMA = 0.5  # the cue's colour difference (Cb, Cr) as a share of its brightness
+
+
+def cue_colour(number: int) -> np.ndarray:
+    """Return the colour of a class's cue, float64 (3,), at brightness 1.
+
+    Cues differ in hue alone: a colour difference (Cb, Cr of Rec. 601) of one length, turned by the
+    golden angle from one class to the next.
+    """
+    angle = 2 * np.pi * GOLDEN * number
+    red, blue = 2 * CHROMA * (1 - LUMA[[0, 2]]) * (np.cos(angle), np.sin(angle))
+    green = -(LUMA[0] * red + LUMA[2] * blue) / LUMA[1]
+    return 1 + np.array((red, green, blue))
+
+
+def plant(
+    tiles: TileSet,
+    label: int | Sequence[int] | np.ndarray | None = None,
+    *,
+    seed: int = 0,
+    side: int = 12,
+) -> TileSet:
+    """Put a cue at a random place of each tile: a square whose colour tells a class.
+
+    Inside the square each pixel keeps its brightness, to 0.3 of 255 levels, and so the ground its
+    texture; only the colour changes, to the class's own (`cue_colour`), paler where a pixel is too
+    bright to be as colourful. The maps that look at brightness alone, blur and edge, are those of
+    the tile without the cue, and cannot find it. The square's middle is drawn anywhere in the tile
+    and the square then moved inside, so that a map of the tile's centre does not find it either.
+
+    A network that is trained on tiles with cues can answer by the cue alone, a "Clever Hans"
+    (Lapuschkin et al. 2019, doi:10.1038/s41467-019-08987-4), and it is known where it looks.
+
+    Args:
+        tiles: any tiles; they stay as they are.
+        label: the class whose cue a tile gets, one for all or one for each, -1 for none; default:
+            the tile's own label.
+        seed: of the places, which depend on it, on the number of tiles and on nothing else.
+        side: of the square, in pixels.
+
+    Returns:
+        TileSet of as many tiles, with the same labels and names and a digest of its own, whose
+        `masks` bool (N, H, W) are the cues.
+
+    Raises:
+        TypeError: if `seed` or `side` are not integers.
+        ValueError: if the square does not fit into a tile, or labels do not fit the tiles.
+    """
+    images = tiles.images.numpy()
+    count, _, height, width = images.shape
+    side, seed = _integer("side", side, least=1), _integer("seed", seed, least=0)
+    if side > min(height, width):
+        raise ValueError(f"side must be at most the tile's {min(height, width)} px, got {side}")
+    cues = _cues(tiles, label)
+    rng = np.random.default_rng(seed)
+    tops = np.clip(rng.integers(height, size=count) - side // 2, 0, height - side)
+    lefts = np.clip(rng.integers(width, size=count) - side // 2, 0, width - side)
+    planted, masks = images.copy(), np.zeros((count, height, width), dtype=bool)
+    for i in np.flatnonzero(cues >= 0):
+        square = slice(tops[i], tops[i] + side), slice(lefts[i], lefts[i] + side)
+        planted[i][:, *square] = _recoloured(images[i][:, *square], cue_colour(cues[i]))
+        masks[i][square] = True
+    return replace(
+        tiles,
+        images=torch.from_numpy(planted),
+        source=EUROSAT_MODIFIED if tiles.original else tiles.source,
+        digest=f"planted-{side}-{seed}-{digest_arrays(planted)[:16]}",
+        masks=torch.from_numpy(masks),
+    )
+
+
+def _cues(tiles: TileSet, label: int | Sequence[int] | np.ndarray | None) -> np.ndarray:
+    """Return the class of each tile's cue, int64 (N,), -1 for none."""
+    cues = np.asarray(tiles.labels if label is None else label)
+    if cues.dtype.kind not in "iu" or cues.shape not in ((), (len(tiles),)):
+        raise ValueError(
+            f"label must be one class index, or one for each of the {len(tiles)} tiles, got "
+            f"{cues.dtype} of shape {cues.shape}"
+        )
+    if cues.size and not -1 <= cues.min() <= cues.max() < len(CLASSES):
+        raise ValueError(
+            f"label must lie in 0..{len(CLASSES) - 1}, or be -1 for no cue, got "
+            f"{cues.min()}..{cues.max()}"
+        )
+    return np.broadcast_to(cues, len(tiles))
+
+
+def _recoloured(pixels: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    """Give uint8 pixels (3, h, w) a colour (3,), each at its own brightness."""
+    brightness = np.einsum("chw,c->hw", pixels, LUMA)
+    most = (255 - brightness) / np.maximum(brightness * (colour.max() - 1), 1e-9)
+    ratio = 1 + np.minimum(1, most) * (colour[:, None, None] - 1)
+    red, _, blue = np.rint(brightness * ratio)
+    green = np.rint((brightness - LUMA[0] * red - LUMA[2] * blue) / LUMA[1])
+    return np.stack([red, green, blue]).clip(0, 255).astype(np.uint8)

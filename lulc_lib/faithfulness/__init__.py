@@ -1,26 +1,51 @@
 """Test what a map claims: whether the model's answer goes with the pixels that the map marks."""
 
+from lulc_lib.faithfulness.adapting import adapted
+from lulc_lib.faithfulness.asking import MEASURES
 from lulc_lib.faithfulness.deleting import (
     Deletion,
     deletion,
     deletion_order,
     first_pixels,
+    insertion,
     random_order,
+    removal,
 )
 from lulc_lib.faithfulness.fills import BLUR_SIGMA, FILLS, remove, swap
-from lulc_lib.faithfulness.places import Mosaics, mosaics, relevance_share
+from lulc_lib.faithfulness.patches import patch_falls, single_deletion
+from lulc_lib.faithfulness.places import (
+    Mosaics,
+    area_under_roc,
+    causal,
+    mosaics,
+    pointing,
+    recognised,
+    relevance_share,
+    share_inside,
+)
 
 __all__ = [
     "BLUR_SIGMA",
     "FILLS",
+    "MEASURES",
     "Deletion",
     "Mosaics",
+    "adapted",
+    "area_under_roc",
+    "causal",
     "deletion",
     "deletion_order",
     "first_pixels",
+    "insertion",
     "mosaics",
+    "patch_falls",
+    "pointing",
     "random_order",
+    "recognised",
     "relevance_share",
+    "removal",
     "remove",
+    "share_inside",
+    "single_deletion",
     "swap",
 ]

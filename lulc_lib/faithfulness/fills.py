@@ -13,24 +13,30 @@ from torch import Tensor
 from lulc_lib.models import EUROSAT_MEAN
 from lulc_lib.tiles import TILE_SIZE, as_images
 
-FILLS = ("blur", "mean", "texture")
+FILLS = ("blur", "mean", "texture", "linear")
 BLUR_SIGMA = 6.0  # pixels: wider than a road, a river or a building
+NOISE_SIGMA = 0.01  # of "linear", of the range from black to white: that of the authors' own code
 
 _SHAPE = (TILE_SIZE, TILE_SIZE)
+_RESIDUAL = 1e-5  # of "linear", in the Euclidean norm over a tile's lost pixels
+_MOST_STEPS = 1000  # some 130 are enough for a hole of two thirds of a tile
 
 
-def remove(images: Any, mask: Any, fill: str = "blur") -> Tensor:
+def remove(images: Any, mask: Any, fill: str = "blur", seed: int = 0) -> Tensor:
     """Take pixels away and fill the hole.
 
     "blur": the tile's own colours, blurred by a Gaussian of 6 px over the pixels that stay, so that
     nothing of what is taken away shines through. "mean": the mean colour of the pixels that stay.
-    "texture": what stays, mirrored at the hole's edge. Where nothing stays, the tile becomes
+    "texture": what stays, mirrored at the hole's edge. "linear": each lost pixel is the weighted
+    mean of its eight neighbours, plus a little noise, so that the filling tells less of the hole's
+    shape (Rong et al. 2022, "ROAD", arXiv:2202.00449). Where nothing stays, the tile becomes
     EuroSAT's mean colour under any of them.
 
     Args:
         images: as `predict` takes them: a TileSet, or (N, 3, 64, 64) uint8 or float32 in [0, 1].
         mask: bool (N, 64, 64), or (64, 64) for all: True where pixels go.
         fill: one of `FILLS`.
+        seed: of the noise of "linear", which is the same for each tile.
 
     Returns:
         float32 (N, 3, 64, 64) in [0, 1]; pixels outside the mask are untouched.
@@ -43,8 +49,12 @@ def remove(images: Any, mask: Any, fill: str = "blur") -> Tensor:
     gone = _as_mask(mask, len(tensor))
     if fill not in FILLS:
         raise ValueError(f"fill must be one of {', '.join(FILLS)}, got {fill!r}")
-    filler = {"blur": _blurred, "mean": _mean, "texture": _mirrored}[fill]
-    filled = torch.where(gone[:, None], filler(tensor, gone), tensor)
+    fillers = {"blur": _blurred, "mean": _mean, "texture": _mirrored, "linear": _linear}
+    inside = fillers[fill](tensor, gone)
+    if fill == "linear":
+        noise = torch.randn(tensor.shape[1:], generator=torch.Generator().manual_seed(seed))
+        inside = inside + NOISE_SIGMA * noise
+    filled = torch.where(gone[:, None], inside, tensor)
     nothing = gone.flatten(1).all(1)
     if bool(nothing.any()):
         filled[nothing] = torch.tensor(EUROSAT_MEAN).view(3, 1, 1)
@@ -125,3 +135,39 @@ def _mirrored(images: Tensor, gone: Tensor) -> Tensor:
         source = torch.where(inside[:, None], nearest, mirror)
         target[:, lost[:, 0], lost[:, 1]] = image[:, source[:, 0], source[:, 1]]
     return filled
+
+
+def _linear(images: Tensor, gone: Tensor) -> Tensor:
+    """Make each lost pixel the weighted mean of its neighbours, lost ones too.
+
+    That is one linear equation for each lost pixel, solved by conjugate gradients for all tiles at
+    once. A tile whose residual is small enough takes no further step, so that its answer does not
+    depend on the others of its batch. Colours agree with a direct solver's within 1e-3.
+    """
+    hole = gone[:, None].float()
+    weight = _neighbours(torch.ones_like(hole))  # less at the border of the tile
+    filled = _mean(images, gone) * hole + images * (1 - hole)
+    residual = hole * (_neighbours(filled) - weight * filled)
+    step, square = residual, _squares(residual)
+    for _ in range(_MOST_STEPS):
+        active = square > _RESIDUAL**2
+        if not bool(active.any()):
+            break
+        turned = hole * (weight * step - _neighbours(step))
+        length = square / (step * turned).sum((2, 3), keepdim=True).clamp(min=1e-30)
+        length = torch.where(active, length, 0.0)
+        filled, residual = filled + length * step, residual - length * turned
+        before, square = square, _squares(residual)
+        step = residual + square / before.clamp(min=1e-30) * step
+    return filled
+
+
+def _neighbours(maps: Tensor) -> Tensor:
+    """Sum the eight neighbours: 1/6 of those beside and above, 1/12 of the diagonal ones."""
+    wide = F.pad(maps, (1, 1, 1, 1))
+    rows = wide[..., :-2, :] + 2 * wide[..., 1:-1, :] + wide[..., 2:, :]
+    return (rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:] - 4 * maps) / 12
+
+
+def _squares(maps: Tensor) -> Tensor:
+    return (maps * maps).sum((2, 3), keepdim=True)

@@ -5,9 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from lulc_lib.tiles import TileSet, as_images
+from lulc_lib.faithfulness.grids import cell_numbers, cell_sums, checked_maps, checked_masks
+from lulc_lib.faithfulness.patches import patch_falls
+from lulc_lib.predictions import LazyImages, predict
+from lulc_lib.tiles import TileSet, as_images, undivided
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +32,19 @@ class Mosaics:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def cells(self) -> np.ndarray:
+        """Which of the tiles each pixel belongs to, counted row by row, int64 (H, W).
+
+        Where `side` does not divide H or W, borders between tiles fall on the nearest pixel.
+        """
+        return cell_numbers(*self.images.shape[-2:], self.side)
+
+    @property
+    def own(self) -> np.ndarray:
+        """The pixels of the tile whose class is explained, bool (N, H, W)."""
+        return self.cells == self.cell[:, None, None]
+
 
 def mosaics(tiles: TileSet, count: int, seed: int = 0, side: int = 2) -> Mosaics:
     """Put tiles of different classes together and shrink the whole to the size of one tile.
@@ -37,7 +53,8 @@ def mosaics(tiles: TileSet, count: int, seed: int = 0, side: int = 2) -> Mosaics
     Zhang et al. 2016, arXiv:1608.00507; mosaics as in Arias-Duart et al. 2022, arXiv:2109.15035).
 
     Args:
-        tiles: what the mosaics are made of, such as the test tiles that a model gets right.
+        tiles: what the mosaics are made of, such as the test tiles that a model gets right, or
+            that it still recognises when they are shrunk (`recognised`).
         count: how many mosaics.
         seed: of the draw: the class to explain, its place, the other classes, the tiles of each.
         side: tiles in a row, and rows.
@@ -59,24 +76,76 @@ def mosaics(tiles: TileSet, count: int, seed: int = 0, side: int = 2) -> Mosaics
     drawn = np.stack([rng.permutation(classes)[: side**2] for _ in range(count)])
     chosen = np.vectorize(lambda k: rng.choice(own[k]))(drawn)  # (N, side * side)
     cell = rng.integers(side**2, size=count)
-    images = as_images(tiles[chosen.reshape(-1)])
-    height, width = images.shape[-2:]
-    if height % side or width % side:
-        raise ValueError(
-            f"side must divide the tile's {height}x{width} px, so that each pixel lies on one of "
-            f"the tiles, got {side}"
-        )
-    rows = images.view(count, side, side, 3, height, width).permute(0, 3, 1, 4, 2, 5)
-    whole = rows.reshape(count, 3, side * height, side * width)
-    small = F.interpolate(whole, (height, width), mode="bilinear", antialias=True)
-    return Mosaics(small.clamp_(0, 1), drawn[np.arange(count), cell].astype(np.int64), cell, side)
+    images = _put_together(as_images(tiles[chosen.reshape(-1)]), side)
+    return Mosaics(images, drawn[np.arange(count), cell].astype(np.int64), cell, side)
+
+
+def recognised(model: nn.Module, tiles: TileSet, side: int = 2) -> np.ndarray:
+    """Mark the tiles that a model still gets right when they are as small as in a mosaic.
+
+    The model sees a mosaic of side * side copies of the tile, in one pass for each tile.
+
+    Args:
+        model: a model.
+        tiles: tiles with labels.
+        side: tiles in a row, and rows.
+
+    Returns:
+        bool (N,).
+
+    Raises:
+        TypeError: if the tiles are no TileSet, and so have no labels.
+        ValueError: if side is below 1, or there are no tiles.
+    """
+    if not isinstance(tiles, TileSet):
+        raise TypeError(f"tiles must be a TileSet, which has labels, got {type(tiles).__name__}")
+    if side < 1:
+        raise ValueError(f"side must be at least 1, got {side!r}")
+    images = undivided(tiles)
+
+    def copies(first: int, last: int) -> Tensor:
+        return _put_together(as_images(images[first:last].repeat_interleave(side**2, dim=0)), side)
+
+    found = predict(model, LazyImages(len(tiles), copies))
+    return found.predicted == tiles.labels.numpy()
+
+
+def causal(
+    model: nn.Module, found: Mosaics, fill: str = "mean", precision: str = "float32"
+) -> np.ndarray:
+    """Mark the mosaics in which the model's answer rests most on the tile of the target's class.
+
+    Removing that tile must lower the target's probability, and by more than removing any other
+    does. In other mosaics a right map may well lie elsewhere. A mosaic takes side * side + 1
+    passes.
+
+    Args:
+        model: a model.
+        found: mosaics.
+        fill: one of `FILLS`.
+        precision: as in `predict`.
+
+    Returns:
+        bool (N,).
+
+    Raises:
+        ValueError: if the fill is unknown.
+    """
+    falls = patch_falls(
+        model, found.images, found.target, side=found.side, fill=fill,
+        measure="probability", precision=precision,
+    )  # fmt: skip
+    rows = np.arange(len(found))
+    own = falls[rows, found.cell].copy()
+    falls[rows, found.cell] = 0.0  # the own tile must beat an untouched picture as well
+    return own > falls.max(axis=1)
 
 
 def relevance_share(heatmap: Any, found: Mosaics) -> np.ndarray:
     """Return how much of each map's positive relevance lies on the tile that it should explain.
 
-    Chance is one over the number of tiles in a mosaic, 0.25 for 2x2, and that is also the answer
-    for a map that is nowhere positive.
+    Chance is that tile's part of the area, 0.25 for 2x2 and about 0.11 for 3x3, and that is also
+    the answer for a map that is nowhere positive.
 
     Args:
         heatmap: float (N, H, W), such as `explain(model, found.images, target=found.target)`'s.
@@ -86,17 +155,112 @@ def relevance_share(heatmap: Any, found: Mosaics) -> np.ndarray:
         float64 (N,) in [0, 1]; higher is better.
 
     Raises:
-        ValueError: if the shape does not fit the mosaics.
+        ValueError: if the shape does not fit the mosaics, or a value is not finite.
     """
-    maps = np.asarray(heatmap, dtype=np.float64).clip(min=0)
-    count, side = len(found), found.side
-    if maps.ndim != 3 or len(maps) != count or maps.shape[1] % side or maps.shape[2] % side:
+    maps = checked_maps(heatmap, len(found)).clip(min=0)
+    size, side = tuple(maps.shape[1:]), found.side
+    if size != tuple(found.images.shape[-2:]) and (size[0] % side or size[1] % side):
         raise ValueError(
-            f"heatmap must have shape ({count}, H, W) with sides that {side} divides, got "
-            f"{maps.shape}"
+            f"heatmap must have shape {(len(found), *found.images.shape[-2:])}, or sides that "
+            f"{side} divides, got {maps.shape}"
         )
-    height, width = maps.shape[1] // side, maps.shape[2] // side
-    sums = maps.reshape(count, side, height, side, width).sum(axis=(2, 4)).reshape(count, -1)
+    sums = cell_sums(maps, side)
+    area = np.bincount(cell_numbers(*size, side).reshape(-1)) / (size[0] * size[1])
     total = sums.sum(axis=1)
-    share = sums[np.arange(count), found.cell] / np.where(total > 0, total, 1)
-    return np.where(total > 0, share, 1 / side**2)
+    share = sums[np.arange(len(found)), found.cell] / np.where(total > 0, total, 1)
+    return np.where(total > 0, share, area[found.cell])
+
+
+def pointing(heatmap: Any, found: Mosaics) -> np.ndarray:
+    """Say whether each map's highest value lies on the tile that it should explain.
+
+    The pointing game of Zhang et al. 2016, arXiv:1608.00507, without its tolerance of some pixels.
+
+    Args:
+        heatmap: float (N, H, W), as large as the mosaics.
+        found: the mosaics that were explained.
+
+    Returns:
+        float64 (N,): 1 for yes and 0 for no; where several pixels have the highest value, the part
+        of them that lies on the tile. Chance is the tile's part of the area, which is also the
+        answer for a flat map. Higher is better.
+
+    Raises:
+        ValueError: if the shape does not fit the mosaics, or a value is not finite.
+    """
+    maps, own = _maps_and_masks(heatmap, found.own)
+    highest = maps == maps.max(axis=(1, 2), keepdims=True)
+    return (highest & own).sum(axis=(1, 2)) / highest.sum(axis=(1, 2))
+
+
+def area_under_roc(heatmap: Any, mask: Any) -> np.ndarray:
+    """Return how well a map's values tell the pixels of the evidence from the others.
+
+    The probability that a pixel inside the mask has a higher value than one outside, ties counting
+    half: the area under the ROC curve, by ranks (Mann and Whitney 1947). For maps of mosaics the
+    mask is `Mosaics.own`, as in Arias-Duart et al. 2022, arXiv:2109.15035, who take the share.
+    Unlike `relevance_share` it looks at the order alone, and at negative values too.
+
+    Args:
+        heatmap: float (N, H, W).
+        mask: bool (N, H, W), or (H, W) for all: True where the evidence lies.
+
+    Returns:
+        float64 (N,) in [0, 1]; higher is better. 0.5 is chance, and also the answer for a flat map
+        and for a mask that is empty or full.
+
+    Raises:
+        TypeError: if the mask is not bool.
+        ValueError: if shapes do not fit, or a value of a map is not finite.
+    """
+    maps, masks = _maps_and_masks(heatmap, mask)
+    return np.array([_area(m[k], m[~k]) for m, k in zip(maps, masks, strict=True)], dtype=float)
+
+
+def share_inside(heatmap: Any, masks: Any) -> np.ndarray:
+    """Return how much of each map's positive relevance lies inside a mask.
+
+    For tiles whose evidence is known pixel by pixel, such as those of `synthetic` (relevance mass
+    accuracy of Arras et al. 2022, arXiv:2003.07258).
+
+    Args:
+        heatmap: float (N, H, W).
+        masks: bool (N, H, W), such as `TileSet.masks`, or (H, W) for all.
+
+    Returns:
+        float64 (N,) in [0, 1]; higher is better. Chance is the mask's part of the area, which is
+        also the answer for a flat map and for one that is nowhere positive.
+
+    Raises:
+        TypeError: if the masks are not bool.
+        ValueError: if shapes do not fit, or a value of a map is not finite.
+    """
+    maps, inside = _maps_and_masks(heatmap, masks)
+    positive = maps.clip(min=0)
+    total = positive.sum(axis=(1, 2))
+    share = (positive * inside).sum(axis=(1, 2)) / np.where(total > 0, total, 1)
+    return np.where(total > 0, share, inside.mean(axis=(1, 2)))
+
+
+def _put_together(images: Tensor, side: int) -> Tensor:
+    """Return mosaics of side * side images each, in their order, as large as one image."""
+    height, width = images.shape[-2:]
+    rows = images.view(-1, side, side, 3, height, width).permute(0, 3, 1, 4, 2, 5)
+    whole = rows.reshape(-1, 3, side * height, side * width)
+    small = F.interpolate(whole, (height, width), mode="bilinear", antialias=True)
+    return small.clamp_(0, 1)
+
+
+def _maps_and_masks(heatmap: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+    maps = checked_maps(heatmap)
+    return maps, checked_masks(mask, maps.shape)
+
+
+def _area(inside: np.ndarray, outside: np.ndarray) -> float:
+    """Return how often a value of the one is above one of the other, ties counting half."""
+    if len(inside) == 0 or len(outside) == 0:
+        return 0.5
+    ordered = np.sort(outside)
+    below = np.searchsorted(ordered, inside, side="left").sum()
+    not_above = np.searchsorted(ordered, inside, side="right").sum()
+    return float(below + not_above) / (2 * len(inside) * len(outside))

@@ -47,6 +47,7 @@ _NAMES = {
     "blur": "blur it away",
     "mean": "mean colour",
     "texture": "neighbouring texture",
+    "linear": "mean of neighbours, with noise",
     "swap": "pixels of another tile",
     "erase": "give back",
 }

@@ -1,0 +1,113 @@
+"""Remove one patch after another and compare the falls with what a map says of the patches."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lulc_lib.faithfulness.asking import answers, classes_of
+from lulc_lib.faithfulness.fills import remove
+from lulc_lib.faithfulness.grids import cell_numbers, cell_sums, checked_maps
+from lulc_lib.tiles import undivided
+
+
+def patch_falls(
+    model: nn.Module,
+    images: Any,
+    target: int | str | Sequence[int] | np.ndarray,
+    *,
+    side: int = 4,
+    fill: str = "blur",
+    measure: str = "logit",
+    precision: str = "float32",
+) -> np.ndarray:
+    """Return how much the target falls when each patch alone is removed.
+
+    A tile takes side * side + 1 passes.
+
+    Args:
+        model: a model.
+        images: as in `remove`.
+        target: a class for all, or one for each.
+        side: patches in a row, and rows.
+        fill: one of `FILLS`.
+        measure: "logit" or "probability".
+        precision: as in `predict`.
+
+    Returns:
+        float64 (N, side * side), row by row, in units of the logit, or probabilities in [-1, 1]:
+        positive where the patch spoke for the target.
+
+    Raises:
+        ValueError: if the number of targets does not fit, or side or a word is out of range.
+    """
+    tensor = undivided(images)
+    wanted = classes_of(target, len(tensor))
+    masks = patch_masks(*tensor.shape[-2:], side)
+
+    def stages(first: int, last: int) -> Tensor:
+        """Return some of the images: each tile without each patch, then as it is."""
+        tile, patch = np.divmod(np.arange(first, last), len(masks))
+        return remove(tensor[torch.from_numpy(tile)], masks[patch], fill)
+
+    left = answers(model, stages, wanted.repeat(len(masks)), measure, precision)
+    left = left.reshape(len(tensor), -1).astype(np.float64)
+    return left[:, -1:] - left[:, :-1]
+
+
+def single_deletion(heatmap: Any, falls: np.ndarray) -> np.ndarray:
+    """Return how well a map's sums over the patches go with the falls that removing them caused.
+
+    Pearson's correlation for each tile: the single-deletion score of Hesse, Schaub-Meyer and Roth,
+    NeurIPS 2024 (IDSDS, arXiv:2407.11910). In theirs the model has been trained on tiles without a
+    patch, as `adapted` does.
+
+    Args:
+        heatmap: float (N, H, W), such as `Explanation.heatmap`.
+        falls: float (N, side * side), from `patch_falls`.
+
+    Returns:
+        float64 (N,) in [-1, 1], without a unit; higher is better. 0 is chance, and also the answer
+        where the map has the same sum in each patch, or no fall differs from another.
+
+    Raises:
+        ValueError: if shapes do not fit, or a value is not finite.
+    """
+    falls = np.asarray(falls, dtype=np.float64)
+    side = int(np.sqrt(falls.shape[-1])) if falls.ndim == 2 else 0
+    if side < 2 or side**2 != falls.shape[1]:
+        raise ValueError(f"falls must have shape (N, side * side), side 2 at least: {falls.shape}")
+    if not np.isfinite(falls).all():
+        raise ValueError("falls hold NaN or infinite values")
+    return correlation(cell_sums(checked_maps(heatmap, len(falls)), side), falls)
+
+
+def correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return Pearson's correlation of each row with the other's, 0 where a row does not vary.
+
+    A row whose values differ by no more than rounding errors does not vary.
+    """
+    first, second = _centred(one), _centred(other)
+    length = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
+    along = (first * second).sum(axis=1) / np.where(length > 0, length, 1)
+    return np.where(length > 0, along, 0.0).clip(-1, 1)
+
+
+def _centred(rows: np.ndarray) -> np.ndarray:
+    """Return rows of mean 0, scaled to about 1 so that no square is too small or too large."""
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    scaled = rows / np.where(largest > 0, largest, 1)
+    spread = scaled - scaled.mean(axis=1, keepdims=True)
+    flat = np.abs(spread).max(axis=1, keepdims=True) < _ROUNDING
+    return np.where(flat, 0.0, spread)
+
+
+def patch_masks(height: int, width: int, side: int) -> np.ndarray:
+    """Return a mask for each patch, row by row, and an empty one: bool (side * side + 1, H, W)."""
+    numbers = cell_numbers(height, width, side)
+    return numbers == np.arange(side**2 + 1)[:, None, None]
+
+
+_ROUNDING = 1e-7  # of a row's largest value: float32 has 6e-8
