@@ -36,9 +36,10 @@ from lulc_lib.faithfulness import (
     causal,
     deletion,
     deletion_order,
+    falls_of,
     insertion,
     mosaics,
-    patch_falls,
+    patch_answers,
     pointing,
     recognised,
     relevance_share,
@@ -48,7 +49,7 @@ from lulc_lib.faithfulness import (
 )
 from lulc_lib.hardware import describe_hardware
 from lulc_lib.models import TileClassifier
-from lulc_lib.predictions import predict, weights_digest
+from lulc_lib.predictions import Predictions, predict, weights_digest
 from lulc_lib.running import device_of
 from lulc_lib.storage import cache_key, digest_arrays, load_arrays, store_arrays
 from lulc_lib.tiles import TileSet
@@ -113,7 +114,7 @@ class Ground:
         self.tiles = self.all.balanced(sizes.tiles)
         self.target = predict(model, self.tiles).predicted
         self.seconds: dict[Candidate, float] = {}  # for one map
-        self._falls: dict[tuple[str, str], np.ndarray] = {}
+        self._answers: dict[str, Predictions] = {}  # without each patch, by filling
         self._maps: tuple[Any, np.ndarray] = (None, np.zeros(0))
 
     def explain(self, one: Candidate, images: Any, target: np.ndarray) -> np.ndarray:
@@ -133,11 +134,9 @@ class Ground:
 
     def falls(self, filling: str, measure: str) -> np.ndarray:
         """Return what the target loses when each of 4x4 patches alone is removed, (N, 16)."""
-        if (filling, measure) not in self._falls:
-            self._falls[filling, measure] = patch_falls(
-                self.model, self.tiles, self.target, fill=filling, measure=measure
-            )
-        return self._falls[filling, measure]
+        if filling not in self._answers:
+            self._answers[filling] = patch_answers(self.model, self.tiles, fill=filling)
+        return falls_of(self._answers[filling], self.target, measure)
 
     @cached_property
     def known(self) -> TileSet:

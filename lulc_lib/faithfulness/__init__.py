@@ -12,7 +12,7 @@ from lulc_lib.faithfulness.deleting import (
     removal,
 )
 from lulc_lib.faithfulness.fills import BLUR_SIGMA, FILLS, remove, swap
-from lulc_lib.faithfulness.patches import patch_falls, single_deletion
+from lulc_lib.faithfulness.patches import falls_of, patch_answers, patch_falls, single_deletion
 from lulc_lib.faithfulness.places import (
     Mosaics,
     area_under_roc,
@@ -35,9 +35,11 @@ __all__ = [
     "causal",
     "deletion",
     "deletion_order",
+    "falls_of",
     "first_pixels",
     "insertion",
     "mosaics",
+    "patch_answers",
     "patch_falls",
     "pointing",
     "random_order",

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from lulc_lib.predictions import LazyImages, predict
+from lulc_lib.predictions import LazyImages, Predictions, predict
 from lulc_lib.tiles import class_index
 
 MEASURES = ("probability", "logit")
@@ -47,8 +47,26 @@ def answers(
     Raises:
         ValueError: if the measure is unknown, or as in `predict`.
     """
+    check_measure(measure)
+    found = predict(model, LazyImages(len(target), make), precision=precision)
+    return measured(found, measure)[np.arange(len(target)), target]
+
+
+def check_measure(measure: str) -> None:
+    """Refuse a measure that there is not.
+
+    Raises:
+        ValueError: if the measure is unknown.
+    """
     if measure not in MEASURES:
         raise ValueError(f"measure must be one of {', '.join(MEASURES)}, got {measure!r}")
-    found = predict(model, LazyImages(len(target), make), precision=precision)
-    values = found.logits if measure == "logit" else found.probabilities
-    return values[np.arange(len(target)), target]
+
+
+def measured(found: Predictions, measure: str) -> np.ndarray:
+    """Return logits or probabilities, (N, K).
+
+    Raises:
+        ValueError: if the measure is unknown.
+    """
+    check_measure(measure)
+    return found.logits if measure == "logit" else found.probabilities

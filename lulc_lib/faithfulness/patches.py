@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lulc_lib.faithfulness.asking import answers, classes_of
+from lulc_lib.faithfulness.asking import check_measure, classes_of, measured
 from lulc_lib.faithfulness.fills import remove
 from lulc_lib.faithfulness.grids import cell_numbers, cell_sums, checked_maps
+from lulc_lib.predictions import LazyImages, Predictions, predict
 from lulc_lib.tiles import undivided
 
 
@@ -43,8 +44,28 @@ def patch_falls(
     Raises:
         ValueError: if the number of targets does not fit, or side or a word is out of range.
     """
+    check_measure(measure)
+    wanted = classes_of(target, len(undivided(images)))
+    found = patch_answers(model, images, side=side, fill=fill, precision=precision)
+    return falls_of(found, wanted, measure)
+
+
+def patch_answers(
+    model: nn.Module, images: Any, *, side: int = 4, fill: str = "blur", precision: str = "float32"
+) -> Predictions:
+    """Return what a model says of each tile without each patch, and last of the tile as it is.
+
+    Args:
+        model: a model.
+        images: N images, as in `remove`.
+        side: patches in a row, and rows.
+        fill: one of `FILLS`.
+        precision: as in `predict`.
+
+    Returns:
+        Predictions of N * (side * side + 1) images, tile by tile.
+    """
     tensor = undivided(images)
-    wanted = classes_of(target, len(tensor))
     masks = patch_masks(*tensor.shape[-2:], side)
 
     def stages(first: int, last: int) -> Tensor:
@@ -52,9 +73,23 @@ def patch_falls(
         tile, patch = np.divmod(np.arange(first, last), len(masks))
         return remove(tensor[torch.from_numpy(tile)], masks[patch], fill)
 
-    left = answers(model, stages, wanted.repeat(len(masks)), measure, precision)
-    left = left.reshape(len(tensor), -1).astype(np.float64)
-    return left[:, -1:] - left[:, :-1]
+    return predict(model, LazyImages(len(tensor) * len(masks), stages), precision=precision)
+
+
+def falls_of(found: Predictions, target: np.ndarray, measure: str = "logit") -> np.ndarray:
+    """Return how much the target falls without each patch, as `patch_falls`.
+
+    Args:
+        found: from `patch_answers`.
+        target: int64 (N,), the class of each tile.
+        measure: one of `MEASURES`.
+
+    Raises:
+        ValueError: if the measure is unknown.
+    """
+    values = measured(found, measure).reshape(len(target), -1, found.logits.shape[1])
+    own = values[np.arange(len(target)), :, target].astype(np.float64)  # (N, side * side + 1)
+    return own[:, -1:] - own[:, :-1]
 
 
 def single_deletion(heatmap: Any, falls: np.ndarray) -> np.ndarray:
