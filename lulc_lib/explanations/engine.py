@@ -14,7 +14,7 @@ from torch import Tensor
 from lulc_lib.anatomies import anatomy
 from lulc_lib.attention import PlainAttention
 from lulc_lib.config import PRECISIONS
-from lulc_lib.evidence import RECOMMENDED, ReportCard, known_card
+from lulc_lib.evidence import RECOMMENDED, Recommendation, ReportCard, known_card
 from lulc_lib.explanations.attention import look
 from lulc_lib.explanations.batch import Batch
 from lulc_lib.explanations.pixels import not_piecewise_linear
@@ -120,6 +120,19 @@ def explain(
     return {one.name: results[one.name] for one in asked} if several else results[asked[0].name]
 
 
+def recommended(model: TileClassifier) -> Recommendation:
+    """Return what `explain(method=None)` takes for a model: method, layer and reason.
+
+    The layer is None where the method has none, or takes its own.
+
+    Raises:
+        TypeError: if it is no model of ours.
+        ValueError: if the report card beside its checkpoint is damaged.
+    """
+    _check_model(model)
+    return _recommended(known_card(model))
+
+
 def layers(model: TileClassifier) -> pd.DataFrame:
     """List the layers that CAM methods can look at.
 
@@ -172,13 +185,17 @@ class _Asked:
 def _asked(card: ReportCard | None, name: Any, layer: Any) -> _Asked:
     if name != RECOMMENDED:
         return _Asked(name, method_named(name), layer, "named by the caller")
-    best = card.recommended if card is not None and layer == "auto" else None
-    if best is not None:
-        where = best.layer or "auto"
-        return _Asked(name, method_named(best.method), where, best.reason)
+    if layer != "auto":
+        return _Asked(name, METHODS[DEFAULT_METHOD], layer, "Grad-CAM at the layer named")
+    best = _recommended(card)
+    return _Asked(name, method_named(best.method), best.layer or "auto", best.reason)
+
+
+def _recommended(card: ReportCard | None) -> Recommendation:
+    if card is not None and card.recommended is not None:
+        return card.recommended
     why = "the report card recommends nothing" if card else "no report card of these weights"
-    ground = f"{why}: Grad-CAM at the cut" if layer == "auto" else "Grad-CAM at the layer named"
-    return _Asked(name, METHODS[DEFAULT_METHOD], layer, ground)
+    return Recommendation(DEFAULT_METHOD, None, f"{why}: Grad-CAM at the cut")
 
 
 def _checked(
