@@ -17,6 +17,8 @@ from lulc_lib.config import PRECISIONS
 from lulc_lib.evidence import RECOMMENDED, Recommendation, ReportCard, known_card
 from lulc_lib.explanations.attention import look
 from lulc_lib.explanations.batch import Batch
+from lulc_lib.explanations.gates import check_sums
+from lulc_lib.explanations.nulls import check_grid
 from lulc_lib.explanations.pixels import not_piecewise_linear
 from lulc_lib.explanations.result import Explanation, finished
 from lulc_lib.explanations.table import DEFAULT_METHOD, METHODS, Method, method_named, nearest
@@ -216,7 +218,6 @@ def _checked(
     targets = _targets(target, len(tiles))
     against = _contrast(contrast, chosen, targets)
     where = _layer_name(model, layer, chosen)
-    check_methods(model, [method.name for method in chosen])
     size = batch_size or _fitting_batch(model, chosen)
     return _Request(model, tiles, targets, where, against, precision, size)
 
@@ -235,8 +236,13 @@ def _check_model(model: Any) -> None:
     check_explainable(model)
 
 
-def check_methods(model: TileClassifier, names: Sequence[str]) -> None:
+def check_methods(model: TileClassifier, names: Sequence[str], layer: str | None = None) -> None:
     """Refuse, before any work, methods that are unknown or cannot explain a model.
+
+    Args:
+        model: the model.
+        names: names in `methods()`.
+        layer: dotted name of the layer that will be asked for; None for the automatic one.
 
     Raises:
         ValueError: if there is one; the message names it and says why.
@@ -244,10 +250,12 @@ def check_methods(model: TileClassifier, names: Sequence[str]) -> None:
     card = known_card(model)
     with torch.inference_mode(False), evaluating(model):
         for name in names:
-            _check_able(model, _asked(card, name, "auto").method)
+            one = _asked(card, name, "auto")
+            where = one.layer if name == RECOMMENDED else layer
+            _check_able(model, one.method, None if where == "auto" else where)
 
 
-def _check_able(model: TileClassifier, method: Method) -> None:
+def _check_able(model: TileClassifier, method: Method, layer: str | None) -> None:
     """Refuse, before any work, what a method cannot explain."""
     if method.family == "attention" and anatomy(model).family != "vit":
         raise ValueError(
@@ -256,9 +264,10 @@ def _check_able(model: TileClassifier, method: Method) -> None:
         )
     if method.family == "attention":  # one black tile shows whether its attention can be seen
         look(Batch(model, torch.zeros(1, 3, TILE_SIZE, TILE_SIZE), None, None))
-    if method.name in ("contributions", "competition"):  # a black tile shows whether terms add up
-        tile = torch.zeros(1, 3, TILE_SIZE, TILE_SIZE)
-        method.maps(Batch(model, tile, None, anatomy(model).layer))
+    if method.name in ("contributions", "competition"):
+        check_sums(model, anatomy(model).layer if layer is None else layer, method.name)
+    if method.name == "cells":
+        check_grid(model)
     if method.name == "fullgrad":
         odd = not_piecewise_linear(model)
         if odd:
@@ -367,6 +376,7 @@ def _found(
         found = {name: arrays for name, arrays in stored.items() if arrays is not None}
     missing = [m for m in chosen if m.name not in found]
     if missing:
+        check_methods(request.model, [m.name for m in missing], request.layer)
         fresh = _run(request, missing)
         for name in keys.keys() & fresh.keys():
             store_arrays("explanations", keys[name], fresh[name])

@@ -14,6 +14,7 @@ from torch import Tensor
 from lulc_lib.anatomies import anatomy
 from lulc_lib.arrays import softmax
 from lulc_lib.explanations import RECOMMENDED, Explanation, explain, is_loaded, methods
+from lulc_lib.explanations.table import method_named
 from lulc_lib.export import pack_grid
 from lulc_lib.faithfulness import deletion_order, first_pixels, random_order, remove, swap
 from lulc_lib.models import TileClassifier
@@ -222,8 +223,8 @@ def _layer_at(stage: int, model: TileClassifier) -> str:
 
 
 def _takes(what: str, method: str) -> bool:
-    facts = method_facts()[method]
-    return facts["family"] == "cam" if what == "layer" else method == "finercam"
+    facts = method_named("gradcam" if method == RECOMMENDED else method)  # at a layer it is that
+    return facts.layered if what == "layer" else facts.takes_contrast
 
 
 @functools.cache
@@ -237,7 +238,7 @@ def is_slow(method: str) -> bool:
     """Say whether a map takes long: it needs many passes, or what makes it must load."""
     facts = method_facts()[method]
     unloaded = facts["family"] == "cam" and not is_loaded()
-    return unloaded or not facts["cost"].startswith(("1 forward", "none"))
+    return unloaded or not facts["cost"].startswith(("1 forward", "2 forward", "none"))
 
 
 def asked_of(state: State, looking: Looking, model: str, method: str) -> Asked:
