@@ -8,7 +8,7 @@ tests, and has the best mean rank over three.
 import importlib.metadata
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -32,8 +32,11 @@ from lulc_lib.evidence import (
 from lulc_lib.explanations import check_methods, explain, methods
 from lulc_lib.faithfulness import (
     Mosaics,
+    adapted,
     area_under_roc,
+    cascade,
     causal,
+    complexity,
     deletion,
     deletion_order,
     falls_of,
@@ -41,11 +44,14 @@ from lulc_lib.faithfulness import (
     mosaics,
     patch_answers,
     pointing,
+    rank_correlation,
     recognised,
     relevance_share,
     removal,
     share_inside,
     single_deletion,
+    stability_noise,
+    stability_turns,
 )
 from lulc_lib.hardware import describe_hardware
 from lulc_lib.models import TileClassifier
@@ -69,7 +75,8 @@ class Sizes:
         tiles: for removal and single deletion.
         mosaics: pictures of four tiles.
         few: tiles and mosaics for methods of many passes, and for tests that explain again.
-        curves: tiles for deletion and insertion curves.
+        curves: tiles for deletion and insertion curves, and for the adapted copy.
+        steps: batches of 32 tiles that the adapted copy learns from.
         fillings: how holes are filled.
     """
 
@@ -77,6 +84,7 @@ class Sizes:
     mosaics: int = 250
     few: int = 60
     curves: int = 100
+    steps: int = 150
     fillings: tuple[str, ...] = ("blur", "mean", "texture")
 
 
@@ -107,13 +115,21 @@ class Ground:
         seed: of all draws.
     """
 
-    def __init__(self, model: TileClassifier, tiles: TileSet, sizes: Sizes, seed: int):
+    def __init__(
+        self,
+        model: TileClassifier,
+        tiles: TileSet,
+        sizes: Sizes,
+        seed: int,
+        training: TileSet | None = None,
+    ):
         self.model, self.sizes, self.seed = model, sizes, seed
         drawn = np.random.default_rng(seed).permutation(len(tiles))
         self.all = tiles[drawn]
         self.tiles = self.all.balanced(sizes.tiles)
         self.target = predict(model, self.tiles).predicted
         self.seconds: dict[Candidate, float] = {}  # for one map
+        self.training = training  # for the adapted copy
         self._answers: dict[str, Predictions] = {}  # without each patch, by filling
         self._maps: tuple[Any, np.ndarray] = (None, np.zeros(0))
 
@@ -166,6 +182,36 @@ class Ground:
         return mosaics(found, self.sizes.mosaics, seed=self.seed, side=3)
 
     @cached_property
+    def cascade(self) -> list[tuple[str, TileClassifier]]:
+        """Copies drawn anew from the logits down: a third of the blocks, two thirds, all."""
+        every = list(cascade(self.model, self.seed))
+        steps = sorted({round(len(every) * part) for part in (1 / 3, 2 / 3, 1)} - {0})
+        return [every[step - 1] for step in steps]
+
+    @cached_property
+    def adapted(self) -> TileClassifier | None:
+        """A copy that has learnt from training tiles without a patch, None without such tiles."""
+        if self.training is None:
+            return None
+        return adapted(
+            self.model,
+            self.training,
+            fill=self.sizes.fillings[0],
+            steps=self.sizes.steps,
+            seed=self.seed,
+        )
+
+    @cached_property
+    def adapted_target(self) -> np.ndarray:
+        """What the copy predicts for the tiles, int64 (N,)."""
+        return predict(self.adapted, self.tiles).predicted
+
+    @cached_property
+    def adapted_answers(self) -> Predictions:
+        """What the copy says of the tiles without each patch."""
+        return patch_answers(self.adapted, self.tiles, fill=self.sizes.fillings[0])
+
+    @cached_property
     def causal(self) -> np.ndarray:
         """Which mosaics' own quarter matters most to the model, bool (N,)."""
         return causal(self.model, self.mosaics)
@@ -200,6 +246,48 @@ def _single_deletion(ground: Ground, one: Candidate, count: int) -> Values:
             falls = ground.falls(filling, measure)[:count]
             values[SINGLE_DELETION + words, filling] = single_deletion(maps, falls)
     return values
+
+
+def _adapted(ground: Ground, one: Candidate, count: int) -> Values:
+    """Explain and remove patches in a copy that has learnt from tiles without a patch."""
+    if ground.adapted is None:
+        return {}
+    count = min(count, ground.sizes.curves)
+    filling = ground.sizes.fillings[0]
+    tiles, target = ground.tiles[:count], ground.adapted_target[:count]
+    found = explain(ground.adapted, tiles, one.method, target, one.layer or "auto")
+    falls = falls_of(ground.adapted_answers, ground.adapted_target)[:count]
+    return {("single deletion, adapted copy", filling): single_deletion(found.heatmap, falls)}
+
+
+def _randomisation(ground: Ground, one: Candidate, count: int) -> Values:
+    """Explain a copy whose weights are drawn anew, and as they are drawn anew from the top down."""
+    count = min(count, ground.sizes.few)
+    tiles, target = ground.tiles[:count], ground.target[:count]
+    before = ground.maps(one, count)
+    values: Values = {}
+    for place, (_, changed) in enumerate(ground.cascade, start=1):
+        maps = explain(changed, tiles, one.method, target, one.layer or "auto").heatmap
+        likeness = rank_correlation(before, maps)
+        values[f"randomisation, {place} of {len(ground.cascade)} blocks", ""] = likeness
+    values["randomisation", ""] = likeness
+    rise = complexity(maps) / np.maximum(complexity(before), 1e-12) - 1
+    values["complexity rise", ""] = np.where(complexity(before) > 0, rise, np.nan)
+    return values
+
+
+def _stability(ground: Ground, one: Candidate, count: int) -> Values:
+    count = min(count, ground.sizes.few)
+    tiles, target = ground.tiles[:count], ground.target[:count]
+
+    def explainer(model: TileClassifier, images: Any, classes: np.ndarray) -> np.ndarray:
+        return explain(model, images, one.method, classes, one.layer or "auto").heatmap
+
+    asked = (explainer, ground.model, tiles, target)
+    return {
+        ("stability, noise", ""): stability_noise(*asked),
+        ("stability, turns", ""): stability_turns(*asked),
+    }
 
 
 def _removal(ground: Ground, one: Candidate, count: int) -> Values:
@@ -272,6 +360,20 @@ _TESTS = (
          "mean probability while pixels go (deletion, lower is better) or come (insertion, higher "
          "is better) in the map's order; filling \"linear\" is ROAD's",
          "Petsiuk et al. 2018, arXiv:1806.07421; Rong et al. 2022, arXiv:2202.00449"),
+    Test("adapted copy", _adapted,
+         "single deletion for a copy that has learnt from tiles without a patch, which the holes "
+         "surprise less; -1 to 1, chance 0, higher is better",
+         "Hesse et al. 2024, NeurIPS (IDSDS)"),
+    Test("randomisation", _randomisation,
+         "rank correlation of a map with that of a copy whose weights were drawn anew, block by "
+         "block from the logits down, at last all; nearer 0 is better, a map of the tile alone has "
+         "1. Complexity rise: by which part the entropy of a map's histogram rises then; higher is "
+         "better",
+         "Adebayo et al. 2018, arXiv:1810.03292; Hedström et al. 2024, arXiv:2401.06465"),
+    Test("stability", _stability,
+         "rank correlation of a map with that of the tile under noise, and turned or mirrored and "
+         "turned back, where the answer stays; -1 to 1, higher is better",
+         "Alvarez-Melis and Jaakkola 2018, arXiv:1806.08049"),
     Test("drawn evidence", _drawn,
          "area under ROC of a map for the pixels that a drawn tile's class was drawn with; 0 to 1, "
          "chance 0.5, higher is better", "this suite"),
@@ -286,6 +388,7 @@ def report_card(
     tests: Sequence[str] | None = None,
     *,
     choose_on: TileSet | None = None,
+    training: TileSet | None = None,
     quick: bool = False,
     sizes: Sizes | None = None,
     seed: int = 0,
@@ -304,6 +407,7 @@ def report_card(
         tests: names in `TESTS`; None takes all.
         choose_on: other tiles, such as the validation tiles, on which the recommended explanation
             is chosen; None chooses on `tiles`, so that its figures there flatter it a little.
+        training: tiles that a copy may learn from for the test "adapted copy"; None leaves it out.
         quick: a short trial: four methods, 64 tiles, one filling.
         sizes: how many tiles each test takes; None follows `quick`.
         seed: of all draws of tiles.
@@ -332,7 +436,8 @@ def report_card(
     count = sum(len(chosen) * len(list_) for *_, list_ in plan)
     with tqdm(total=count, desc=f"testing {model.name}", disable=not progress) as bar:
         measured = [
-            _measured(model, part, chosen, list_, sizes_, seed, bar) for part, sizes_, list_ in plan
+            _measured(Ground(model, part, sizes_, seed, training), part, chosen, list_, bar)
+            for part, sizes_, list_ in plan
         ]
     rows = _rows(measured[-1])
     card = ReportCard(
@@ -451,23 +556,17 @@ class _Measured:
 
 
 def _measured(
-    model: TileClassifier,
-    tiles: TileSet,
-    chosen: Sequence[Candidate],
-    tests: Sequence[Test],
-    sizes: Sizes,
-    seed: int,
-    bar: Any,
+    ground: Ground, tiles: TileSet, chosen: Sequence[Candidate], tests: Sequence[Test], bar: Any
 ) -> list[_Measured]:
-    ground = Ground(model, tiles, sizes, seed)
     shared = None
-    if model.spec is not None:
+    if ground.model.spec is not None:
         shared = cache_key(
-            spec=model.spec,
-            weights=weights_digest(model),
+            spec=ground.model.spec,
+            weights=weights_digest(ground.model),
             images=digest_arrays(tiles.images.numpy()),
-            sizes=[sizes.tiles, sizes.mosaics, sizes.few, sizes.curves, list(sizes.fillings)],
-            seed=seed,
+            training=None if ground.training is None else list(ground.training.names),
+            sizes=asdict(ground.sizes),
+            seed=ground.seed,
         )
     found = []
     for one in chosen:

@@ -236,3 +236,48 @@ def test_one_run_replaces_only_its_own_figures(suite, monkeypatch):
     kept = json.loads(suite.RESULTS.read_text())
     assert kept["test"] == {"wall_seconds": 1}
     assert (kept["quick"]["wall_seconds"], kept["quick"]["passed"]) == (120.0, 23)
+
+
+@pytest.fixture
+def clever_hans(monkeypatch):
+    """The script that tells networks with a planted cue from their twins."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import clever_hans
+
+    yield clever_hans
+    del sys.modules["clever_hans"]
+
+
+def test_the_cue_was_found_in_every_planted_network_and_in_no_twin(clever_hans):
+    """The measured verdicts hold the bars, and the networks were what they were said to be."""
+    found = json.loads(clever_hans.RESULTS.read_text())
+    assert found["wanted"] == clever_hans.WANTED
+    assert set(found["families"]) == set(clever_hans.FAMILIES)
+    for name, family in found["families"].items():
+        assert {key: family[key] for key in clever_hans.WANTED} == clever_hans.WANTED, name
+        assert family["method"] == clever_hans.FAMILIES[name].method
+        for rows in family["by_seed"].values():
+            assert rows["planted"]["follows_cue"] >= 0.8 >= 0.4 >= rows["twin"]["follows_cue"]
+            assert rows["planted"]["accuracy_without_cue"] <= 0.3
+            assert rows["twin"]["accuracy_without_cue"] >= 0.6
+
+
+def test_cues_of_other_classes_become_the_labels(clever_hans):
+    """A planted network's labels are those of the cues, and say nothing about the tile."""
+    plain = synthetic(4, seed=0)
+    planted = clever_hans.with_foreign_cues(plain, seed=1)
+    assert planted.class_counts() == plain.class_counts()
+    assert 0.0 <= (planted.labels == plain.labels).float().mean() < 0.4
+    colours = clever_hans.plant(plain, planted.labels, seed=1)
+    assert torch.equal(colours.images, planted.images)
+
+
+@pytest.mark.slow
+@pytest.mark.training
+def test_maps_alone_tell_a_clever_hans_from_its_twin(clever_hans):
+    """One pair with a seed of its own: the planted network is found out, and the twin is not."""
+    family = clever_hans.FAMILIES["ViT, averaged tokens"]
+    found = clever_hans.pair(family, synthetic(100, seed=11), synthetic(8, seed=12), seed=9)
+    assert found["planted"]["verdict"]["found"]
+    assert not found["twin"]["verdict"]["found"]
+    assert found["planted"]["follows_cue"] > 0.7 > 0.4 > found["twin"]["follows_cue"]

@@ -1,10 +1,16 @@
 """Tests of the drawn tiles: the same for the same seed, and true about their evidence."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from lulc_lib.drawn_tiles import PAINTERS, synthetic
+from lulc_lib.drawn_tiles import PAINTERS, cue_colour, plant, synthetic
+from lulc_lib.explanations import nulls
+from lulc_lib.explanations.batch import Batch
+from lulc_lib.faithfulness import area_under_roc
+from lulc_lib.models import create_model
 from lulc_lib.tiles import CLASSES
 
 N = 20
@@ -197,3 +203,104 @@ def test_arguments_out_of_range_are_named():
         synthetic(0)
     with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
         synthetic(1, seed=-1)
+
+
+# --- the planted cue -----------------------------------------------------------------------------
+
+
+def luma(tiles) -> np.ndarray:
+    """Return brightness (N, 64, 64) in 0..255."""
+    return np.einsum("nchw,c->nhw", tiles.images.numpy(), (0.299, 0.587, 0.114))
+
+
+def test_a_cue_changes_colour_alone_and_only_inside_its_square(many):
+    """Outside the mask nothing changes; inside each pixel keeps its brightness; the rest stays."""
+    cued = plant(many, seed=4)
+    masks = cued.masks.numpy()
+    assert masks.sum((1, 2)).tolist() == [144] * len(many)
+    rows, columns = masks.any(2).sum(1), masks.any(1).sum(1)
+    assert (rows == 12).all()
+    assert (columns == 12).all()
+    changed = (cued.images != many.images).numpy()
+    assert not (changed & ~masks[:, None]).any()
+    assert changed.any(1)[masks].mean() > 0.99
+    assert np.abs(luma(cued) - luma(many)).max() < 0.3
+    assert (cued.names, cued.source, cued.part) == (many.names, many.source, many.part)
+    assert torch.equal(cued.labels, many.labels)
+    assert cued.digest != many.digest
+    assert many.masks.sum() != cued.masks.sum()  # the tiles given keep their own
+
+
+def test_maps_of_brightness_and_of_the_middle_do_not_find_the_cue(many):
+    """Their values inside and outside the cue are alike; the tile's colour tells it (control)."""
+    plain = many[::3]
+    cued = plant(plain, seed=4)
+    for method in ("blur", "edge", "centre", "random"):
+        maps = null(method, cued)
+        assert area_under_roc(maps, cued.masks).mean() == pytest.approx(0.5, abs=0.04), method
+        if method in ("blur", "edge"):
+            assert np.abs(maps - null(method, plain)).max() < 2e-3, method
+    colour = cued.float() - cued.float().mean(1, keepdim=True)
+    assert area_under_roc(colour.norm(dim=1), cued.masks).mean() > 0.8
+
+
+def null(method, tiles) -> np.ndarray:
+    """Return maps of a method that looks at no model."""
+    model = create_model("test_resnet", image_size=32)
+    return getattr(nulls, method)(Batch(model, tiles.float(), None, None))
+
+
+def test_cues_tell_classes_by_hue(tiles):
+    """Cues of one class have one hue; those of two classes differ; each has brightness 1."""
+    colours = np.stack([cue_colour(k) for k in range(len(CLASSES))])
+    assert colours @ (0.299, 0.587, 0.114) == pytest.approx(np.ones(len(CLASSES)))
+    assert colours.min() > 0
+    distances = np.linalg.norm(colours[:, None] - colours[None], axis=2)
+    assert distances[~np.eye(len(CLASSES), dtype=bool)].min() > 0.2
+    cued = plant(tiles, 3, seed=0)  # the cue of one class for all
+    ratio = pixels(cued)[cued.masks.numpy()]
+    ratio = ratio / (ratio @ (0.299, 0.587, 0.114))[:, None]
+    dull = np.abs(ratio - cue_colour(3)).max(1) > 0.05
+    assert dull.mean() < 0.1  # bright pixels alone
+
+
+def test_labels_and_seeds_decide_the_cues(tiles):
+    """The same seed plants alike; -1 plants none; the places depend on the seed alone."""
+    one, again, other = plant(tiles, seed=1), plant(tiles, seed=1), plant(tiles, seed=2)
+    assert torch.equal(one.images, again.images)
+    assert one.digest == again.digest
+    assert not torch.equal(one.masks, other.masks)
+    foreign = (tiles.labels.numpy() + 1) % 10
+    assert torch.equal(plant(tiles, foreign, seed=1).masks, one.masks)
+    none = plant(tiles, np.where(foreign == 0, 0, -1), seed=1)
+    carries = none.masks.flatten(1).any(1).numpy()
+    assert carries.tolist() == (foreign == 0).tolist()
+    assert torch.equal(none.images[~carries], tiles.images[~carries])
+    assert plant(tiles, side=5).masks.sum((1, 2)).tolist() == [25] * len(tiles)
+
+
+def test_changed_tiles_of_eurosat_do_not_pass_for_its_own(tiles):
+    """A copy of EuroSAT with cues is a modified one."""
+    assert plant(replace(tiles, source="eurosat")).source == "eurosat (modified)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"side": 65}, ValueError, "side must be at most the tile's 64 px, got 65"),
+        ({"side": 0}, ValueError, "side must be at least 1, got 0"),
+        ({"side": 2.5}, TypeError, r"side must be an integer, got 2\.5"),
+        ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
+        ({"label": 10}, ValueError, r"label must lie in 0\.\.9, or be -1 for no cue, got 10"),
+        (
+            {"label": [1, 2]},
+            ValueError,
+            r"one for each of the 200 tiles, got int64 of shape \(2,\)",
+        ),
+        ({"label": "River"}, ValueError, "label must be one class index"),
+    ],
+)
+def test_plant_names_what_is_wrong(tiles, arguments, error, message):
+    """Each wrong argument is named with its value."""
+    with pytest.raises(error, match=message):
+        plant(tiles, **arguments)

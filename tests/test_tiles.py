@@ -14,7 +14,15 @@ from torch import nn
 from lulc_lib.explanations import explain
 from lulc_lib.export import gallery_html
 from lulc_lib.factors import concepts
-from lulc_lib.faithfulness import deletion, random_order, remove, swap
+from lulc_lib.faithfulness import (
+    deletion,
+    insertion,
+    patch_falls,
+    random_order,
+    removal,
+    remove,
+    swap,
+)
 from lulc_lib.models import create_model
 from lulc_lib.plots import figure_png, plot_gallery, plot_maps, plot_mask
 from lulc_lib.predictions import predict
@@ -330,6 +338,11 @@ FUNCTIONS = {
     "deletion": lambda model, image: (
         deletion(model, image, random_order(1), 0, fill="mean", steps=1).probability
     ),
+    "insertion": lambda model, image: (
+        insertion(model, image, random_order(1), 0, fill="mean", steps=1).probability
+    ),
+    "removal": lambda model, image: removal(model, image, np.arange(4096).reshape(1, 64, 64), 0),
+    "patch_falls": lambda model, image: patch_falls(model, image, 0, side=2),
     "concepts": lambda model, image: concepts(model, image, 1).grids,
     "plot_gallery": lambda model, image: figure_png(
         plot_gallery(image, {"m": explain(model, np.zeros((1, 3, 64, 64), np.uint8))}), dpi=30

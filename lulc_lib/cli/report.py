@@ -67,16 +67,17 @@ def run(options: argparse.Namespace) -> None:
         common.say(remark)
     asked = {"tiles": options.n_tiles, "mosaics": options.n_mosaics}
     sizes = replace(QUICK if options.quick else FULL, **{k: v for k, v in asked.items() if v})
-    chooser = None
+    chooser = training = None
     if not options.quick and part.role == "test" and part.split_name:
-        chooser = split(tiles, part.split_name).val
+        parts = split(tiles, part.split_name)
+        chooser, training = parts.val, parts.train
     methods = options.method and [
         tuple(text.split("@", 1)) if "@" in text else text for text in options.method
     ]
     common.say(f"{name}: testing explanations on {part.source}, {part.part}")
     card = report_card(
         model, part, methods, options.test,
-        choose_on=chooser, quick=options.quick, sizes=sizes, progress=True,
+        choose_on=chooser, training=training, quick=options.quick, sizes=sizes, progress=True,
     )  # fmt: skip
     common.say(f"\n{report_text(card)}")
     table = ranks(card.rows)

@@ -77,7 +77,7 @@ def adapted(
             optimizer.step()
     tuned.zero_grad(set_to_none=True)
     tuned.trained_on = tiles.provenance().after(getattr(model, "trained_on", None))
-    tuned.card = tuned.predictions_file = None
+    tuned.card = tuned.predictions_file = tuned.report_file = None
     return tuned
 
 
