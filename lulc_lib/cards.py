@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lulc_lib.config import RunConfig
+from lulc_lib.evidence import CORE, ReportCard, core_figures, report_file
 from lulc_lib.files import atomic_write, one_line, read_json
 from lulc_lib.models import ALIASES, EUROSAT_MEAN
 from lulc_lib.storage import sha256_file
@@ -364,7 +365,7 @@ def describe_cards(folder: str | Path) -> str:
         card = parse_card(card_beside(weights))
         try:
             rows.append(_overview_row(card, weights))
-            sections.append(_section(card))
+            sections.append(_section(card) + _explanations(weights))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"the card of {weights} cannot be described: {type(error).__name__} "
@@ -395,6 +396,25 @@ Borth 2019, "EuroSAT: A Novel Dataset and Deep Learning Benchmark for Land Use a
 Classification", IEEE JSTARS, doi 10.1109/JSTARS.2019.2918242. Contains modified Copernicus
 Sentinel data. The weights are under the licence of this project (MIT).
 """
+
+
+def _explanations(weights: Path) -> str:
+    """Return how the model's explanations did in tests, where there is a report card."""
+    file = report_file(weights)
+    if not file.is_file():
+        return ""
+    report = ReportCard.from_json(file)
+    best = report.recommended
+    words = "none, since none was told from all maps that look at nothing"
+    if best is not None:
+        where = f" at {best.layer}" if best.layer else ""
+        words = f"{best.method}{where} ({best.reason})"
+    table = _table(["explanation", *CORE, "tiles", "s a map"], core_figures(report))
+    return (
+        f"\n**Explanations**, tested by `lulc report` on {_text(report.tiles)}; "
+        f"{_text(report.hardware)}. Recommended: {_text(words)}. The best by mean rank, and maps "
+        f"that look at nothing:\n\n{table}\n"
+    )
 
 
 def _overview_row(card: Card, weights: Path) -> list[str]:

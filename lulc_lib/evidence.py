@@ -19,6 +19,7 @@ RECOMMENDED = "recommended"  # as a method: what the model's report card recomme
 REPORT_ENDING = ".report.json"
 # What a method is judged by, and how far it leads there: the paired difference from each null.
 MOSAIC, SINGLE_DELETION, REMOVAL = "mosaic", "single deletion", "removal"
+CORE = (MOSAIC, SINGLE_DELETION, REMOVAL)  # what a recommendation rests on
 LEAD = "lead over nulls"
 CENTRE_LEAD = "lead over centre"
 _MOST_BYTES = 2**24
@@ -246,3 +247,54 @@ def _named(method: str, layer: str | None) -> str:
 def candidates(card: ReportCard) -> Iterator[tuple[str, str | None]]:
     """Yield the explanations that a card covers, each once, in its order."""
     yield from dict.fromkeys((row.method, row.layer) for row in card.rows)
+
+
+def nulls(card: ReportCard) -> list[tuple[str, str | None]]:
+    """Return the maps that look at nothing: those without a lead over them."""
+    led = {(row.method, row.layer) for row in card.rows if row.test.endswith((LEAD, CENTRE_LEAD))}
+    return [one for one in candidates(card) if one not in led]
+
+
+def ranks(card: ReportCard) -> pd.DataFrame:
+    """Return the rank of each explanation in each core test, 1 is best, and the mean rank.
+
+    Returns:
+        DataFrame indexed by (method, layer), "" for no layer, best first; explanations that lack
+        a core test, and the nulls, are left out.
+    """
+    apart = set(nulls(card))
+    values = {}
+    for one in candidates(card):
+        found = [card.find(*one, test) for test in CORE]
+        if one not in apart and all(found):
+            values[one[0], one[1] or ""] = [row.value for row in found]
+    if not values:
+        return pd.DataFrame(columns=[*CORE, "mean rank"])
+    index = pd.MultiIndex.from_tuples(values, names=["method", "layer"])
+    table = pd.DataFrame(list(values.values()), index, list(CORE)).rank(ascending=False)
+    return table.assign(**{"mean rank": table.mean(axis=1)}).sort_values("mean rank", kind="stable")
+
+
+def ordered(card: ReportCard) -> tuple[list[tuple[str, str | None]], list[tuple[str, str | None]]]:
+    """Return explanations by mean rank, then those without one; and the nulls."""
+    apart = nulls(card)
+    best = [(method, layer or None) for method, layer in ranks(card).index]
+    return [*best, *[one for one in candidates(card) if one not in (*best, *apart)]], apart
+
+
+def core_figures(card: ReportCard, most: int = 8) -> list[list[str]]:
+    """Return the figures of the core tests as rows of text: the best explanations, then the nulls.
+
+    Returns:
+        For each the method with its layer, its figure in each of `CORE` ("" where there is none),
+        the number of tiles, and the seconds a map takes.
+    """
+    best, apart = ordered(card)
+    rows = []
+    for one in [*best[:most], *apart]:
+        found = [card.find(*one, test) for test in CORE]
+        known = next(filter(None, found), None)
+        if known is not None:
+            figures = ["" if row is None else str(row.interval) for row in found]
+            rows.append([_named(*one), *figures, str(known.n), f"{known.seconds:.3f}"])
+    return rows

@@ -21,6 +21,7 @@ from lulc_lib import __version__
 from lulc_lib.anatomies import anatomy
 from lulc_lib.evidence import (
     CENTRE_LEAD,
+    CORE,
     LEAD,
     MOSAIC,
     REMOVAL,
@@ -28,6 +29,7 @@ from lulc_lib.evidence import (
     Recommendation,
     ReportCard,
     Row,
+    ranks,
 )
 from lulc_lib.explanations import check_methods, explain, methods
 from lulc_lib.faithfulness import (
@@ -63,7 +65,6 @@ from lulc_lib.wording import did_you_mean
 
 NULLS = ("random", "centre", "edge", "blur", "cells")
 RESAMPLES = 1000  # bootstrap, of tiles
-CORE = (MOSAIC, SINGLE_DELETION, REMOVAL)  # what a recommendation rests on
 MANY_PASSES = 20  # forward passes a map from which on fewer tiles are taken
 
 
@@ -651,25 +652,6 @@ def _paired(values: np.ndarray, null: np.ndarray) -> np.ndarray:
     return values[:count] - null[:count]
 
 
-def ranks(card_rows: Sequence[Row]) -> pd.DataFrame:
-    """Return the rank of each explanation in each core test, 1 is best, and the mean rank.
-
-    Returns:
-        DataFrame indexed by (method, layer), "" for no layer, best first; explanations that lack
-        a core test, and the nulls, are left out.
-    """
-    values: dict[tuple[str, str], dict[str, float]] = {}
-    for row in card_rows:
-        if row.test in CORE and row.method not in NULLS:
-            values.setdefault((row.method, row.layer or ""), {}).setdefault(row.test, row.value)
-    full = {name: found for name, found in values.items() if len(found) == len(CORE)}
-    if not full:
-        return pd.DataFrame(columns=[*CORE, "mean rank"])
-    index = pd.MultiIndex.from_tuples(full, names=["method", "layer"])
-    table = pd.DataFrame(list(full.values()), index=index)[list(CORE)].rank(ascending=False)
-    return table.assign(**{"mean rank": table.mean(axis=1)}).sort_values("mean rank", kind="stable")
-
-
 def agreement(card: ReportCard) -> pd.DataFrame:
     """Return how alike the tests rank the explanations: Spearman's correlation of each two tests.
 
@@ -688,7 +670,7 @@ def agreement(card: ReportCard) -> pd.DataFrame:
 def _recommended(card: ReportCard, chosen_by: Sequence[Row], where: str) -> Recommendation | None:
     """Return the best mean rank among the explanations that are told from the nulls."""
     chooser = replace(card, rows=tuple(chosen_by))
-    order = ranks(chosen_by)
+    order = ranks(chooser)
     for place, (method, layer) in enumerate(order.index, start=1):
         layer = layer or None
         if not (_sound(chooser, method, layer) and _sound(card, method, layer)):

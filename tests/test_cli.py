@@ -22,6 +22,7 @@ from lulc_lib.cli.gallery import choose
 from lulc_lib.config import RunConfig
 from lulc_lib.drawn_tiles import synthetic
 from lulc_lib.eurosat import find_source
+from lulc_lib.evidence import ReportCard
 from lulc_lib.images import jpeg_bytes, open_picture, png_bytes
 from lulc_lib.models import create_model
 from lulc_lib.predictions import Predictions
@@ -445,6 +446,41 @@ def test_gallery_is_one_page_that_stands_alone(lulc):
     assert page.count("<article") == 10
     for column in ("resnet50 · gradcam++", "vit · layercam"):
         assert column in page
+
+
+def test_report_prints_figures_and_writes_the_card(lulc):
+    """A quick report of two tests says what it found, and its card reads again."""
+    tests = ("--test", "single deletion", "--test", "removal", "--n-tiles", "10")
+    code, out, err = lulc(
+        "report", "vit", *DRAWN, "--quick", "--method", "gradcam", *tests, "--out", "card.json"
+    )
+    assert code == 0, err
+    assert "recommended: none" in out  # mosaics were left out
+    card = ReportCard.from_json(Path("card.json"))
+    assert {row.method for row in card.rows} == {
+        "gradcam",
+        "random",
+        "centre",
+        "edge",
+        "blur",
+        "cells",
+    }
+    assert out.count("[") >= 12
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--method", "gradcamm"), "unknown method 'gradcamm'"),
+        (("--test", "mosaics"), "there is no test 'mosaics'"),
+        (("--out", "card.txt"), "must end in .json"),
+    ],
+)
+def test_report_refuses_what_there_is_not(words, message, lulc):
+    """Unknown methods, tests and endings are one line, before any work."""
+    code, _, err = lulc("report", "vit", *DRAWN, "--quick", *words)
+    assert code == 2
+    assert message in last_line(err)
 
 
 def test_cards_page_is_written_but_replaces_nothing_else(lulc, tmp_path: Path, checkpoints: Path):

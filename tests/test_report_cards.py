@@ -5,9 +5,17 @@ import pytest
 import torch
 
 from lulc_lib import create_model, report_card, split, synthetic
-from lulc_lib.evidence import CENTRE_LEAD, LEAD, MOSAIC, REMOVAL, SINGLE_DELETION, ReportCard
+from lulc_lib.evidence import (
+    CENTRE_LEAD,
+    LEAD,
+    MOSAIC,
+    REMOVAL,
+    SINGLE_DELETION,
+    ReportCard,
+    ranks,
+)
 from lulc_lib.plots import close, plot_report_card
-from lulc_lib.report_cards import NULLS, TESTS, Sizes, agreement, ranks
+from lulc_lib.report_cards import NULLS, TESTS, Sizes, agreement
 
 METHODS = ("gradcam", "hirescam", "inputxgradient")
 SMALL = Sizes(tiles=20, mosaics=8, few=4, curves=4, fillings=("mean",))
@@ -73,7 +81,7 @@ def test_a_model_that_adds_up_is_explained_by_its_sum(card):
 
 def test_equal_maps_have_equal_ranks(card):
     """Ranks count the explanations alone, and tests are compared by the ranks they give."""
-    table = ranks(card.rows)
+    table = ranks(card)
     assert set(table.index.get_level_values("method")) == set(METHODS)
     assert table["mean rank"].is_monotonic_increasing
     alike = agreement(card)

@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
     """Test, print the ranks, write the card."""
     from dataclasses import replace
 
-    from lulc_lib.report_cards import FULL, QUICK, ranks, report_card
+    from lulc_lib.report_cards import FULL, QUICK, report_card
     from lulc_lib.splits import split
 
     ((name, model),) = common.get_models([options.name]).items()
@@ -80,10 +80,6 @@ def run(options: argparse.Namespace) -> None:
         choose_on=chooser, training=training, quick=options.quick, sizes=sizes, progress=True,
     )  # fmt: skip
     common.say(f"\n{report_text(card)}")
-    table = ranks(card.rows)
-    if len(table):
-        best = ", ".join(" at ".join(filter(None, key)) for key in table.index[:3])
-        common.say(f"\nbest mean ranks on these tiles: {best}")
     if card.recommended:
         where = card.recommended.layer
         common.say(f"recommended: {card.recommended.method}" + (f" at {where}" if where else ""))
@@ -96,14 +92,7 @@ def run(options: argparse.Namespace) -> None:
 
 def report_text(card: "ReportCard") -> str:
     """Return the figures of the tests that recommend, as a table."""
-    from lulc_lib.evidence import candidates
-    from lulc_lib.report_cards import CORE
+    from lulc_lib.evidence import CORE, core_figures
 
-    rows = []
-    for method, layer in candidates(card):
-        found = [card.find(method, layer, test) for test in CORE]
-        if any(found):
-            figures = ["" if row is None else str(row.interval) for row in found]
-            row = next(filter(None, found))
-            rows.append([method, layer or "", *figures, str(row.n), f"{row.seconds:.3f}"])
-    return common.table(["method", "layer", *CORE, "n", "s a map"], rows)
+    rows = core_figures(card, most=100)
+    return common.table(["explanation", *CORE, "n", "s a map"], rows)

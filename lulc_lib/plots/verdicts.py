@@ -2,7 +2,15 @@
 
 from matplotlib.axes import Axes
 
-from lulc_lib.evidence import CENTRE_LEAD, LEAD, MOSAIC, REMOVAL, SINGLE_DELETION, ReportCard
+from lulc_lib.evidence import (
+    CENTRE_LEAD,
+    LEAD,
+    MOSAIC,
+    REMOVAL,
+    SINGLE_DELETION,
+    ReportCard,
+    ordered,
+)
 from lulc_lib.plots.style import INK, MUTED, RULE, SERIES, axes_or_new, dress, plain
 
 _PANELS = {
@@ -28,44 +36,31 @@ def plot_report_card(card: ReportCard, ax: Axes | None = None, most: int = 16) -
     Raises:
         ValueError: if the card holds none of the three tests.
     """
-    names, nulls = _ordered(card)
-    if not names and not nulls:
+    names, apart = (
+        [one for one in group if any(card.find(*one, test) for test in _PANELS)]
+        for group in ordered(card)
+    )
+    if not names and not apart:
         raise ValueError(f"the card holds none of the tests {', '.join(_PANELS)}")
-    shown = [*names[:most], *nulls]
+    shown = [*names[:most], *apart]
     ax = axes_or_new(ax, (9.6, 1.1 + 0.2 * len(shown)))
     ax.set_axis_off()
     best = card.recommended
     for place, (test, (title, unit)) in enumerate(_PANELS.items()):
         panel = ax.inset_axes((0.0 + 0.345 * place, 0, 0.31, 1))
-        _draw(panel, card, test, shown, nulls)
+        _draw(panel, card, test, shown, apart)
         dress(panel, title, unit, grid="x")
         panel.set_yticks(range(len(shown)), [_label(*name) for name in shown] if place == 0 else [])
         panel.set_ylim(len(shown) - 0.4, -0.6)
         for text, name in zip(panel.get_yticklabels(), shown, strict=False):
             chosen = best is not None and name == (best.method, best.layer)
             text.set(fontsize=7.5, fontweight="bold" if chosen else "normal",
-                     color=MUTED if name in nulls else INK)  # fmt: skip
+                     color=MUTED if name in apart else INK)  # fmt: skip
     return ax
 
 
-def _ordered(card: ReportCard) -> tuple[list, list]:
-    """Return explanations by their mean rank over the three tests, and the nulls."""
-    found: dict[tuple[str, str | None], dict[str, float]] = {}
-    for row in card.rows:
-        if row.test in _PANELS:
-            found.setdefault((row.method, row.layer), {}).setdefault(row.test, row.value)
-    led = {(row.method, row.layer) for row in card.rows if row.test.endswith((LEAD, CENTRE_LEAD))}
-    names = [name for name in found if name in led]
-    ranks = dict.fromkeys(names, 0.0)
-    for test in _PANELS:
-        order = sorted(names, key=lambda name: -found[name].get(test, float("-inf")))
-        for place, name in enumerate(order):
-            ranks[name] += place
-    return sorted(names, key=ranks.get), [name for name in found if name not in led]
-
-
-def _draw(panel: Axes, card: ReportCard, test: str, shown: list, nulls: list) -> None:
-    strongest = [row.value for name in nulls if (row := card.find(*name, test))]
+def _draw(panel: Axes, card: ReportCard, test: str, shown: list, apart: list) -> None:
+    strongest = [row.value for name in apart if (row := card.find(*name, test))]
     if strongest:
         panel.axvline(max(strongest), color=RULE, linewidth=1.6)
     lead_name = CENTRE_LEAD if test == REMOVAL else LEAD
@@ -73,7 +68,7 @@ def _draw(panel: Axes, card: ReportCard, test: str, shown: list, nulls: list) ->
         row = card.find(*name, test)
         if row is None:
             continue
-        colour = MUTED if name in nulls else SERIES[0]
+        colour = MUTED if name in apart else SERIES[0]
         lead = card.find(*name, f"{test}, {lead_name}")
         hollow = lead is not None and lead.low <= 0
         panel.plot([row.low, row.high], [place, place], color=colour, linewidth=1.4)
