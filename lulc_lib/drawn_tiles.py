@@ -10,9 +10,9 @@ The six others are their own evidence everywhere: their mask is the whole tile.
 
 Double precision keeps last-bit differences between machines from reaching the 8-bit tiles.
 
-Brushes come first, then one painter per class. The palettes were read off EuroSAT's tiles. Last comes
-`plant`, which puts a cue of known place into tiles, so that it is known what a network trained on
-them rests on.
+Brushes come first, then one painter per class. The palettes were read off EuroSAT's tiles. Last
+comes `plant`, which puts a cue of known place into tiles, so that it is known where a network that
+was trained on them must look.
 """
 
 import functools

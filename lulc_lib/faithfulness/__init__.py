@@ -23,6 +23,16 @@ from lulc_lib.faithfulness.places import (
     relevance_share,
     share_inside,
 )
+from lulc_lib.faithfulness.planted import Verdict, finds_cue
+from lulc_lib.faithfulness.randomising import (
+    cascade,
+    complexity,
+    complexity_rise,
+    randomised,
+    survival,
+)
+from lulc_lib.faithfulness.ranks import rank_correlation
+from lulc_lib.faithfulness.stability import stability_noise, stability_turns
 
 __all__ = [
     "BLUR_SIGMA",
@@ -30,12 +40,17 @@ __all__ = [
     "MEASURES",
     "Deletion",
     "Mosaics",
+    "Verdict",
     "adapted",
     "area_under_roc",
+    "cascade",
     "causal",
+    "complexity",
+    "complexity_rise",
     "deletion",
     "deletion_order",
     "falls_of",
+    "finds_cue",
     "first_pixels",
     "insertion",
     "mosaics",
@@ -43,11 +58,16 @@ __all__ = [
     "patch_falls",
     "pointing",
     "random_order",
+    "randomised",
+    "rank_correlation",
     "recognised",
     "relevance_share",
     "removal",
     "remove",
     "share_inside",
     "single_deletion",
+    "stability_noise",
+    "stability_turns",
+    "survival",
     "swap",
 ]
