@@ -11,6 +11,10 @@ another one left decides about a tenth of the time. ResNet50 and ViT-B/16 at 224
 (b) maps/s beside pytorch-grad-cam called tile by tile, the usual way;
 (c) ablationcam beside pytorch-grad-cam's, in channels/s (there on an eighth of the channels);
 (d) scorecam beside the masked passes that it consists of.
+
+ResNet50 and the ViT of averaged tokens at 64 px, batches of 64:
+
+(e) each method with held gates or several layers beside a plain forward pass: three passes at most.
 """
 
 import argparse
@@ -49,7 +53,10 @@ WANTED = {
     "ablation resnet50": 10.0,
     "ablation vit_base": 6.0,
     "scorecam": 0.85,
+    **dict.fromkeys(("libragrad", "contributions", "competition", "refinecam"), 0.33),
 }
+THREE_PASSES = ("gradcam", "libragrad", "contributions", "competition", "refinecam")
+AVERAGED = {"resnet50": "resnet50", "vit_base": "vit"}  # a class token is no sum of cells
 SCORED_LAYER = {"resnet50": "network.layer1"}  # 256 channels; the last layer has 2,048
 
 
@@ -157,6 +164,19 @@ def compare_scorecam(
     return {f"scorecam {precision}": ratio}
 
 
+def compare_three_passes(name: str, count: int, rounds: int) -> dict[str, float]:
+    """Measure (e), on a model whose head averages its cells."""
+    torch.manual_seed(0)
+    model = create_model(AVERAGED[name], image_size=64).eval()
+    tiles = torch.rand(count, 3, 64, 64)
+    ways: dict[str, Callable[[], object]] = {
+        "passes": lambda: forward(model, tiles, "float32"),
+        **{m: functools.partial(explain, model, tiles, m, 3) for m in THREE_PASSES},
+    }
+    took = fastest(ways, rounds)
+    return {f"{m} {AVERAGED[name]}": took["passes"] / took[m] for m in THREE_PASSES}
+
+
 def measure(name: str, quick: bool) -> dict[str, float]:
     """Return all ratios and rates of one model."""
     torch.manual_seed(0)
@@ -168,7 +188,7 @@ def measure(name: str, quick: bool) -> dict[str, float]:
     kinds = ("float32", "bfloat16") if name == "resnet50" else ("bfloat16",)
     for kind in kinds:
         found |= compare_scorecam(name, model, tiles, kind)
-    return found
+    return found | compare_three_passes(name, 4 if quick else 64, rounds=1 if quick else 4)
 
 
 def wanted(ratio: str, model: str) -> float | None:

@@ -77,11 +77,13 @@ class Verdict:
 
     Attributes:
         proven: whether it was told from every null on mosaics and in single deletion.
-        words: one sentence, with the figures.
+        words: in one sentence, with the figures.
+        short: for a caption.
     """
 
     proven: bool
     words: str
+    short: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,15 +140,16 @@ class ReportCard:
         known = [(row, lead) for row, lead in zip(found, leads, strict=True) if row and lead]
         name = _named(method, layer)
         if len(known) < 2:
-            return Verdict(False, f"the report card of {self.model} does not cover {name}")
+            words = f"the report card of {self.model} does not cover {name}"
+            return Verdict(False, words, "unproven · not tested")
         figures = ", ".join(f"{row.test} {row.interval}" for row, _ in known)
         failed = [row.test for row, lead in known if lead.low <= 0]
+        short = f"mosaic {known[0][0].value:.2f}"
         if failed:
-            return Verdict(
-                False,
-                f"{figures}: not told from maps that look at nothing by {' and '.join(failed)}",
-            )
-        return Verdict(True, f"{figures}, above all maps that look at nothing")
+            words = f"{figures}: not told from maps that look at nothing by {' and '.join(failed)}"
+            return Verdict(False, words, f"unproven · {short}")
+        words = f"{figures}, above all maps that look at nothing"
+        return Verdict(True, words, f"tested · {short}")
 
     def to_json(self) -> str:
         """Return the card as JSON text with a digest of all it says, which `from_json` reads."""
@@ -203,6 +206,9 @@ def _from_values(values: Any) -> ReportCard:
         raise ValueError(f"it holds {sorted(unknown)[0]!r}")
     recommended = None if best is None else Recommendation(**best)
     return ReportCard(rows=rows, recommended=recommended, **values)
+
+
+UNTESTED = Verdict(False, "there is no report card of these weights", "unproven · no report card")
 
 
 def report_file(weights: str | Path) -> Path:

@@ -69,7 +69,7 @@ def explain_for_page(
     Args:
         models: name -> model.
         tiles: the tiles of the page.
-        methods: names in `methods()`; class-blind ones come with one target.
+        methods: names in `methods()`, or "recommended"; class-blind ones come with one target.
         predictions: model name -> Predictions that contain these tiles; what is missing is
             predicted.
         precision: as in `explain`.
@@ -93,7 +93,7 @@ def explain_for_page(
             "runner-up": ranked[:, -2],
         }
         for target, wanted in classes.items():
-            chosen = [m for m in methods if target == "predicted" or not blind[m]]
+            chosen = [m for m in methods if target == "predicted" or not blind.get(m)]
             if not chosen:
                 continue
             found = explain(model, tiles, chosen, wanted, precision=precision, cache=cache)
@@ -336,6 +336,9 @@ def _legend(c: int, column: Column, ground: float | None, shown: set[int]) -> st
     notes = [describe_grid(maps.grid, ground)]
     if scale.clipped:
         notes.append("the strongest values lie beyond the scale")
+    if maps.verdict is not None:
+        proven = "" if maps.verdict.proven else "unproven: "
+        notes.append(f"{proven}{maps.verdict.words}")
     name = html.escape(column.name)
     checked = " checked" if c in shown else ""
     return f"""<section class="scale">

@@ -60,7 +60,8 @@ FORMS = {
 ATTENTION = {"rollout", "relevance", "legrad"}
 
 
-REFUSED = {"cnn": ATTENTION, "vit": {"fullgrad"}}
+SUMS = {"contributions", "competition"}  # of what the head averages, which a class token is not
+REFUSED = {"cnn": ATTENTION, "vit": {"fullgrad"} | SUMS}
 PAIRS = [(f, m) for f, refused in REFUSED.items() for m in methods()["name"] if m not in refused]
 SLOW = ("scorecam", "occlusion")
 

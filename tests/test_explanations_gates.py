@@ -128,6 +128,82 @@ def test_what_is_no_sum_of_cells_is_refused(arguments, layer, method, images):
         explain(make(**arguments), images, method, layer=layer)
 
 
+@pytest.mark.parametrize(("arguments", "layer"), [(SMALL, "auto"), (AVERAGED, "network.blocks.1")])
+@pytest.mark.parametrize("method", ["contributions", "competition"])
+def test_refused_by_name_before_any_work(arguments, layer, method, images):
+    """Two passes of one tile that is none of ours tell, at the layer that is asked for."""
+    model = make(**arguments)
+    anatomy(model)  # known from here on
+    seen = []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    words = rf"^{method} cannot explain vit_tiny_patch16_224: the logits are no sums"
+    with pytest.raises(ValueError, match=words):
+        explain(model, images, ["scorecam", method], layer=layer)
+    assert [len(some) for some in seen] == [1, 1]
+    seen.clear()
+    explain(model, images, "gradcam")  # is not asked
+    assert [len(some) for some in seen] == [3]
+
+
+@pytest.mark.parametrize("method", ["contributions", "competition"])
+def test_terms_cost_one_pass_and_a_few_tiles(method, images):
+    """Beside the tiles' own pass: two of a tile to see whether terms add up, one for the head."""
+    model = make("resnet18")
+    anatomy(model)
+    seen = []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    explain(model, images, method)
+    assert seen == [1, 1, 3, 1]
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "vit_tiny_patch16_224", "resnet18"])
+def test_terms_add_up_in_both_precisions(name, images):
+    """Also in bfloat16, within its rounding, and for a head that norms before it is linear."""
+    model = make(name, **(AVERAGED if name.startswith("vit") else {}))
+    for precision, apart in (("float32", 1e-4), ("bfloat16", 2e-2)):
+        some = [explain(model, images, "contributions", k, precision=precision) for k in range(10)]
+        sums = np.stack([one.grid.sum(axis=(1, 2)) for one in some], axis=1)  # (N, 10)
+        left = some[0].logits - sums
+        size = np.abs(some[0].grid).sum(axis=(1, 2)).max() + np.abs(some[0].logits).max()
+        assert np.abs(left - left.mean(axis=0)).max() < apart * size
+
+
+class Cells(nn.Module):
+    """Two cells side by side, each the mean of its half; class 0 reads red, class 1 green."""
+
+    def __init__(self):
+        super().__init__()
+        self.cells = nn.Conv2d(3, 3, (64, 32), stride=(64, 32), bias=False)
+        self.cut = nn.Upsample(scale_factor=(2, 1))  # a grid has at least two rows
+        self.head = nn.Linear(3, 10)
+        with torch.no_grad():
+            self.cells.weight.copy_(torch.eye(3)[:, :, None, None].expand(3, 3, 64, 32) / 2048)
+            self.head.weight.zero_()
+            self.head.weight[:2, :2] = 8 * torch.eye(2)
+            self.head.bias.copy_(torch.arange(10.0) == 9)
+
+    def forward(self, images):
+        return self.head(self.cut(self.cells(images)).mean(dim=(2, 3)))
+
+
+def test_competition_of_two_colours_by_hand():
+    """Red on the left, half red and green on the right: numbers worked out on paper.
+
+    A cell's term is 8 times its colour, a fourth of it, since four cells are averaged. Left, class
+    0's logit would be 8 and all others' 0, but class 9's, 1; right, classes 0 and 1 have 4 each.
+    """
+    model = create_model(Cells(), image_size=64, mean=(0, 0, 0), std=(1, 1, 1)).eval()
+    tile = torch.zeros(1, 3, 64, 64)
+    tile[0, 0, :, :32], tile[0, :2, :, 32:] = 1.0, 0.5
+    red, blue = (explain(model, tile, "competition", k, layer="network.cut") for k in (0, 2))
+    left = np.exp(8) / (np.exp(8) + 8 + np.exp(1))
+    right = np.exp(4) / (2 * np.exp(4) + 7 + np.exp(1))
+    np.testing.assert_allclose(red.grid[0], [[2 * left, right]] * 2, rtol=1e-5)
+    assert "ZeroMap" in blue.warnings
+    own = explain(model, tile, "contributions", 0, layer="network.cut").grid[0]
+    np.testing.assert_allclose(own, [[2, 1]] * 2, rtol=1e-5)
+
+
 def test_competition_by_hand(images):
     """A cell's share is what the head would say if all cells were like it; below chance it is 0."""
     model = make("resnet18")
@@ -162,6 +238,22 @@ def test_refinecam_needs_several_layers(images):
     model = make(**{**AVERAGED, "depth": 1})
     with pytest.raises(ValueError, match=r"several layers, and there is network\.blocks\.0 alone"):
         explain(model, images, "refinecam")
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_ablation_keeps_its_sense_whatever_the_logits_sign(sign):
+    """A channel that speaks for the class counts as such, also where the logit is negative.
+
+    By hand on a tile red on the left: red brings in 8 of 4 averaged cells' half, 4 of the logit.
+    """
+    model = create_model(Cells(), image_size=64, mean=(0, 0, 0), std=(1, 1, 1)).eval()
+    tile = torch.zeros(1, 3, 64, 64)
+    tile[0, 0, :, :32] = 1.0
+    with torch.no_grad():
+        model.network.head.bias[0] = sign * 12 - 4  # the whole logit: 12 or -12
+    found = explain(model, tile, "ablationcam", 0, layer="network.cut")
+    assert found.logits[0, 0] == pytest.approx(sign * 12)
+    np.testing.assert_allclose(found.grid[0], [[4 / 12, 0]] * 2, atol=1e-6)
 
 
 def test_ablation_keeps_its_sense_where_the_logit_is_negative(images):

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from captum.attr import IntegratedGradients, NoiseTunnel, Saliency
 from torch import nn
 
+from lulc_lib.anatomies import anatomy
+from lulc_lib.arrays import resized
 from lulc_lib.explanations import explain
 from lulc_lib.models import create_model
 
@@ -254,6 +256,36 @@ def test_no_method_touches_the_global_generators(images, monkeypatch):
     assert torch.equal(torch.get_rng_state(), torch_state)
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_state[1])
     assert np.random.get_state()[2] == numpy_state[2]
+
+
+def test_the_null_of_cells_knows_the_grid_alone(images):
+    """The same tile has the same noise, whatever the weights; one normal draw for each cell."""
+    small = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
+    torch.manual_seed(0)
+    one, other = (create_model("vit_tiny_patch16_224", image_size=64, **small) for _ in range(2))
+    with torch.no_grad():
+        assert (one(images) != other(images)).any()
+    found, again = explain(one, images, "cells"), explain(other, images.flip(0), "cells")
+    np.testing.assert_array_equal(again.grid[::-1], found.grid)
+    assert found.grid.shape == (2, *anatomy(one).grid)
+    np.testing.assert_array_equal(found.heatmap, resized(found.grid, 64))
+    assert found.layer is None
+    assert found.warnings["ClassBlind"] == (0, 1)
+    many = explain(one, torch.rand(64, 3, 64, 64), "cells").grid
+    assert abs(many.mean()) < 0.06
+    assert many.std() == pytest.approx(1, abs=0.06)
+    pixels = explain(one, images, "random").grid[:, :8, :8]
+    assert np.abs(pixels - found.grid).max() > 0.5  # no part of the other null
+    coarse = create_model("vit_tiny_patch16_224", image_size=64, **{**small, "patch_size": 32})
+    assert explain(coarse, images, "cells").grid.shape == (2, 2, 2)
+
+
+def test_the_null_of_cells_needs_a_grid(images):
+    """A model without a grid is refused by name, before anything runs."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4096, 10))
+    flat = create_model(network, image_size=64).eval()
+    with pytest.raises(ValueError, match=r"^cells draws noise in cells of the model's own grid: "):
+        explain(flat, images, ["cells", "random"])
 
 
 def test_nulls(linear, images):

@@ -135,10 +135,28 @@ def test_the_page_gets_the_map_itself(looking, tiles):
         assert layer in packed_map(state.change(stage=stage), looking, "vit", "gradcam")["words"]
 
 
+def test_a_chosen_layer_is_for_methods_that_look_at_one(looking, tiles):
+    """A state's layer leaves the others' maps as they are, instead of refusing them."""
+    state = State(tile=tiles.names[5], stage=1)
+    for method in ("refinecam", "legrad", "cells"):
+        shown = packed_map(state, looking, "vit", method)
+        assert shown["problem"] == ""
+        assert (
+            shown["values"] == packed_map(state.change(stage=0), looking, "vit", method)["values"]
+        )
+
+
 def test_what_cannot_be_drawn_is_said(looking, tiles):
     """A method that does not fit the model, or a target that makes no sense, comes as words."""
     state = State(tile=tiles.names[0], target=CLASSES[0], contrast=CLASSES[0])
     assert "rollout needs" in packed_map(state, looking, "resnet", "rollout")["problem"]
+    looking.models["class token"] = create_model(
+        "vit_tiny_patch16_224", image_size=64, depth=2, embed_dim=48, num_heads=3
+    ).eval()
+    for method in ("contributions", "competition"):
+        assert packed_map(state, looking, "vit", method)["problem"] == ""
+        problem = packed_map(state, looking, "class token", method)["problem"]
+        assert f"{method} cannot explain vit_tiny_patch16_224: the logits are no sums" in problem
     assert packed_map(state, looking, "vit", "finercam")["problem"]
     assert packed_map(state, looking, "vit", "gradcam")["problem"] == ""  # takes no contrast
     looking.own["mine"] = tiles.images[0].numpy()
@@ -205,6 +223,7 @@ def test_methods_of_many_passes_are_known_as_slow(looking, tiles, monkeypatch):
     slow = {"scorecam", "ablationcam", "smoothgrad", "occlusion"}
     assert all(map(is_slow, slow | {"integratedgradients"}))
     assert not any(map(is_slow, ("gradcam", "gradcam++", "eigencam", "legrad", "edge", "fullgrad")))
+    assert not any(map(is_slow, ("libragrad", "contributions", "competition", "refinecam")))
     monkeypatch.setattr("lulc_lib.widgets.looking.is_loaded", lambda: False)
     assert is_slow("gradcam")
     assert not is_slow("legrad")

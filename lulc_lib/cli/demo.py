@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
     common.say(
         "in brackets: 95 % intervals; tiles/s: how fast the model predicted, on this machine"
     )
-    common.say("\n4 of 4  Grad-CAM: what the models look at")
+    common.say("\n4 of 4  maps: what the models look at")
     _draw(models, predictions, parts.test, files)
     if not tiles.original:
         common.say(f"\nThese were {tiles.source}: the figures above say nothing about EuroSAT.")
@@ -164,7 +164,8 @@ def _draw(
     shown = test.select(chosen, part=test.part)
     maps = {name: explain(model, shown) for name, model in models.items()}
     for name, explanation in maps.items():
-        common.say(f"{name}: {describe_grid(explanation.grid)}")
+        where = f" at {explanation.layer}" if explanation.layer else ""
+        common.say(f"{name}: {explanation.method}{where}, {describe_grid(explanation.grid)}")
     common.say(
         f"{len(shown)} tiles, {TILES_A_CLASS} of each class, one of them a mistake where there is "
         "one"

@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         help="a name in lulc.methods(), such as layercam or finercam, for a ViT also relevance "
-        "(default: gradcam)",
+        "(default: what the model's report card recommends, else gradcam)",
     )
     parser.add_argument(
         "--target",
@@ -75,20 +75,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Fit the picture, explain it, draw it."""
-    from lulc_lib.explanations import DEFAULT_METHOD, explain
+    from lulc_lib.explanations import explain, recommended
     from lulc_lib.images import SENTINEL_METRES, SIDE, open_picture, printable
     from lulc_lib.plots import describe_grid, plot_gallery, save_figure
 
-    method = options.method or DEFAULT_METHOD
+    ((name, model),) = common.get_models([options.name]).items()
+    method = options.method or recommended(model).method
     asked = Path("outputs", f"{options.image.stem}_{Path(options.name).name}_{method}.png")
     out = common.output_file(options.out or asked, (".png",), spare=[options.image])
     picture = open_picture(options.image, options.fit, options.scale)
-    ((name, model),) = common.get_models([options.name]).items()
     images = picture.image[None]
     maps = explain(
         model,
         images,
-        method,
+        options.method,
         _number_or_word(options.target),
         _number_or_word(options.layer),
         _number_or_word(options.contrast),
@@ -100,6 +100,7 @@ def run(options: argparse.Namespace) -> None:
     common.say(f"{'shows':<9} {picture.ground}")
     common.say(f"{name:<9} {_likeliest(maps.logits[0])}")
     common.say(f"{'map':<9} {_about(maps)}; {describe_grid(maps.grid, ground)}")
+    common.say(f"{'method':<9} {maps.ground}")
     for warning, sentence in maps.warned(0).items():
         common.say(f"{'warning':<9} {warning}: {sentence}")
     figure = plot_gallery(images, {name: maps}, names=[shown], ground=ground)

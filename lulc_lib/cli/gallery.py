@@ -30,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--method",
         action="append",
         help="of `lulc.methods()`: gradcam, gradcam++, layercam, ...; give it again for more "
-        "(default: gradcam)",
+        "(default: what each model's report card recommends, else gradcam)",
     )
     parser.add_argument(
         "--n", type=parsing.whole(1), default=40, metavar="N", help="tiles (default: %(default)s)"
@@ -54,12 +54,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Predict the part, choose tiles, explain them, write the page."""
-    from lulc_lib.explanations import DEFAULT_METHOD, check_methods
+    from lulc_lib.explanations import RECOMMENDED, check_methods
     from lulc_lib.export import explain_for_page, gallery_html
     from lulc_lib.predictions import predict
 
     out = common.output_file(options.out, (".html", ".htm"))
-    methods = list(dict.fromkeys(options.method or [DEFAULT_METHOD]))
+    methods = list(dict.fromkeys(options.method or [RECOMMENDED]))
     models = common.get_models(options.names)
     for model in models.values():
         check_methods(model, methods)

@@ -14,9 +14,11 @@ from torch import Tensor
 from lulc_lib.anatomies import anatomy
 from lulc_lib.attention import PlainAttention
 from lulc_lib.config import PRECISIONS
-from lulc_lib.evidence import RECOMMENDED, ReportCard, known_card
+from lulc_lib.evidence import RECOMMENDED, Recommendation, ReportCard, known_card
 from lulc_lib.explanations.attention import look
 from lulc_lib.explanations.batch import Batch
+from lulc_lib.explanations.gates import check_sums
+from lulc_lib.explanations.nulls import check_grid
 from lulc_lib.explanations.pixels import not_piecewise_linear
 from lulc_lib.explanations.result import Explanation, finished
 from lulc_lib.explanations.table import DEFAULT_METHOD, METHODS, Method, method_named, nearest
@@ -120,6 +122,19 @@ def explain(
     return {one.name: results[one.name] for one in asked} if several else results[asked[0].name]
 
 
+def recommended(model: TileClassifier) -> Recommendation:
+    """Return what `explain(method=None)` takes for a model: method, layer and reason.
+
+    The layer is None where the method has none, or takes its own.
+
+    Raises:
+        TypeError: if it is no model of ours.
+        ValueError: if the report card beside its checkpoint is damaged.
+    """
+    _check_model(model)
+    return _recommended(known_card(model))
+
+
 def layers(model: TileClassifier) -> pd.DataFrame:
     """List the layers that CAM methods can look at.
 
@@ -172,13 +187,17 @@ class _Asked:
 def _asked(card: ReportCard | None, name: Any, layer: Any) -> _Asked:
     if name != RECOMMENDED:
         return _Asked(name, method_named(name), layer, "named by the caller")
-    best = card.recommended if card is not None and layer == "auto" else None
-    if best is not None:
-        where = best.layer or "auto"
-        return _Asked(name, method_named(best.method), where, best.reason)
+    if layer != "auto":
+        return _Asked(name, METHODS[DEFAULT_METHOD], layer, "Grad-CAM at the layer named")
+    best = _recommended(card)
+    return _Asked(name, method_named(best.method), best.layer or "auto", best.reason)
+
+
+def _recommended(card: ReportCard | None) -> Recommendation:
+    if card is not None and card.recommended is not None:
+        return card.recommended
     why = "the report card recommends nothing" if card else "no report card of these weights"
-    ground = f"{why}: Grad-CAM at the cut" if layer == "auto" else "Grad-CAM at the layer named"
-    return _Asked(name, METHODS[DEFAULT_METHOD], layer, ground)
+    return Recommendation(DEFAULT_METHOD, None, f"{why}: Grad-CAM at the cut")
 
 
 def _checked(
@@ -199,7 +218,6 @@ def _checked(
     targets = _targets(target, len(tiles))
     against = _contrast(contrast, chosen, targets)
     where = _layer_name(model, layer, chosen)
-    check_methods(model, [method.name for method in chosen])
     size = batch_size or _fitting_batch(model, chosen)
     return _Request(model, tiles, targets, where, against, precision, size)
 
@@ -218,8 +236,13 @@ def _check_model(model: Any) -> None:
     check_explainable(model)
 
 
-def check_methods(model: TileClassifier, names: Sequence[str]) -> None:
+def check_methods(model: TileClassifier, names: Sequence[str], layer: str | None = None) -> None:
     """Refuse, before any work, methods that are unknown or cannot explain a model.
+
+    Args:
+        model: the model.
+        names: names in `methods()`.
+        layer: dotted name of the layer that will be asked for; None for the automatic one.
 
     Raises:
         ValueError: if there is one; the message names it and says why.
@@ -227,10 +250,12 @@ def check_methods(model: TileClassifier, names: Sequence[str]) -> None:
     card = known_card(model)
     with torch.inference_mode(False), evaluating(model):
         for name in names:
-            _check_able(model, _asked(card, name, "auto").method)
+            one = _asked(card, name, "auto")
+            where = one.layer if name == RECOMMENDED else layer
+            _check_able(model, one.method, None if where == "auto" else where)
 
 
-def _check_able(model: TileClassifier, method: Method) -> None:
+def _check_able(model: TileClassifier, method: Method, layer: str | None) -> None:
     """Refuse, before any work, what a method cannot explain."""
     if method.family == "attention" and anatomy(model).family != "vit":
         raise ValueError(
@@ -239,9 +264,10 @@ def _check_able(model: TileClassifier, method: Method) -> None:
         )
     if method.family == "attention":  # one black tile shows whether its attention can be seen
         look(Batch(model, torch.zeros(1, 3, TILE_SIZE, TILE_SIZE), None, None))
-    if method.name in ("contributions", "competition"):  # a black tile shows whether terms add up
-        tile = torch.zeros(1, 3, TILE_SIZE, TILE_SIZE)
-        method.maps(Batch(model, tile, None, anatomy(model).layer))
+    if method.name in ("contributions", "competition"):
+        check_sums(model, anatomy(model).layer if layer is None else layer, method.name)
+    if method.name == "cells":
+        check_grid(model)
     if method.name == "fullgrad":
         odd = not_piecewise_linear(model)
         if odd:
@@ -350,6 +376,7 @@ def _found(
         found = {name: arrays for name, arrays in stored.items() if arrays is not None}
     missing = [m for m in chosen if m.name not in found]
     if missing:
+        check_methods(request.model, [m.name for m in missing], request.layer)
         fresh = _run(request, missing)
         for name in keys.keys() & fresh.keys():
             store_arrays("explanations", keys[name], fresh[name])

@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lulc_lib.explanations.attention import OpenAttention
-from lulc_lib.explanations.batch import Batch, cut, pick
+from lulc_lib.explanations.batch import Batch, cut, graft, pick
+from lulc_lib.models import TileClassifier
+from lulc_lib.tiles import TILE_SIZE
 
 # Elementwise functions with f(0) = 0: x times a gate, which is held.
 _ACTIVATIONS = {
@@ -21,7 +23,8 @@ _WEIGHTS = {
     torch.softmax, Tensor.softmax, F.softmax, torch.sigmoid, Tensor.sigmoid, F.sigmoid,
     F.hardsigmoid,
 }  # fmt: skip
-_EXACT = 1e-3  # of the logits' size: float32 sums differ by less
+# By how much a sum may miss a logit, as a share of the terms' sizes: by rounding, reduced or not.
+_ROUNDING = {False: 1e-3, True: 3e-2}
 
 
 class HeldGates(OpenAttention):
@@ -108,27 +111,6 @@ def _affine(x: Tensor, axes: tuple[int, ...], weight: Any, bias: Any, eps: float
 _NORMS = {F.layer_norm: _layer_norm, F.rms_norm: _rms_norm, F.group_norm: _group_norm}
 
 
-class _Held:
-    """One pass with gates held: logits with the graph above the layer, and the layer's leaf."""
-
-    def __init__(self, batch: Batch):
-        self.batch, leaves = batch, []
-        with HeldGates(), torch.no_grad(), cut(batch.model, batch.layer, True, leaves):
-            self.logits = batch.run(batch.images)
-        (self.leaf,) = leaves
-
-    def terms(self, target: Tensor) -> Tensor:
-        """Return gradient x activation of the logits of some classes, one a tile, (N, h, w)."""
-        with torch.enable_grad():
-            value = pick(self.logits, target).sum()
-            (slope,) = torch.autograd.grad(value, self.leaf, retain_graph=True, allow_unused=True)
-        if slope is None:
-            raise ValueError(
-                f"the logits do not depend on layer {self.batch.layer!r}; choose another"
-            )
-        return self.batch.as_maps(slope * self.leaf.detach()).float().sum(dim=1)
-
-
 def libragrad(batch: Batch) -> np.ndarray:
     """Multiply activation and gradient, the gates held constant, and sum over channels.
 
@@ -136,7 +118,11 @@ def libragrad(batch: Batch) -> np.ndarray:
     move, which nothing of the tile's own answer is made of. With held gates the network is linear,
     so that the map sums to the logit less what its biases and prefix tokens bring in.
     """
-    return _held(batch).terms(batch.target).cpu().numpy()
+    leaves: list[Tensor] = []
+    with HeldGates(), torch.no_grad(), cut(batch.model, batch.layer, True, leaves):
+        logits = batch.run(batch.images)
+    slope = _slope(batch, logits, leaves[0], batch.target)
+    return batch.as_maps(slope * leaves[0].detach()).float().sum(dim=1).cpu().numpy()
 
 
 def contributions(batch: Batch) -> np.ndarray:
@@ -167,44 +153,62 @@ def competition(batch: Batch) -> np.ndarray:
     """
     every, bias = _all_terms(batch)
     classes, cells = every.shape[1], every[0, 0].numel()
-    shares = (bias[:, :, None, None] + cells * every).softmax(dim=1)
+    shares = (bias[None, :, None, None] + cells * every).softmax(dim=1)
     rows = torch.arange(len(batch)), batch.target
     share = shares[rows]
     return (every[rows] * share * (share > 1 / classes)).cpu().numpy()
 
 
+def check_sums(model: TileClassifier, layer: str, method: str) -> None:
+    """Refuse a model whose logits are no sums of a layer's cells; a black tile shows it.
+
+    Raises:
+        ValueError: if they are not; the message names the method.
+    """
+    black = torch.zeros(1, 3, TILE_SIZE, TILE_SIZE)
+    try:
+        _all_terms(Batch(model, black, None, layer, records=False))
+    except ValueError as error:
+        raise ValueError(f"{method} cannot explain {model.name}: {error}") from error
+
+
 def _all_terms(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return the terms of every class (N, K, h, w) and what is left of the logits, (N, K)."""
-
-    def make() -> tuple[Tensor, Tensor]:
-        every, left = _taken_apart(_held(batch))
-        probe = Batch(batch.model, _noise(batch), None, batch.layer, reduced=batch.reduced)
-        _, usual = _taken_apart(_Held(probe))
-        apart = (torch.cat([left, usual]) - usual[:1]).abs().max()
-        if apart > _EXACT * max(1.0, float(batch.logits.abs().max())):
-            raise ValueError(
-                f"the logits of {batch.model.name} are no sums of the cells of {batch.layer!r}: "
-                f"what the cells leave over differs by {float(apart):.3g} between tiles. These "
-                "methods need a head that averages all cells and is linear; use libragrad or "
-                "gradcam"
-            )
-        return every, left
-
-    return batch.once("terms", make)
+    """Return the terms of every class, (N, K, h, w), and the bias that they leave over, (K,)."""
+    return batch.once("terms", lambda: _taken_apart(batch))
 
 
-def _taken_apart(held: _Held) -> tuple[Tensor, Tensor]:
-    count, classes = held.logits.shape
-    columns = torch.arange(classes, device=held.logits.device)[:, None].expand(-1, count)
-    every = torch.stack([held.terms(column) for column in columns], dim=1)
-    return every, held.logits.detach() - every.sum(dim=(2, 3))
+def _taken_apart(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Run the head alone on the tiles' cells, and on cells of zeros for the bias.
+
+    What goes round the layer comes from a tile of noise. If that matters, or if the head is no sum,
+    terms and bias do not add up to the logits of the tiles' own pass.
+    """
+    cells = torch.cat([batch.leaf, torch.zeros_like(batch.leaf[:1])]).requires_grad_()
+    noise = np.random.default_rng(0).random((1, *batch.images.shape[1:]), dtype=np.float32)
+    with HeldGates(), torch.enable_grad():
+        one = torch.from_numpy(noise).to(batch.device)
+        logits = graft(batch, batch.layer, one, cells.clone())  # the next layer may work in place
+    maps = []
+    for k in range(logits.shape[1]):
+        slope = _slope(batch, logits, cells, torch.full((len(cells),), k, device=batch.device))
+        maps.append(batch.as_maps((slope * cells.detach())[:-1]).float().sum(dim=1))
+    every, bias = torch.stack(maps, dim=1), logits[-1].detach()
+    size = 1 + bias.abs() + every.abs().sum(dim=(2, 3))
+    missed = (batch.logits - bias - every.sum(dim=(2, 3))).abs()
+    if (missed > _ROUNDING[batch.reduced] * size).any():  # what is not finite is named elsewhere
+        raise ValueError(
+            f"the logits are no sums of the cells of {batch.layer!r}: terms and bias miss them by "
+            f"up to {float(missed.max()):.3g}. It needs a head that averages all cells and is "
+            "linear; use libragrad or gradcam"
+        )
+    return every, bias
 
 
-def _noise(batch: Batch) -> Tensor:
-    """Return two tiles of noise, always the same."""
-    noise = np.random.default_rng(0).random((2, *batch.images.shape[1:]), dtype=np.float32)
-    return torch.from_numpy(noise)
-
-
-def _held(batch: Batch) -> _Held:
-    return batch.once("gates held", lambda: _Held(batch))
+def _slope(batch: Batch, logits: Tensor, leaf: Tensor, target: Tensor) -> Tensor:
+    """Return the gradient of each row's target logit at the layer, in the layer's own shape."""
+    with torch.enable_grad():
+        value = pick(logits, target).sum()
+        (slope,) = torch.autograd.grad(value, leaf, retain_graph=True, allow_unused=True)
+    if slope is None:
+        raise ValueError(f"the logits do not depend on layer {batch.layer!r}; choose another")
+    return slope

@@ -1,13 +1,16 @@
-"""Nulls: explanations that look at no model, for every table to be compared with."""
+"""Nulls: explanations that ask no model's weights, for every table to be compared with."""
 
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lulc_lib.anatomies import anatomy
 from lulc_lib.explanations.batch import Batch
+from lulc_lib.models import TileClassifier
 
 _LUMA = (0.299, 0.587, 0.114)  # Rec. 601
 _CENTRE_SIGMA = 16.0  # pixels
@@ -16,11 +19,30 @@ _BLUR_SIGMA = 4.0  # pixels
 
 def random(batch: Batch) -> np.ndarray:
     """Draw each pixel from a normal distribution; the same tile always gets the same map."""
-    maps = []
-    for image in batch.images.cpu().numpy():
-        seed = zlib.crc32(np.ascontiguousarray(image).tobytes())
-        maps.append(np.random.default_rng(seed).standard_normal(image.shape[1:], np.float32))
-    return np.stack(maps)
+    return _normal(batch, batch.images.shape[2:])
+
+
+def cells(batch: Batch) -> np.ndarray:
+    """Draw each cell of the model's own grid as `random` draws pixels.
+
+    The grid is that of the model's automatic layer; nothing else of the model counts. Noise this
+    coarse is as smooth as a CAM of the model, which noise of pixels is not.
+    """
+    return _normal(batch, batch.anatomy.grid)
+
+
+def check_grid(model: TileClassifier) -> None:
+    """Refuse a model without a grid, whose cells cannot be drawn.
+
+    Raises:
+        ValueError: if no layer has one.
+    """
+    try:
+        anatomy(model)
+    except ValueError as error:
+        raise ValueError(
+            f"cells draws noise in cells of the model's own grid: {error}, or use the null random"
+        ) from error
 
 
 def centre(batch: Batch) -> np.ndarray:
@@ -47,6 +69,15 @@ def blur(batch: Batch) -> np.ndarray:
     row = (row / row.sum()).view(1, 1, 1, -1)
     grey = F.pad(_brightness(batch.images), (reach,) * 4, mode="replicate")
     return F.conv2d(F.conv2d(grey, row), row.mT)[:, 0].cpu().numpy()
+
+
+def _normal(batch: Batch, shape: Sequence[int]) -> np.ndarray:
+    """Draw (N, *shape) from a normal distribution, seeded by each tile's values."""
+    maps = []
+    for image in batch.images.cpu().numpy():
+        seed = zlib.crc32(np.ascontiguousarray(image).tobytes())
+        maps.append(np.random.default_rng(seed).standard_normal(shape, np.float32))
+    return np.stack(maps)
 
 
 def _brightness(images: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lulc_lib.arrays import resized, softmax
-from lulc_lib.evidence import ReportCard, Verdict
+from lulc_lib.evidence import UNTESTED, ReportCard, Verdict
 from lulc_lib.explanations.table import Method
 from lulc_lib.tiles import CLASSES, TILE_SIZE, cell_metres
 
@@ -19,7 +19,6 @@ WARNINGS = {
     "LowConfidence": "the model itself gives {target} a probability below one half",
     "Unproven": "{method} is not proven for this model: {evidence}",
 }
-_UNTESTED = Verdict(False, "there is no report card of these weights")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +37,7 @@ class Explanation:
             "FlatMap", "NaNMap", "ClassBlind", "LowConfidence" and "Unproven"; `warned` says what
             they mean.
         ground: why this method was taken, in words.
-        evidence: what the model's report card says of this method at this layer, in words; "" for
-            a null.
+        verdict: what the model's report card says of this method at this layer; None for a null.
     """
 
     heatmap: np.ndarray
@@ -50,7 +48,7 @@ class Explanation:
     layer: str | None
     warnings: Mapping[str, tuple[int, ...]]
     ground: str = ""
-    evidence: str = ""
+    verdict: Verdict | None = None
 
     def __len__(self) -> int:
         return len(self.grid)
@@ -69,7 +67,7 @@ class Explanation:
     def warned(self, i: int) -> dict[str, str]:
         """Return the warnings of one map: name -> a sentence."""
         words = {"method": self.method, "target": CLASSES[int(self.target[i])]}
-        words["evidence"] = self.evidence
+        words["evidence"] = self.verdict.words if self.verdict else ""
         number = range(len(self))[i]
         names = [name for name, maps in self.warnings.items() if number in maps]
         return {name: WARNINGS[name].format(**words) for name in names}
@@ -100,15 +98,12 @@ def finished(
     target, logits = found["target"], found["logits"]
     heatmap = resized(grid, TILE_SIZE)
     warnings = _warnings(grid, target, logits, method.class_blind)
-    evidence = ""
+    verdict = None
     if method.family != "null":
-        verdict = card.verdict(method.name, layer) if card else _UNTESTED
-        evidence = verdict.words
+        verdict = card.verdict(method.name, layer) if card else UNTESTED
         if not verdict.proven:
             warnings["Unproven"] = tuple(range(len(grid)))
-    return Explanation(
-        heatmap, grid, target, logits, method.name, layer, warnings, ground, evidence
-    )
+    return Explanation(heatmap, grid, target, logits, method.name, layer, warnings, ground, verdict)
 
 
 def _warnings(

@@ -55,7 +55,7 @@ def _cam(name: str, signed: bool, source: str, maps: Any, **facts: Any) -> Metho
 
 
 _HEAD = "1 forward pass + gradient of the layers above"
-_EACH = "2 forward passes + gradient of the layers above for each class"
+_EACH = "1 forward pass + gradient of the layers above for each class"
 _CHANNELS = "1 pass for each channel of the layer"
 _METHODS = (
     _cam("gradcam", True, "Selvaraju et al. 2017, arXiv:1610.02391",
@@ -105,6 +105,8 @@ _METHODS = (
     Method("occlusion", "perturbation", True, False, "226 forward passes",
            "Zeiler and Fergus 2014, arXiv:1311.2901", pixels.occlusion),
     Method("random", "null", True, True, "none", "a normal draw for each pixel", nulls.random),
+    Method("cells", "null", True, True, "none", "a normal draw for each cell of the model's grid",
+           nulls.cells),
     Method("centre", "null", False, True, "none", "a Gaussian of 16 px", nulls.centre),
     Method("edge", "null", False, True, "none", "Sobel and Feldman 1968", nulls.edge),
     Method("blur", "null", False, True, "none", "brightness blurred by 4 px", nulls.blur),

@@ -28,6 +28,7 @@ from lulc_lib.plots.tiles import (
     plot_mask,
     plot_tiles,
 )
+from lulc_lib.plots.verdicts import plot_report_card
 
 __all__ = [
     "GROUND",
@@ -57,6 +58,7 @@ __all__ = [
     "plot_mask",
     "plot_per_class",
     "plot_reliability",
+    "plot_report_card",
     "plot_tiles",
     "save_figure",
     "write_whole",

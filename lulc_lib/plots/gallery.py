@@ -35,8 +35,9 @@ LARGEST_GALLERY = 200  # pictures that one figure can carry before nobody can op
 _FOOTER = (
     "Below a tile: its label and name. Below a map: the predicted class, its probability, the "
     "map's range. Maps: raw values, one scale per column, over the tile in grey; outlined at half "
-    "of the scale, dashed below 0. A map shows what this model's answer rests on by this method, "
-    "as coarsely as its grid. It does not show where the class is, nor that the answer is right."
+    "of the scale, dashed below 0. A map shows which cells this method credits for the class, as "
+    "coarsely as its grid; the line below the grid says whether it was told from maps that look at "
+    "nothing. It does not show where the class is, nor that the answer is right."
 )
 
 
@@ -238,7 +239,7 @@ class _Places:
     lines: int  # of caption below a picture
     side: float = 1.6
     gap: float = 0.14
-    head: float = 1.12
+    head: float = 1.25
     margin: float = 0.1
 
     @property
@@ -287,6 +288,8 @@ def _draw_heading(
 ) -> None:  # fmt: skip
     maps = column.explanation
     details = [column.method, maps.layer or "no layer: pixels", describe_grid(maps.grid, ground)]
+    if maps.verdict is not None:
+        details.append(maps.verdict.short)
     is_plain = column.name == f"{column.model} · {maps.method}"
     _heading(figure, place, (block, c), column.model if is_plain else column.name, details)
     cax = figure.add_axes(place.box(block, c, place.head - 0.31, 0.09), label="colour bar")

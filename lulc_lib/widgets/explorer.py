@@ -399,7 +399,7 @@ class Explorer(ipywidgets.VBox):
             return
         method = next((m for m in state.methods if not is_slow(m)), None)
         if method is None:
-            self._deleted.value = "<p>Choose a method that takes one pass.</p>"
+            self._deleted.value = "<p>Choose a method that takes one pass or two.</p>"
             return
         rows = []
         for name in self.models:

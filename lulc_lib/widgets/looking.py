@@ -13,7 +13,8 @@ from torch import Tensor
 
 from lulc_lib.anatomies import anatomy
 from lulc_lib.arrays import softmax
-from lulc_lib.explanations import Explanation, explain, is_loaded, methods
+from lulc_lib.explanations import RECOMMENDED, Explanation, explain, is_loaded, methods
+from lulc_lib.explanations.table import method_named
 from lulc_lib.export import pack_grid
 from lulc_lib.faithfulness import deletion_order, first_pixels, random_order, remove, swap
 from lulc_lib.models import TileClassifier
@@ -222,21 +223,22 @@ def _layer_at(stage: int, model: TileClassifier) -> str:
 
 
 def _takes(what: str, method: str) -> bool:
-    facts = method_facts()[method]
-    return facts["family"] == "cam" if what == "layer" else method == "finercam"
+    facts = method_named("gradcam" if method == RECOMMENDED else method)  # at a layer it is that
+    return facts.layered if what == "layer" else facts.takes_contrast
 
 
 @functools.cache
 def method_facts() -> dict[str, dict[str, Any]]:
-    """Return the rows of `methods()` by name."""
-    return {row["name"]: row for row in methods().to_dict("records")}
+    """Return the rows of `methods()` by name, after what a report card recommends."""
+    rows = {row["name"]: row for row in methods().to_dict("records")}
+    return {RECOMMENDED: {**rows["gradcam"], "name": RECOMMENDED}, **rows}
 
 
 def is_slow(method: str) -> bool:
     """Say whether a map takes long: it needs many passes, or what makes it must load."""
     facts = method_facts()[method]
     unloaded = facts["family"] == "cam" and not is_loaded()
-    return unloaded or not facts["cost"].startswith(("1 forward", "none"))
+    return unloaded or not facts["cost"].startswith(("1 forward", "2 forward", "none"))
 
 
 def asked_of(state: State, looking: Looking, model: str, method: str) -> Asked:
@@ -310,6 +312,8 @@ def pack_map(found: Explanation, scale: Scale, state: State) -> dict[str, Any]:
     words = [describe_range(found.grid[0]), describe_grid(found.grid)]
     if found.layer:
         words.append(found.layer)
+    if found.verdict is not None and found.verdict.proven:
+        words.append(found.verdict.short)
     if state.scale != "shared":
         words.append("stretched to its own range: not to be compared with other maps")
     return {

@@ -5,7 +5,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from lulc_lib.explanations import DEFAULT_METHOD
+from lulc_lib.explanations import RECOMMENDED
 from lulc_lib.faithfulness import FILLS
 from lulc_lib.files import read_json
 from lulc_lib.tiles import CLASSES, TILE_SIZE
@@ -70,7 +70,7 @@ class State:
             "disagreement" first.
         page: page of thumbnails, from 0.
         tile: name of the tile looked at, "" for none.
-        methods: names in `methods()`.
+        methods: names in `methods()`, or "recommended" for what each model's report card says.
         target: class to explain: "predicted", "label" or a class name.
         contrast: class name to tell the target from ("why A, not B"), "" for none.
         stage: which layer CAM methods look at: 0 for the method's own choice; 1 for the output of
@@ -96,7 +96,7 @@ class State:
     sort: str = "order"
     page: int = 0
     tile: str = ""
-    methods: tuple[str, ...] = (DEFAULT_METHOD,)
+    methods: tuple[str, ...] = (RECOMMENDED,)
     target: str = "predicted"
     contrast: str = ""
     stage: int = 0

@@ -1,0 +1,86 @@
+"""Draw a report card: each explanation's figures, beside maps that look at nothing."""
+
+from matplotlib.axes import Axes
+
+from lulc_lib.evidence import CENTRE_LEAD, LEAD, MOSAIC, REMOVAL, SINGLE_DELETION, ReportCard
+from lulc_lib.plots.style import INK, MUTED, RULE, SERIES, axes_or_new, dress, plain
+
+_PANELS = {
+    MOSAIC: ("Mosaics", "share on the explained tile"),
+    SINGLE_DELETION: ("Single deletion", "correlation with falls"),
+    REMOVAL: ("Removal", "fall, top less bottom quarter"),
+}
+
+
+def plot_report_card(card: ReportCard, ax: Axes | None = None, most: int = 16) -> Axes:
+    """Draw the three tests that a recommendation rests on, one panel each.
+
+    Explanations stand in the order of their mean rank, best first, with 95 % intervals. Maps that
+    look at nothing come last, in grey; a grey line marks the strongest of them. An explanation
+    whose interval is drawn hollow was not told from them in that test. The panels are insets of the
+    returned Axes (`ax.child_axes`).
+
+    Args:
+        card: made by `report_card`.
+        ax: where to draw; None makes a figure.
+        most: explanations to draw at most, beside the nulls.
+
+    Raises:
+        ValueError: if the card holds none of the three tests.
+    """
+    names, nulls = _ordered(card)
+    if not names and not nulls:
+        raise ValueError(f"the card holds none of the tests {', '.join(_PANELS)}")
+    shown = [*names[:most], *nulls]
+    ax = axes_or_new(ax, (9.6, 1.1 + 0.2 * len(shown)))
+    ax.set_axis_off()
+    best = card.recommended
+    for place, (test, (title, unit)) in enumerate(_PANELS.items()):
+        panel = ax.inset_axes((0.0 + 0.345 * place, 0, 0.31, 1))
+        _draw(panel, card, test, shown, nulls)
+        dress(panel, title, unit, grid="x")
+        panel.set_yticks(range(len(shown)), [_label(*name) for name in shown] if place == 0 else [])
+        panel.set_ylim(len(shown) - 0.4, -0.6)
+        for text, name in zip(panel.get_yticklabels(), shown, strict=False):
+            chosen = best is not None and name == (best.method, best.layer)
+            text.set(fontsize=7.5, fontweight="bold" if chosen else "normal",
+                     color=MUTED if name in nulls else INK)  # fmt: skip
+    return ax
+
+
+def _ordered(card: ReportCard) -> tuple[list, list]:
+    """Return explanations by their mean rank over the three tests, and the nulls."""
+    found: dict[tuple[str, str | None], dict[str, float]] = {}
+    for row in card.rows:
+        if row.test in _PANELS:
+            found.setdefault((row.method, row.layer), {}).setdefault(row.test, row.value)
+    led = {(row.method, row.layer) for row in card.rows if row.test.endswith((LEAD, CENTRE_LEAD))}
+    names = [name for name in found if name in led]
+    ranks = dict.fromkeys(names, 0.0)
+    for test in _PANELS:
+        order = sorted(names, key=lambda name: -found[name].get(test, float("-inf")))
+        for place, name in enumerate(order):
+            ranks[name] += place
+    return sorted(names, key=ranks.get), [name for name in found if name not in led]
+
+
+def _draw(panel: Axes, card: ReportCard, test: str, shown: list, nulls: list) -> None:
+    strongest = [row.value for name in nulls if (row := card.find(*name, test))]
+    if strongest:
+        panel.axvline(max(strongest), color=RULE, linewidth=1.6)
+    lead_name = CENTRE_LEAD if test == REMOVAL else LEAD
+    for place, name in enumerate(shown):
+        row = card.find(*name, test)
+        if row is None:
+            continue
+        colour = MUTED if name in nulls else SERIES[0]
+        lead = card.find(*name, f"{test}, {lead_name}")
+        hollow = lead is not None and lead.low <= 0
+        panel.plot([row.low, row.high], [place, place], color=colour, linewidth=1.4)
+        panel.plot(row.value, place, "o", markersize=4.5, color=colour,
+                   markerfacecolor="white" if hollow else colour)  # fmt: skip
+
+
+def _label(method: str, layer: str | None) -> str:
+    short = (layer or "").removeprefix("network.")
+    return plain(f"{method} · {short}" if short else method)

@@ -1,0 +1,145 @@
+"""What a report card says, and how it is kept."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from lulc_lib import create_model, explain, load_checkpoint, save_checkpoint
+from lulc_lib.evidence import (
+    LEAD,
+    MOSAIC,
+    REMOVAL,
+    SINGLE_DELETION,
+    Recommendation,
+    ReportCard,
+    Row,
+    known_card,
+    report_file,
+)
+from lulc_lib.explanations import RECOMMENDED, layers, recommended
+from lulc_lib.predictions import weights_digest
+
+
+def row(method, layer, test, value, low, high):
+    return Row(method, layer, test, "", value, low, high, n=10, seconds=0.1)
+
+
+def made_card(model, layer, lead=0.1):
+    """Return a card that recommends hirescam at a layer, told from the nulls by a lead."""
+    rows = []
+    for test in (MOSAIC, SINGLE_DELETION):
+        rows.append(row("hirescam", layer, test, 0.6, 0.5, 0.7))
+        rows.append(row("hirescam", layer, f"{test}, {LEAD}", lead + 0.1, lead, lead + 0.2))
+    rows.append(row("hirescam", layer, REMOVAL, 0.2, 0.1, 0.3))
+    best = Recommendation("hirescam", layer, "report card: the best")
+    return ReportCard("small", weights_digest(model), "drawn", "d", tuple(rows), best)
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A small model loaded from a checkpoint, without a report card."""
+    torch.manual_seed(0)
+    save_checkpoint(create_model("test_resnet", image_size=64), None, tmp_path / "small")
+    return load_checkpoint(tmp_path / "small")[0]
+
+
+@pytest.fixture
+def images():
+    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_card_comes_back_as_it_was(kept, tmp_path):
+    """Written and read, a card is the same; its frame has one figure a row."""
+    card = made_card(kept, "network.layer2")
+    again = ReportCard.from_json(card.save(tmp_path / "a.json"))
+    assert (again.rows, again.recommended) == (card.rows, card.recommended)
+    assert list(card.frame.columns) == [
+        "method", "layer", "test", "filling", "value", "low", "high", "n", "seconds",
+    ]  # fmt: skip
+    assert len(card.frame) == len(card.rows)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("0.6", "0.9", 1),
+        lambda text: text[:-20],
+        lambda text: json.dumps({**json.loads(text), "format": 99}),
+        lambda text: "[]",
+        lambda text: "{}",
+    ],
+)
+def test_a_changed_card_is_refused(kept, tmp_path, change):
+    """A figure changed by hand, a cut file and another format are errors that name the file."""
+    file = made_card(kept, "network.layer2").save(tmp_path / "a.json")
+    file.write_text(change(file.read_text()))
+    with pytest.raises(ValueError, match=r"a\.json"):
+        ReportCard.from_json(file)
+
+
+def test_explain_takes_what_the_card_recommends(kept, images):
+    """Method and layer follow the card beside the checkpoint; the result says on what ground."""
+    layer = layers(kept).layer[0]
+    assert explain(kept, images).method == "gradcam"
+    assert explain(kept, images).ground == "no report card of these weights: Grad-CAM at the cut"
+    made_card(kept, layer).save(kept.report_file)
+    found = explain(kept, images)
+    assert (found.method, found.layer) == ("hirescam", layer)
+    assert found.ground == "report card: the best"
+    assert "Unproven" not in found.warnings
+    assert found.verdict.proven
+    assert recommended(kept).method == "hirescam"
+    both = explain(kept, images, [RECOMMENDED, "gradcam"])
+    assert {name: one.method for name, one in both.items()} == {
+        RECOMMENDED: "hirescam",
+        "gradcam": "gradcam",
+    }
+    assert (both[RECOMMENDED].grid == found.grid).all()
+    named = explain(kept, images, layer=layer)
+    assert (named.method, named.ground) == ("gradcam", "Grad-CAM at the layer named")
+
+
+def test_a_card_of_other_weights_is_not_taken(kept, images):
+    """After a step of training the card speaks of another model, and Grad-CAM is unproven again."""
+    made_card(kept, layers(kept).layer[0]).save(kept.report_file)
+    with torch.no_grad():
+        next(kept.parameters()).add_(0.1)
+    assert known_card(kept) is None
+    assert explain(kept, images).method == "gradcam"
+
+
+def test_what_no_card_found_is_unproven(kept, images):
+    """No card, another layer, and a lead that may be 0: each is said, with its figure."""
+    deep, first = layers(kept).layer.iloc[-1], layers(kept).layer[0]
+    assert explain(kept, images, "gradcam").warnings["Unproven"] == (0, 1)
+    made_card(kept, first, lead=0.0).save(kept.report_file)
+    words = explain(kept, images, "hirescam", layer=first).warned(0)["Unproven"]
+    assert "mosaic 0.600 [0.500, 0.700]" in words
+    assert "not told from maps that look at nothing by mosaic and single deletion" in words
+    assert "does not cover" in explain(kept, images, "hirescam", layer=deep).warned(1)["Unproven"]
+    assert "Unproven" not in explain(kept, images, "edge").warnings
+
+
+def test_a_new_checkpoint_drops_the_old_card(kept, tmp_path):
+    """Saved over an old one, a checkpoint has no report card of the old weights."""
+    made_card(kept, layers(kept).layer[0]).save(kept.report_file)
+    weights = save_checkpoint(kept, None, tmp_path / "small")
+    assert not report_file(weights).exists()
+
+
+def test_a_model_without_a_file_has_no_card():
+    """A wrapped module has no card, and neither has a new network."""
+    network = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.Flatten(), nn.LazyLinear(10))
+    network(torch.zeros(1, 3, 64, 64))
+    assert known_card(create_model(network, image_size=64)) is None
+
+
+def test_the_verdict_needs_both_tests(kept):
+    """A card that holds mosaics alone proves nothing."""
+    card = made_card(kept, None)
+    half = replace(card, rows=tuple(r for r in card.rows if r.test.startswith(MOSAIC)))
+    assert card.verdict("hirescam", None).proven
+    assert not half.verdict("hirescam", None).proven
