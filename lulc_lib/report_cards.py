@@ -75,7 +75,8 @@ class Sizes:
     Attributes:
         tiles: for removal and single deletion.
         mosaics: pictures of four tiles.
-        few: tiles and mosaics for methods of many passes, and for tests that explain again.
+        few: tiles and mosaics for methods of many passes (a fifth of them but in the core tests),
+            and tiles for tests that explain again.
         curves: tiles for deletion and insertion curves, and for the adapted copy.
         steps: batches of 32 tiles that the adapted copy learns from.
         fillings: how holes are filled.
@@ -263,7 +264,6 @@ def _adapted(ground: Ground, one: Candidate, count: int) -> Values:
 
 def _randomisation(ground: Ground, one: Candidate, count: int) -> Values:
     """Explain a copy whose weights are drawn anew, and as they are drawn anew from the top down."""
-    count = min(count, ground.sizes.few)
     tiles, target = ground.tiles[:count], ground.target[:count]
     before = ground.maps(one, count)
     values: Values = {}
@@ -278,7 +278,6 @@ def _randomisation(ground: Ground, one: Candidate, count: int) -> Values:
 
 
 def _stability(ground: Ground, one: Candidate, count: int) -> Values:
-    count = min(count, ground.sizes.few)
     tiles, target = ground.tiles[:count], ground.target[:count]
 
     def explainer(model: TileClassifier, images: Any, classes: np.ndarray) -> np.ndarray:
@@ -334,12 +333,14 @@ class Test:
         run: returns values for some of the tiles.
         says: what it asks, its range, and which end is better.
         source: the paper.
+        again: whether it explains each tile several times, and so takes few of them.
     """
 
     name: str
     run: Callable[[Ground, Candidate, int], Values]
     says: str
     source: str
+    again: bool = False
 
 
 _TESTS = (
@@ -370,11 +371,12 @@ _TESTS = (
          "block from the logits down, at last all; nearer 0 is better, a map of the tile alone has "
          "1. Complexity rise: by which part the entropy of a map's histogram rises then; higher is "
          "better",
-         "Adebayo et al. 2018, arXiv:1810.03292; Hedström et al. 2024, arXiv:2401.06465"),
+         "Adebayo et al. 2018, arXiv:1810.03292; Hedström et al. 2024, arXiv:2401.06465",
+         again=True),
     Test("stability", _stability,
          "rank correlation of a map with that of the tile under noise, and turned or mirrored and "
          "turned back, where the answer stays; -1 to 1, higher is better",
-         "Alvarez-Melis and Jaakkola 2018, arXiv:1806.08049"),
+         "Alvarez-Melis and Jaakkola 2018, arXiv:1806.08049", again=True),
     Test("drawn evidence", _drawn,
          "area under ROC of a map for the pixels that a drawn tile's class was drawn with; 0 to 1, "
          "chance 0.5, higher is better", "this suite"),
@@ -586,14 +588,22 @@ def _kept(shared: dict[str, Any] | None, ground: Ground, one: Candidate, test: T
     key = shared and {**shared, "method": one.method, "layer": one.layer, "test": test.name}
     arrays = load_arrays("reports", key) if key else None
     if arrays is None:
-        few = _passes(one.method) >= MANY_PASSES
-        count = ground.sizes.few if few else max(ground.sizes.tiles, ground.sizes.mosaics)
-        values = test.run(ground, one, count)
+        values = test.run(ground, one, _count(ground.sizes, one, test))
         arrays = {"|".join(name): np.asarray(v, np.float64) for name, v in values.items()}
         arrays["seconds|"] = np.array([ground.seconds.get(one, 0.0)])
         if key:
             store_arrays("reports", key, arrays)
     return {tuple(name.split("|")): values for name, values in arrays.items()}
+
+
+def _count(sizes: Sizes, one: Candidate, test: Test) -> int:
+    """Return how many tiles or mosaics a test takes at most."""
+    slow = _passes(one.method) >= MANY_PASSES
+    if test.name in CORE:
+        return sizes.few if slow else max(sizes.tiles, sizes.mosaics)
+    if test.again:
+        return max(2, sizes.few // 5) if slow else sizes.few
+    return max(2, sizes.few // 5) if slow else max(sizes.tiles, sizes.mosaics)
 
 
 def _first(found: Mosaics, count: int) -> Mosaics:

@@ -532,7 +532,7 @@ def test_vit_default_layer_is_not_blank(images):
         assert result.layer == "network.blocks.2.norm1"
         assert result.grid.shape == (5, 8, 8)
         assert np.ptp(result.grid, axis=(1, 2)).min() > 0
-        assert set(result.warnings) <= {"ClassBlind", "LowConfidence"}
+        assert set(result.warnings) <= {"ClassBlind", "LowConfidence", "Unproven"}
 
 
 @pytest.mark.parametrize("method", GRADIENT)
@@ -541,7 +541,7 @@ def test_vit_map_at_the_last_block_is_blank_and_says_so(method, images):
     result = explain(make("vit"), images, method, layer="network.blocks.2")
     assert (result.grid == 0).all()
     assert result.warnings["ZeroMap"] == (0, 1, 2, 3, 4)
-    assert set(result.warnings) <= {"ZeroMap", "LowConfidence"}
+    assert set(result.warnings) <= {"ZeroMap", "LowConfidence", "Unproven"}
     assert "ZeroMap in 5" in repr(result)
 
 
@@ -559,14 +559,16 @@ def test_flat_and_zero_maps_are_named_by_tile(toy, painted):
 def test_each_warning_has_its_sentence(toy):
     """Every name that can be warned of has words, of one map's method and target."""
     grid = np.stack([np.zeros((2, 2)), np.ones((2, 2)), np.full((2, 2), np.nan)])
-    found = finished("eigencam", None, True, grid, np.array([0, 3, 8]), np.zeros((3, 10)))
+    made = {"grid": grid, "target": np.array([0, 3, 8]), "logits": np.zeros((3, 10))}
+    found = finished(METHODS["eigencam"], None, None, "named by the caller", made)
     assert {name: maps[0] for name, maps in found.warnings.items()} == {
-        "ZeroMap": 0, "FlatMap": 1, "NaNMap": 2, "ClassBlind": 0, "LowConfidence": 0
+        "ZeroMap": 0, "FlatMap": 1, "NaNMap": 2, "ClassBlind": 0, "LowConfidence": 0,
+        "Unproven": 0,
     }  # fmt: skip
     assert set(found.warnings) == set(WARNINGS)
     assert found.warned(0)["ZeroMap"].endswith("eigencam found nothing that speaks for AnnualCrop")
     assert found.warned(2)["LowConfidence"].startswith("the model itself gives River")
-    assert list(found.warned(1)) == ["FlatMap", "ClassBlind", "LowConfidence"]
+    assert list(found.warned(1)) == ["FlatMap", "ClassBlind", "LowConfidence", "Unproven"]
 
 
 def test_low_confidence_is_named_by_tile(toy, painted):
