@@ -598,12 +598,9 @@ def _kept(shared: dict[str, Any] | None, ground: Ground, one: Candidate, test: T
 
 def _count(sizes: Sizes, one: Candidate, test: Test) -> int:
     """Return how many tiles or mosaics a test takes at most."""
-    slow = _passes(one.method) >= MANY_PASSES
-    if test.name in CORE:
-        return sizes.few if slow else max(sizes.tiles, sizes.mosaics)
-    if test.again:
-        return max(2, sizes.few // 5) if slow else sizes.few
-    return max(2, sizes.few // 5) if slow else max(sizes.tiles, sizes.mosaics)
+    if _passes(one.method) >= MANY_PASSES:
+        return sizes.few if test.name in CORE else max(2, sizes.few // 5)
+    return sizes.few if test.again else max(sizes.tiles, sizes.mosaics)
 
 
 def _first(found: Mosaics, count: int) -> Mosaics:
