@@ -3,11 +3,12 @@
     python benchmarks/report_cards.py            # some minutes on two cores
     python benchmarks/report_cards.py --quick    # tiny: does it run at all, nothing written
 
-For each shipped model the explanation that its card recommends, the next best and the nulls are tested again, with a seed that draws other tiles and other mosaics. Claims: the recommended
-one has the best mean rank over mosaics, single deletion and removal, or shares it within half a
-rank; it leads every null on the first two (95 %); its lead over the null `centre` on removal is not
-wholly below 0; and the null `edge`, which looks at the tile alone, comes unchanged out of a model
-whose weights are drawn anew.
+For each shipped model the explanation that its card recommends, the next best and the nulls are
+tested again, with a seed that draws other tiles and other mosaics. Claims: the recommended one has
+the best mean rank over mosaics, single deletion and removal, or shares it within half a rank; it
+leads every null on the first two (95 %); its lead over the null `centre` on removal is not wholly
+below 0; and the null `edge`, which looks at the tile alone, comes unchanged out of a model whose
+weights are drawn anew.
 """
 
 import argparse

@@ -398,6 +398,29 @@ Sentinel data. The weights are under the licence of this project (MIT).
 """
 
 
+def describe_explanations(folder: str | Path) -> str:
+    """Return, as a Markdown table, what the report cards of a folder recommend beside two nulls."""
+    folder, rows = Path(folder), []
+    for name in names_in(folder):
+        file = report_file(folder / f"{name}.safetensors")
+        if not file.is_file():
+            continue
+        report = ReportCard.from_json(file)
+        best = report.recommended
+        figures = {row[0]: row[1:4] for row in core_figures(report, most=1000)}
+        chosen = [(best.method, best.layer)] if best else []
+        for method, layer in [*chosen, ("gradcam", None), ("centre", None), ("edge", None)]:
+            label = next((k for k in figures if k.split(" at ")[0] == method), "")
+            label = f"{method} at {layer}" if layer else label
+            if label in figures:
+                mark = " (recommended)" if chosen and (method, layer) == chosen[0] else ""
+                rows.append([_code(name), f"{label}{mark}", *figures[label]])
+    unique = list(
+        {(row[0], row[1].removesuffix(" (recommended)")): row for row in rows[::-1]}.values()
+    )
+    return _table(["checkpoint", "explanation", *CORE], unique[::-1])
+
+
 def _explanations(weights: Path) -> str:
     """Return how the model's explanations did in tests, where there is a report card."""
     file = report_file(weights)

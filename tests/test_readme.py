@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lulc_lib.cards import describe_cards
+from lulc_lib.cards import describe_cards, describe_explanations
 from lulc_lib.cli import make_parser
 
 REPO = Path(__file__).parents[1]
@@ -27,6 +27,16 @@ def test_results_are_those_of_the_cards():
     assert overview(results) == rows
     altered = results.replace("0.", "0.1", 1)
     assert overview(altered) != rows
+
+
+def test_explanations_are_those_of_the_report_cards():
+    """The table of tested explanations is the one made from the report cards."""
+    told = (
+        PAGE.split("<!-- explanations")[1].split("-->", 1)[1].split("<!-- end of explanations")[0]
+    )
+    table = describe_explanations(REPO / "checkpoints")
+    assert told.strip() == table.strip()
+    assert "(recommended)" in table
 
 
 def test_model_cards_page_is_up_to_date():
