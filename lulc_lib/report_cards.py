@@ -409,7 +409,7 @@ def report_card(
             explain the model, CAMs and libragrad at several layers. The nulls are added.
         tests: names in `TESTS`; None takes all.
         choose_on: other tiles, such as the validation tiles, on which the recommended explanation
-            is chosen; None chooses on `tiles`, so that its figures there flatter it a little.
+            is chosen, among methods of less than 20 passes; None chooses on `tiles`, so that its figures there flatter it a little.
         training: tiles that a copy may learn from for the test "adapted copy"; None leaves it out.
         quick: a short trial: four methods, 64 tiles, one filling.
         sizes: how many tiles each test takes; None follows `quick`.
@@ -432,15 +432,16 @@ def report_card(
     for part in filter(None, (tiles, choose_on)):
         _refuse_training_tiles(model, part)
     core = [test for test in wanted if test.name in CORE]
-    plan = [(tiles, sizes, wanted)]
+    plan = [(tiles, sizes, wanted, chosen)]
     if choose_on is not None:
         half = replace(sizes, tiles=max(2, sizes.tiles // 2), fillings=sizes.fillings[:1])
-        plan.insert(0, (choose_on, half, core))
-    count = sum(len(chosen) * len(list_) for *_, list_ in plan)
+        fast = [one for one in chosen if _passes(one.method) < MANY_PASSES]
+        plan.insert(0, (choose_on, half, core, fast))
+    count = sum(len(own) * len(asked) for *_, asked, own in plan)
     with tqdm(total=count, desc=f"testing {model.name}", disable=not progress) as bar:
         measured = [
-            _measured(Ground(model, part, sizes_, seed, training), part, chosen, list_, bar)
-            for part, sizes_, list_ in plan
+            _measured(Ground(model, part, size, seed, training), part, own, asked, bar)
+            for part, size, asked, own in plan
         ]
     rows = _rows(measured[-1])
     card = ReportCard(
