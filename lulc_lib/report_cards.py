@@ -409,7 +409,8 @@ def report_card(
             explain the model, CAMs and libragrad at several layers. The nulls are added.
         tests: names in `TESTS`; None takes all.
         choose_on: other tiles, such as the validation tiles, on which the recommended explanation
-            is chosen, among methods of less than 20 passes; None chooses on `tiles`, so that its figures there flatter it a little.
+            is chosen, among methods of less than 20 passes; None chooses on `tiles`, so that its
+            figures there flatter it a little.
         training: tiles that a copy may learn from for the test "adapted copy"; None leaves it out.
         quick: a short trial: four methods, 64 tiles, one filling.
         sizes: how many tiles each test takes; None follows `quick`.
