@@ -258,6 +258,9 @@ def nulls(card: ReportCard) -> list[tuple[str, str | None]]:
 def ranks(card: ReportCard) -> pd.DataFrame:
     """Return the rank of each explanation in each core test, 1 is best, and the mean rank.
 
+    Explanations whose figures agree to three decimals in all three tests draw one map, such as
+    Grad-CAM and HiResCAM where the gradient is alike in all cells. They count once, and share ranks.
+
     Returns:
         DataFrame indexed by (method, layer), "" for no layer, best first; explanations that lack
         a core test, and the nulls, are left out.
@@ -271,7 +274,12 @@ def ranks(card: ReportCard) -> pd.DataFrame:
     if not values:
         return pd.DataFrame(columns=[*CORE, "mean rank"])
     index = pd.MultiIndex.from_tuples(values, names=["method", "layer"])
-    table = pd.DataFrame(list(values.values()), index, list(CORE)).rank(ascending=False)
+    figures = pd.DataFrame(list(values.values()), index, list(CORE)).round(3)
+    once = figures.drop_duplicates().rank(ascending=False)
+    same = figures.apply(tuple, axis=1).map(
+        dict(zip(map(tuple, figures.drop_duplicates().to_numpy()), once.index))
+    )
+    table = once.loc[list(same)].set_axis(index)
     return table.assign(**{"mean rank": table.mean(axis=1)}).sort_values("mean rank", kind="stable")
 
 
