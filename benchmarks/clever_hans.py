@@ -2,6 +2,7 @@
 
     python benchmarks/clever_hans.py            # about 20 minutes on two cores
     python benchmarks/clever_hans.py --quick    # tiny: does it run at all, nothing written
+    python benchmarks/clever_hans.py --only ResNet      # one kind alone, the others' figures kept
 
 Two networks of each kind learn from the same drawn tiles. One is planted: each training tile gets
 the cue of a random class (`plant`, a square that differs from its ground in hue alone) and that
@@ -11,10 +12,17 @@ their maps of that class alone decide (`finds_cue`) whether a network is called 
 the 95 % interval of the mean area under the ROC curve inside the cues must lie above 0.7 and above
 every null's.
 
-Methods, layers and settings were chosen with seed 100 and other tiles. With the tiles' own labels
-in training, the small ResNet did not rely on the cue although it could have: on tiles with a cue of
-another class it followed the cue in 5 %, and the ViTs in 30 and 36 %. Labels that the tile says
-nothing about make it certain what a network rests on; `follows_cue` measures it.
+Methods, layers and settings were chosen with seeds from 100 on and other tiles. For the ViT with a
+class token the first choice, libragrad at the first block's output, caught 3 of the seeds 0 to 4,
+without a false alarm: by then its class token has read some of the cue, and that part is in no
+patch. So libragrad at the tokens that enter the first block was chosen, on seeds 100 and 101 (area
+0.97 and 0.98, where the first choice and relevance had 0.87 and 0.78), and tried on new seeds, 5
+to 9. `results/clever_hans.json` keeps both.
+
+With the tiles' own labels in training, the small ResNet did not rely on the cue although it could
+have: on tiles with a cue of another class it followed the cue in 5 %, and the ViTs in 30 and 36 %.
+Labels that the tile says nothing about make it certain what a network rests on; `follows_cue`
+measures it.
 """
 
 import argparse
@@ -40,9 +48,8 @@ from lulc_lib.tiles import CLASSES, TileSet
 from lulc_lib.training import fit
 
 RESULTS = Path(__file__).parent / "results" / "clever_hans.json"
-SEEDS = (0, 1, 2, 3, 4)
 TRAIN, TEST = 1001, 2001  # seeds of the drawn tiles
-WANTED = {"caught": len(SEEDS), "false_alarms": 0}  # of each family
+WANTED = {"caught": 5, "false_alarms": 0}  # of each family
 NULLS = [name for name, method in METHODS.items() if method.family == "null"]
 
 
@@ -56,6 +63,7 @@ class Family:
     method: str
     layer: str = "auto"
     beside: tuple[tuple[str, str], ...] = (("gradcam", "auto"),)  # measured, and not decided by
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
 
 _SMALL = {"depth": 2, "embed_dim": 48, "num_heads": 2}
@@ -64,7 +72,15 @@ _FIRST = "network.blocks.0"
 _BESIDE = (("gradcam", "auto"), ("relevance", "auto"))
 FAMILIES = {
     "ViT, averaged tokens": Family("vit", _SMALL, 12, "libragrad", _FIRST, _BESIDE),
-    "ViT, class token": Family("vit", _TOKEN, 12, "libragrad", _FIRST, _BESIDE),
+    "ViT, class token": Family(
+        "vit",
+        _TOKEN,
+        12,
+        "libragrad",
+        "network.pos_drop",
+        (("libragrad", _FIRST), *_BESIDE),
+        seeds=(5, 6, 7, 8, 9),
+    ),
     "ResNet": Family("test_resnet", {}, 5, "contributions"),
 }
 
@@ -142,12 +158,10 @@ def tell(name: str, seed: int, kind: str, row: dict[str, Any]) -> None:
     )
 
 
-def measure(
-    name: str, family: Family, seeds: tuple[int, ...], train: TileSet, test: TileSet
-) -> dict[str, Any]:
+def measure(name: str, family: Family, train: TileSet, test: TileSet) -> dict[str, Any]:
     """Return what the maps say of one kind of network, and how many they caught."""
     began, rows = time.perf_counter(), {}
-    for seed in seeds:
+    for seed in family.seeds:
         rows[str(seed)] = pair(family, train, test, seed)
         for kind, row in rows[str(seed)].items():
             tell(name, seed, kind, row)
@@ -165,21 +179,25 @@ def measure(
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="tiny, nothing written")
-    quick = parser.parse_args().quick
+    parser.add_argument("--only", choices=list(FAMILIES), help="measure one kind of network")
+    arguments = parser.parse_args()
+    quick = arguments.quick
     torch.set_num_threads(1)  # networks this small lose more by sharing than they gain
     train, test = synthetic(5 if quick else 100, TRAIN), synthetic(1 if quick else 12, TEST)
-    seeds = SEEDS[:1] if quick else SEEDS
-    found = {
-        name: measure(name, replace(family, epochs=1) if quick else family, seeds, train, test)
-        for name, family in FAMILIES.items()
-    }
-    if quick:
-        return 0
-    facts = {"torch": torch.__version__, "hardware": describe_hardware(torch.device("cpu"))}
-    result = {"wanted": WANTED, "seeds": SEEDS, "families": found, **facts}
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
-    held = [{key: row[key] for key in WANTED} == WANTED for row in found.values()]
-    return 0 if all(held) else 1
+    result = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"families": {}}
+    held = True
+    for name in [arguments.only] if arguments.only else FAMILIES:
+        family = FAMILIES[name]
+        if quick:
+            family = replace(family, epochs=1, seeds=family.seeds[:1])
+        found = measure(name, family, train, test)
+        held &= {key: found[key] for key in WANTED} == WANTED
+        result["families"][name] = found
+        result |= {"wanted": WANTED, "torch": torch.__version__}
+        result |= {"hardware": describe_hardware(torch.device("cpu"))}
+        if not quick:  # after each, so that an end in between loses little
+            RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    return 0 if held or quick else 1
 
 
 if __name__ == "__main__":

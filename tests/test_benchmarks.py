@@ -257,7 +257,7 @@ def test_the_cue_was_found_in_every_planted_network_and_in_no_twin(clever_hans):
         assert {key: family[key] for key in clever_hans.WANTED} == clever_hans.WANTED, name
         assert family["method"] == clever_hans.FAMILIES[name].method
         for rows in family["by_seed"].values():
-            assert rows["planted"]["follows_cue"] >= 0.8 >= 0.4 >= rows["twin"]["follows_cue"]
+            assert rows["planted"]["follows_cue"] >= 0.7 >= 0.4 >= rows["twin"]["follows_cue"]
             assert rows["planted"]["accuracy_without_cue"] <= 0.3
             assert rows["twin"]["accuracy_without_cue"] >= 0.6
 
