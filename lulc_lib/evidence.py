@@ -259,7 +259,7 @@ def ranks(card: ReportCard) -> pd.DataFrame:
     """Return the rank of each explanation in each core test, 1 is best, and the mean rank.
 
     Explanations whose figures agree to three decimals in all three tests draw one map, such as
-    Grad-CAM and HiResCAM where the gradient is alike in all cells. They count once, and share ranks.
+    Grad-CAM and HiResCAM where the gradient is alike in all cells. They count once and share ranks.
 
     Returns:
         DataFrame indexed by (method, layer), "" for no layer, best first; explanations that lack
@@ -275,11 +275,13 @@ def ranks(card: ReportCard) -> pd.DataFrame:
         return pd.DataFrame(columns=[*CORE, "mean rank"])
     index = pd.MultiIndex.from_tuples(values, names=["method", "layer"])
     figures = pd.DataFrame(list(values.values()), index, list(CORE)).round(3)
-    once = figures.drop_duplicates().rank(ascending=False)
-    same = figures.apply(tuple, axis=1).map(
-        dict(zip(map(tuple, figures.drop_duplicates().to_numpy()), once.index))
-    )
-    table = once.loc[list(same)].set_axis(index)
+    once = figures.drop_duplicates()
+    shared = {
+        tuple(row): ranked
+        for row, ranked in zip(once.to_numpy(), once.rank(ascending=False).to_numpy(), strict=True)
+    }
+    rows = [shared[tuple(row)] for row in figures.to_numpy()]
+    table = pd.DataFrame(rows, index, list(CORE))
     return table.assign(**{"mean rank": table.mean(axis=1)}).sort_values("mean rank", kind="stable")
 
 

@@ -17,6 +17,7 @@ from lulc_lib.evidence import (
     ReportCard,
     Row,
     known_card,
+    ranks,
     report_file,
 )
 from lulc_lib.explanations import RECOMMENDED, layers, recommended
@@ -135,6 +136,23 @@ def test_a_model_without_a_file_has_no_card():
     network = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.Flatten(), nn.LazyLinear(10))
     network(torch.zeros(1, 3, 64, 64))
     assert known_card(create_model(network, image_size=64)) is None
+
+
+def test_maps_that_are_one_map_count_once(kept):
+    """Explanations with equal figures share their rank and push the others back by one alone."""
+    rows = []
+    figures = {"gradcam": 0.5, "hirescam": 0.5, "layercam": 0.4, "gradcam++": 0.6}
+    for method, value in figures.items():
+        for test in (MOSAIC, SINGLE_DELETION, REMOVAL):
+            rows.append(row(method, None, test, value, value, value))
+            rows.append(row(method, None, f"{test}, {LEAD}", 0.1, 0.1, 0.1))
+    table = ranks(replace(made_card(kept, None), rows=tuple(rows)))["mean rank"]
+    assert table.to_dict() == {
+        ("gradcam++", ""): 1,
+        ("gradcam", ""): 2,
+        ("hirescam", ""): 2,
+        ("layercam", ""): 3,
+    }
 
 
 def test_the_verdict_needs_both_tests(kept):
