@@ -434,7 +434,8 @@ def _explanations(weights: Path) -> str:
         words = f"{best.method}{where} ({best.reason})"
     table = _table(["explanation", *CORE, "tiles", "s a map"], core_figures(report))
     return (
-        f"\n**Explanations**, tested by `lulc report` on {_text(report.tiles)}; "
+        f"\n**Explanations**, tested by `lulc report` on {_text(report.tiles)}"
+        f"{', fewer than a full report takes' if report.quick else ''}; "
         f"{_text(report.hardware)}. Recommended: {_text(words)}. The best by mean rank, and maps "
         f"that look at nothing:\n\n{table}\n"
     )
