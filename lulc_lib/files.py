@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 try:
     import fcntl
@@ -184,7 +185,7 @@ def read_checked(path: str | Path, most_bytes: int = 2**30) -> bytes:
     return content
 
 
-def read_checked_array(path: str | Path) -> np.ndarray:
+def read_checked_array(path: str | Path) -> "np.ndarray":
     """Return the content of a large sealed file as a writable array, uint8 (bytes,).
 
     It is read once, by two threads, into memory that numpy asks the system for in large pages: most
@@ -194,6 +195,8 @@ def read_checked_array(path: str | Path) -> np.ndarray:
         DamagedFileError: as `read_checked`.
         OSError: as `read_checked`.
     """
+    import numpy as np  # here, since the command line's help imports this module
+
     with open_regular(path) as file:
         length, digest = _sealed(file, path)
         content = np.empty(length, dtype=np.uint8)
@@ -223,7 +226,7 @@ def open_checked(path: str | Path) -> Iterator[BinaryIO]:
         yield content
 
 
-def _fill(file: BinaryIO, content: np.ndarray) -> int:
+def _fill(file: BinaryIO, content: "np.ndarray") -> int:
     """Read the start of a file into an array; return how many bytes there were."""
     if not hasattr(os, "preadv"):  # Windows
         return file.readinto(content)
