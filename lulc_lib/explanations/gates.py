@@ -28,7 +28,7 @@ _ROUNDING = {False: 1e-3, True: 3e-2}
 
 
 class HeldGates(OpenAttention):
-    """Within this context a network is linear in its tokens around the tile at hand.
+    """Within this context a network is linear in its tokens around the given tile.
 
     The probabilities of attention, the deviations that norms divide by, and the gates of
     activations keep their values, and no gradient flows through them; what they multiply stays
