@@ -31,7 +31,8 @@ from lulc_lib.evidence import (
     Row,
     ranks,
 )
-from lulc_lib.explanations import check_methods, explain, methods
+from lulc_lib.explanations import check_methods, explain
+from lulc_lib.explanations.table import METHODS
 from lulc_lib.faithfulness import (
     Mosaics,
     adapted,
@@ -63,7 +64,7 @@ from lulc_lib.storage import cache_key, digest_arrays, load_arrays, store_arrays
 from lulc_lib.tiles import TileSet
 from lulc_lib.wording import did_you_mean
 
-NULLS = ("random", "centre", "edge", "blur", "cells")
+NULLS = tuple(name for name, method in METHODS.items() if method.family == "null")
 RESAMPLES = 1000  # bootstrap, of tiles
 MANY_PASSES = 20  # forward passes a map from which on fewer tiles are taken
 
@@ -223,11 +224,10 @@ def _mosaic(ground: Ground, one: Candidate, count: int) -> Values:
     found = _first(ground.mosaics, count)
     maps = ground.explain(one, found.images, found.target)
     share = relevance_share(maps, found)
-    own = found.cells[None] == found.cell[:, None, None]
     return {
         (MOSAIC, ""): share,
         ("mosaic, own quarter causal", ""): np.where(ground.causal[: len(found)], share, np.nan),
-        ("mosaic, area under ROC", ""): area_under_roc(maps, own),
+        ("mosaic, area under ROC", ""): area_under_roc(maps, found.own),
         ("mosaic, pointing", ""): pointing(maps, found),
     }
 
@@ -496,9 +496,8 @@ def _candidates(
         found = [Candidate(*one) if isinstance(one, tuple) else Candidate(one) for one in asked]
         check_methods(model, [one.method for one in found])
     own = anatomy(model).layer
-    layered = set(methods().query("family == 'cam'").name) - {"refinecam"}
     with_layer = [
-        replace(one, layer=own) if one.layer is None and one.method in layered else one
+        replace(one, layer=own) if one.layer is None and METHODS[one.method].layered else one
         for one in found
     ]
     return list(dict.fromkeys([*with_layer, *[Candidate(name) for name in NULLS]]))
@@ -532,8 +531,7 @@ def _quick_candidates(model: TileClassifier) -> Iterator[Candidate]:
 
 
 def _all_candidates(model: TileClassifier) -> Iterator[Candidate]:
-    table = methods()
-    for name in _able(model, table.name[table.family != "null"]):
+    for name in _able(model, [name for name in METHODS if name not in NULLS]):
         if name == "scorecam":  # one pass for each channel: hours
             continue
         yield Candidate(name)
@@ -543,7 +541,7 @@ def _all_candidates(model: TileClassifier) -> Iterator[Candidate]:
 
 def _passes(method: str) -> int:
     """Return about how many forward passes one map takes."""
-    cost = dict(zip(*methods()[["name", "cost"]].to_numpy().T, strict=True))[method]
+    cost = METHODS[method].cost
     first = cost.split()[0]
     return 1000 if "each channel" in cost else int(first) if first.isdigit() else 0
 

@@ -247,7 +247,7 @@ def check_methods(model: TileClassifier, names: Sequence[str], layer: str | None
     Raises:
         ValueError: if there is one; the message names it and says why.
     """
-    card = known_card(model)
+    card = known_card(model) if RECOMMENDED in names else None
     with torch.inference_mode(False), evaluating(model):
         for name in names:
             one = _asked(card, name, "auto")
