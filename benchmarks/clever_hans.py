@@ -44,6 +44,7 @@ from lulc_lib.faithfulness import area_under_roc, finds_cue
 from lulc_lib.hardware import describe_hardware
 from lulc_lib.models import TileClassifier, create_model
 from lulc_lib.predictions import predict
+from lulc_lib.report_cards import CUE, Sizes, clever_hans, report_card
 from lulc_lib.tiles import CLASSES, TileSet
 from lulc_lib.training import fit
 
@@ -123,7 +124,11 @@ def judged(model: TileClassifier, family: Family, plain: TileSet, seed: int) -> 
         )
         for method, layer in family.beside
     }
+    asked = (family.method, family.layer) if family.layer != "auto" else family.method
+    sizes = Sizes(tiles=len(plain), few=len(plain))
+    card = report_card(model, plain, [asked], [CUE], sizes=sizes, seed=1000 + seed)
     return {
+        "flagged_by_card": bool(clever_hans(card)),
         "accuracy_with_cue": round(float((predict(model, tiles).predicted == labels).mean()), 3),
         "accuracy_without_cue": round(float((predict(model, plain).predicted == labels).mean()), 3),
         "follows_cue": round(float((moved == others).mean()), 3),

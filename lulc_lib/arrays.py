@@ -18,14 +18,20 @@ def softmax(logits: Any) -> np.ndarray:
 def resized(grids: Any, size: int) -> np.ndarray:
     """Bring grids to another size, bilinearly, the middles of cells where they were.
 
+    Where they become smaller, each value is a mean over what it stands for.
+
     Args:
         grids: float (..., h, w).
         size: of the side, in pixels.
 
     Returns:
-        float32 (..., size, size): PyTorch's `interpolate` with align_corners=False.
+        float32 (..., size, size): PyTorch's `interpolate` with align_corners=False, and with
+        antialias=True where the grids are larger.
     """
     values = torch.from_numpy(np.ascontiguousarray(grids, dtype=np.float32))
     h, w = values.shape[-2:]
-    large = F.interpolate(values.reshape(-1, 1, h, w), (size, size), mode="bilinear")
-    return large.reshape(*values.shape[:-2], size, size).numpy()
+    smaller = h > size or w > size
+    made = F.interpolate(
+        values.reshape(-1, 1, h, w), (size, size), mode="bilinear", antialias=smaller
+    )
+    return made.reshape(*values.shape[:-2], size, size).numpy()

@@ -1,5 +1,6 @@
 """Classifiers that take tiles as they are."""
 
+import copy
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,6 +104,7 @@ class TileClassifier(nn.Module):
         predictions_file: where that checkpoint keeps its predictions, if it does, or None.
         report_file: where that checkpoint keeps its report card, if it does, or None.
         trained_on: the tiles it was trained on (`TrainedOn`), or None.
+        tiles_across: tiles along each side of the images it takes: 1 but for `enlarged` copies.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class TileClassifier(nn.Module):
         self.predictions_file: Path | None = None
         self.report_file: Path | None = None
         self.trained_on: Any = None
+        self.tiles_across = 1
         self._anatomies: dict[int, tuple[Any, Anatomy | str]] = {}  # with a signature
 
     @property
@@ -186,6 +189,28 @@ class TileClassifier(nn.Module):
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.parameters()) / 1e6
         return f"TileClassifier({self.name}, {self.image_size} px inside, {count:.1f} M parameters)"
+
+
+def enlarged(model: TileClassifier, across: int) -> TileClassifier:
+    """Return a copy that takes images of several tiles at the scale of the tiles.
+
+    Args:
+        model: a model whose size inside may change, such as most convolutional networks.
+        across: tiles along each side of an image.
+
+    Returns:
+        A copy for images (N, 3, 64 * across, 64 * across), whose size inside is as many times
+        larger; its heat maps have 64x64 pixels all the same.
+
+    Raises:
+        ValueError: if the model works at one size alone, or across is below 1.
+    """
+    if across < 1:
+        raise ValueError(f"across must be at least 1, got {across!r}")
+    made = copy.deepcopy(model)
+    made.image_size = across * model.image_size
+    made.tiles_across = across * model.tiles_across
+    return made
 
 
 def create_model(

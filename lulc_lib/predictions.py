@@ -186,7 +186,8 @@ def predict(
         raise ValueError("features belong to one view of a tile: leave out features or tta")
     if cache and isinstance(tiles, LazyImages):
         raise ValueError("the cache knows images by their pixels: leave out cache for LazyImages")
-    images = tiles if isinstance(tiles, LazyImages) else undivided(tiles)
+    across = getattr(model, "tiles_across", 1)
+    images = tiles if isinstance(tiles, LazyImages) else undivided(tiles, across)
     is_set = isinstance(tiles, TileSet)
     names = tiles.names if is_set else tuple(f"image {i}" for i in range(len(images)))
 

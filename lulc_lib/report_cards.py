@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from lulc_lib import __version__
 from lulc_lib.anatomies import anatomy
+from lulc_lib.drawn_tiles import plant
 from lulc_lib.evidence import (
     CENTRE_LEAD,
     CORE,
@@ -29,6 +30,7 @@ from lulc_lib.evidence import (
     Recommendation,
     ReportCard,
     Row,
+    candidates,
     ranks,
 )
 from lulc_lib.explanations import check_methods, explain
@@ -50,14 +52,16 @@ from lulc_lib.faithfulness import (
     rank_correlation,
     recognised,
     relevance_share,
-    removal,
+    removal_answers,
+    removal_of,
     share_inside,
     single_deletion,
     stability_noise,
     stability_turns,
 )
+from lulc_lib.faithfulness.planted import LEAST
 from lulc_lib.hardware import describe_hardware
-from lulc_lib.models import TileClassifier
+from lulc_lib.models import TileClassifier, enlarged
 from lulc_lib.predictions import Predictions, predict, weights_digest
 from lulc_lib.running import device_of
 from lulc_lib.storage import cache_key, digest_arrays, load_arrays, store_arrays
@@ -65,6 +69,7 @@ from lulc_lib.tiles import TileSet
 from lulc_lib.wording import did_you_mean
 
 NULLS = tuple(name for name, method in METHODS.items() if method.family == "null")
+CUE = "planted cue"
 RESAMPLES = 1000  # bootstrap, of tiles
 MANY_PASSES = 20  # forward passes a map from which on fewer tiles are taken
 
@@ -136,19 +141,26 @@ class Ground:
         self._answers: dict[str, Predictions] = {}  # without each patch, by filling
         self._maps: tuple[Any, np.ndarray] = (None, np.zeros(0))
 
-    def explain(self, one: Candidate, images: Any, target: np.ndarray) -> np.ndarray:
-        """Return heat maps (N, 64, 64), and note how long one took."""
+    def maps_of(self, model: TileClassifier, found: Mosaics, one: Candidate) -> np.ndarray:
+        """Return heat maps (N, 64, 64) of mosaics by the model that takes them."""
         start = time.perf_counter()
-        found = explain(self.model, images, one.method, target, one.layer or "auto")
-        self.seconds[one] = (time.perf_counter() - start) / len(found)
-        return found.heatmap
+        maps = explain(model, found.images, one.method, found.target, one.layer or "auto").heatmap
+        if model is self.model:  # a map of a larger image takes longer
+            self.seconds[one] = (time.perf_counter() - start) / len(found)
+        return maps
 
     def maps(self, one: Candidate, count: int) -> np.ndarray:
-        """Return the maps of the first tiles; those of the last call are kept."""
+        """Return maps (N, 64, 64) of the first tiles, and note how long one took.
+
+        Those of the last call are kept.
+        """
         asked = (one, count)
         if self._maps[0] != asked:
-            tiles = self.tiles[:count]
-            self._maps = asked, self.explain(one, tiles, self.target[:count])
+            tiles, target = self.tiles[:count], self.target[:count]
+            start = time.perf_counter()
+            found = explain(self.model, tiles, one.method, target, one.layer or "auto")
+            self.seconds[one] = (time.perf_counter() - start) / len(found)
+            self._maps = asked, found.heatmap
         return self._maps[1]
 
     def falls(self, filling: str, measure: str) -> np.ndarray:
@@ -158,31 +170,40 @@ class Ground:
         return falls_of(self._answers[filling], self.target, measure)
 
     @cached_property
-    def known(self) -> TileSet:
-        """Tiles that the model still recognises when they are shrunk into a mosaic."""
+    def own_scale(self) -> bool:
+        """Whether the model takes mosaics whose tiles are as large as those it has learnt."""
+        return takes_own_scale(self.model)
+
+    def mosaics_of(self, side: int, count: int) -> tuple[TileClassifier, Mosaics | None]:
+        """Return mosaics of side * side tiles, and the model, or a copy, that takes them.
+
+        They are not shrunk where the model takes larger images. They hold tiles that the model
+        gets right at this size; where these have too few classes, there are no mosaics.
+        """
         pool = self.all.balanced(4 * self.sizes.mosaics)
-        found = pool[np.flatnonzero(recognised(self.model, pool))]
-        if len(np.unique(found.labels)) < 4:
+        size = 1 if self.own_scale else side
+        found = pool[np.flatnonzero(recognised(self.model, pool, size))]
+        if len(np.unique(found.labels)) < side**2:
+            return self.model, None
+        model = enlarged(self.model, side) if self.own_scale else self.model
+        return model, mosaics(found, count, self.seed, side, shrink=not self.own_scale)
+
+    @cached_property
+    def mosaics(self) -> tuple[TileClassifier, Mosaics]:
+        """Mosaics of four tiles, and the model that takes them."""
+        model, found = self.mosaics_of(2, self.sizes.mosaics)
+        if found is None:
             raise ValueError(
-                f"{self.model.name} recognises shrunk tiles of {len(np.unique(found.labels))} "
-                "classes, and mosaics take four; leave the mosaics out with tests=[...], or train "
-                "the model first"
+                f"{self.model.name} recognises tiles of fewer than four classes at the size that "
+                "they have in a mosaic; leave the mosaics out with tests=[...], or train the "
+                "model first"
             )
-        return found
+        return model, found
 
     @cached_property
-    def mosaics(self) -> Mosaics:
-        """Mosaics of four such tiles."""
-        return mosaics(self.known, self.sizes.mosaics, seed=self.seed)
-
-    @cached_property
-    def large(self) -> Mosaics | None:
-        """Mosaics of nine tiles, where nine classes are recognised at a third of their size."""
-        pool = self.all.balanced(4 * self.sizes.mosaics)
-        found = pool[np.flatnonzero(recognised(self.model, pool, side=3))]
-        if len(np.unique(found.labels)) < 9:
-            return None
-        return mosaics(found, self.sizes.mosaics, seed=self.seed, side=3)
+    def large(self) -> tuple[TileClassifier, Mosaics | None]:
+        """Mosaics of nine tiles; at their own scale, where they cost nine times as much, few."""
+        return self.mosaics_of(3, self.sizes.few if self.own_scale else self.sizes.mosaics)
 
     @cached_property
     def cascade(self) -> list[tuple[str, TileClassifier]]:
@@ -215,28 +236,35 @@ class Ground:
         return patch_answers(self.adapted, self.tiles, fill=self.sizes.fillings[0])
 
     @cached_property
+    def planted(self) -> TileSet:
+        """Tiles with a cue of their class's colour at a random place."""
+        return plant(self.tiles[: self.sizes.few], seed=self.seed)
+
+    @cached_property
     def causal(self) -> np.ndarray:
         """Which mosaics' own quarter matters most to the model, bool (N,)."""
-        return causal(self.model, self.mosaics)
+        return causal(*self.mosaics)
 
 
 def _mosaic(ground: Ground, one: Candidate, count: int) -> Values:
-    found = _first(ground.mosaics, count)
-    maps = ground.explain(one, found.images, found.target)
+    model, found = ground.mosaics
+    found = _first(found, count)
+    maps = ground.maps_of(model, found, one)
     share = relevance_share(maps, found)
     return {
         (MOSAIC, ""): share,
         ("mosaic, own quarter causal", ""): np.where(ground.causal[: len(found)], share, np.nan),
-        ("mosaic, area under ROC", ""): area_under_roc(maps, found.own),
+        ("mosaic, area under ROC", ""): area_under_roc(maps, found.own_in(*maps.shape[1:])),
         ("mosaic, pointing", ""): pointing(maps, found),
     }
 
 
 def _large_mosaic(ground: Ground, one: Candidate, count: int) -> Values:
-    if ground.large is None:
+    model, found = ground.large
+    if found is None:
         return {}
-    found = _first(ground.large, count)
-    maps = ground.explain(one, found.images, found.target)
+    found = _first(found, count)
+    maps = ground.maps_of(model, found, one)
     return {("mosaic 3x3", ""): relevance_share(maps, found)}
 
 
@@ -293,10 +321,12 @@ def _stability(ground: Ground, one: Candidate, count: int) -> Values:
 def _removal(ground: Ground, one: Candidate, count: int) -> Values:
     tiles, target = ground.tiles[:count], ground.target[:count]
     maps = ground.maps(one, count)
-    return {
-        (REMOVAL, filling): removal(ground.model, tiles, maps, target, fill=filling)
-        for filling in ground.sizes.fillings
-    }
+    values: Values = {}
+    for filling in ground.sizes.fillings:
+        found = removal_answers(ground.model, tiles, maps, fill=filling)
+        values[REMOVAL, filling] = removal_of(found, target)
+        values[REMOVAL + " of the logit", filling] = removal_of(found, target, "logit")
+    return values
 
 
 def _curves(ground: Ground, one: Candidate, count: int) -> Values:
@@ -310,6 +340,7 @@ def _curves(ground: Ground, one: Candidate, count: int) -> Values:
         for filling in fillings:
             found = run(ground.model, tiles, order, target, fill=filling, steps=8)
             values[name, filling] = found.area
+            values[name + " of the logit", filling] = found.logit_area
     return values
 
 
@@ -322,6 +353,14 @@ def _drawn(ground: Ground, one: Candidate, count: int) -> Values:
         ("drawn evidence", ""): np.where(held, area_under_roc(maps, masks), np.nan),
         ("drawn evidence, share", ""): np.where(held, share_inside(maps, masks), np.nan),
     }
+
+
+def _planted(ground: Ground, one: Candidate, count: int) -> Values:
+    if one.method not in NULLS and one != _seeing_cues(ground.model):
+        return {}
+    tiles = ground.planted[:count]
+    found = explain(ground.model, tiles, one.method, tiles.labels.numpy(), one.layer or "auto")
+    return {(CUE, ""): area_under_roc(found.heatmap, tiles.masks)}
 
 
 @dataclass(frozen=True)
@@ -345,8 +384,9 @@ class Test:
 
 _TESTS = (
     Test(MOSAIC, _mosaic,
-         "share of a map's positive part on the explained one of four tiles; 0 to 1, chance 0.25, "
-         "higher is better",
+         "share of a map's positive part on the explained one of four tiles, which are as large as "
+         "those the model has learnt where it takes larger images, else shrunk; 0 to 1, chance "
+         "0.25, higher is better",
          "Arias-Duart et al. 2022, arXiv:2109.15035"),
     Test("mosaic 3x3", _large_mosaic, "the same among nine tiles; chance 0.11",
          "Arias-Duart et al. 2022, arXiv:2109.15035"),
@@ -356,7 +396,7 @@ _TESTS = (
          "Hesse et al. 2024, NeurIPS (IDSDS)"),
     Test(REMOVAL, _removal,
          "what the target's probability loses by removing the map's highest quarter, less what it "
-         "loses by removing the lowest; -1 to 1, chance 0, higher is better",
+         "loses by removing the lowest; -1 to 1, chance 0, higher is better; the same of the logit",
          "Samek et al. 2017, arXiv:1509.06321"),
     Test("curves", _curves,
          "mean probability while pixels go (deletion, lower is better) or come (insertion, higher "
@@ -380,6 +420,13 @@ _TESTS = (
     Test("drawn evidence", _drawn,
          "area under ROC of a map for the pixels that a drawn tile's class was drawn with; 0 to 1, "
          "chance 0.5, higher is better", "this suite"),
+    Test(CUE, _planted,
+         "area under ROC of a map for a square that was given the colour of the tile's class, by "
+         "the one explanation that told planted small networks from their twins; 0 to 1, chance "
+         "0.5. A model whose figure is above 0.7 and above all nulls answers by the cue, a "
+         "\"Clever Hans\"",
+         "Lapuschkin et al. 2019, doi:10.1038/s41467-019-08987-4; benchmarks/clever_hans.py",
+         again=True),
 )  # fmt: skip
 TESTS = {test.name: test for test in _TESTS}
 
@@ -445,10 +492,11 @@ def report_card(
             for part, size, asked, own in plan
         ]
     rows = _rows(measured[-1])
+    scale = "at the tiles' own scale" if takes_own_scale(model) else "shrunk to one tile"
     card = ReportCard(
         model=model.name,
         weights=weights_digest(model),
-        tiles=f"{tiles.source}, {tiles.part}: {len(tiles):,} tiles to draw from",
+        tiles=f"{tiles.source}, {tiles.part}: {len(tiles):,} tiles to draw from; mosaics {scale}",
         digest=tiles.digest,
         rows=rows,
         recommended=None,
@@ -465,6 +513,12 @@ def report_card(
 
 
 # --- what is tested ------------------------------------------------------------------------------
+
+
+def takes_own_scale(model: TileClassifier) -> bool:
+    """Return whether a model takes mosaics whose tiles are as large as those it has learnt."""
+    spec = model.spec
+    return spec is not None and not spec["fixed_size"]
 
 
 def _test_named(name: Any) -> Test:
@@ -518,6 +572,24 @@ def _early(model: TileClassifier) -> tuple[str, ...]:
     return found.outputs[1:3] if found.family == "vit" else found.stages[-2:]
 
 
+def _entry(model: TileClassifier) -> tuple[str, ...]:
+    """Return where libragrad sees cues in a ViT: the first block, or its input for class tokens."""
+    found = anatomy(model)
+    if found.family != "vit" or not found.outputs:
+        return ()
+    names = dict(model.named_modules())
+    before = "network.pos_drop"
+    return (before if found.prefix_tokens and before in names else found.outputs[0],)
+
+
+def _seeing_cues(model: TileClassifier) -> Candidate:
+    """Return the explanation that decides on cues, see `benchmarks/clever_hans.py`."""
+    entry = _entry(model)
+    if entry:
+        return Candidate("libragrad", entry[0])
+    return Candidate("contributions", anatomy(model).layer)
+
+
 def _late(model: TileClassifier) -> tuple[str, ...]:
     """Return layers for CAMs beside the default: a block or two before it."""
     found = anatomy(model)
@@ -535,8 +607,12 @@ def _all_candidates(model: TileClassifier) -> Iterator[Candidate]:
         if name == "scorecam":  # one pass for each channel: hours
             continue
         yield Candidate(name)
-        for layer in {"gradcam": _late, "libragrad": _early}.get(name, lambda _: ())(model):
+        for layer in {"gradcam": _late, "libragrad": _gates}.get(name, lambda _: ())(model):
             yield Candidate(name, layer)
+
+
+def _gates(model: TileClassifier) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([*_entry(model), *_early(model)]))
 
 
 def _passes(method: str) -> int:
@@ -575,10 +651,11 @@ def _measured(
     for one in chosen:
         bar.set_postfix_str(f"{one.method} at {one.layer}" if one.layer else one.method)
         values: Values = {}
+        seconds = 0.0  # of a test that took no map
         for test in tests:
             values |= _kept(shared, ground, one, test)
+            seconds = float(values.pop(("seconds", ""))[0]) or seconds
             bar.update()
-        seconds = float(values.pop(("seconds", ""))[0])
         found.append(_Measured(one, values, seconds))
     return found
 
@@ -672,6 +749,18 @@ def agreement(card: ReportCard) -> pd.DataFrame:
     table.loc[table.test == "deletion", "value"] *= -1
     wide = table.pivot_table(index="name", columns="test", values="value", aggfunc="first")
     return wide[list(dict.fromkeys(table.test))].rank().corr()
+
+
+def clever_hans(card: ReportCard) -> list[Row]:
+    """Return the figures by which a model is a "Clever Hans": one that answers by a planted cue.
+
+    Those in the test "planted cue" whose interval lies above 0.7 and above every null's. An empty
+    list says that no cue of these colours was found, or that the card lacks the test.
+    """
+    found = [card.find(*one, CUE) for one in candidates(card)]
+    apart = [row for row in found if row is not None and row.method in NULLS]
+    bar = max([LEAST, *(row.high for row in apart)])
+    return [row for row in found if row and row.method not in NULLS and row.low > bar]
 
 
 def _recommended(card: ReportCard, chosen_by: Sequence[Row], where: str) -> Recommendation | None:

@@ -266,21 +266,22 @@ def class_index(name: str | int) -> int:
     return int(name)
 
 
-def as_images(images: Any) -> Tensor:
+def as_images(images: Any, across: int | None = 1) -> Tensor:
     """Return images as float32 (N, 3, 64, 64) in [0, 1], in the processor's memory.
 
     Args:
         images: as in `undivided`.
+        across: as in `undivided`.
 
     Raises:
         TypeError: as in `undivided`.
         ValueError: as in `undivided`.
     """
-    tensor = undivided(images)
+    tensor = undivided(images, across)
     return tensor.to(torch.float32).div_(255) if tensor.dtype == torch.uint8 else tensor
 
 
-def undivided(images: Any) -> Tensor:
+def undivided(images: Any, across: int | None = 1) -> Tensor:
     """Return checked images (N, 3, 64, 64), uint8 ones as they are, for a division per batch.
 
     What every function that takes images takes. Byte order, strides, write protection, gradients
@@ -290,6 +291,8 @@ def undivided(images: Any) -> Tensor:
     Args:
         images: a TileSet; or a tensor or array (N, 3, 64, 64) or (3, 64, 64), uint8 in 0..255 or
             float32 in [0, 1]; or a Pillow image of 64x64 pixels in RGB; or a list of single ones.
+        across: tiles along each side of an image: 2 takes images of 128x128 pixels, such as
+            mosaics that are not shrunk, and None any number of them.
 
     Raises:
         TypeError: if it is none of these, or the dtype is neither uint8 nor float32.
@@ -303,7 +306,7 @@ def undivided(images: Any) -> Tensor:
         tensor = _as_tensor(images)
     if tensor.ndim == 3:
         tensor = tensor[None]
-    _check_shape(tensor)
+    _check_shape(tensor, across)
     if tensor.dtype == torch.float32:
         _check_range(tensor)
     return tensor
@@ -367,15 +370,14 @@ def _check_dtype(name: str, cast: str) -> None:
     )
 
 
-def _check_shape(tensor: Tensor) -> None:
-    shape, tile = tuple(tensor.shape), (3, TILE_SIZE, TILE_SIZE)
-    if tensor.ndim != 4 or shape[1:] != tile:
+def _check_shape(tensor: Tensor, across: int | None) -> None:
+    shape = tuple(tensor.shape)
+    size = TILE_SIZE * (across or max(1, shape[-1] // TILE_SIZE))
+    if tensor.ndim != 4 or shape[1:] != (3, size, size):
         remedy = ""
-        if shape[-3:] == (TILE_SIZE, TILE_SIZE, 3):
+        if shape[-3:] == (size, size, 3):
             remedy = "; bring the channels to the front with np.moveaxis(images, -1, -3)"
-        raise ValueError(
-            f"images must have shape (N, 3, {TILE_SIZE}, {TILE_SIZE}), got {shape}{remedy}"
-        )
+        raise ValueError(f"images must have shape (N, 3, {size}, {size}), got {shape}{remedy}")
     if len(tensor) == 0:
         raise ValueError("there are no images: the batch is empty")
 

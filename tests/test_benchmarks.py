@@ -280,4 +280,5 @@ def test_maps_alone_tell_a_clever_hans_from_its_twin(clever_hans):
     found = clever_hans.pair(family, synthetic(100, seed=11), synthetic(8, seed=12), seed=9)
     assert found["planted"]["verdict"]["found"]
     assert not found["twin"]["verdict"]["found"]
+    assert [found[kind]["flagged_by_card"] for kind in ("planted", "twin")] == [True, False]
     assert found["planted"]["follows_cue"] > 0.7 > 0.4 > found["twin"]["follows_cue"]

@@ -17,6 +17,8 @@ from lulc_lib.faithfulness import (
     insertion,
     random_order,
     removal,
+    removal_answers,
+    removal_of,
     remove,
     swap,
 )
@@ -242,6 +244,8 @@ def test_insertion_is_deletion_read_backwards(fill, quarter):
     found = insertion(model, images, order, "Forest", fill=fill, steps=8)
     mirrored = deletion(model, images, order[:, ::-1], "Forest", fill=fill, steps=8)
     assert np.array_equal(found.probability, mirrored.probability[:, ::-1])
+    assert np.array_equal(found.logit, mirrored.logit[:, ::-1])
+    assert found.logit_area == pytest.approx(np.trapezoid(found.logit, found.shares, axis=1))
     assert found.shares.tolist() == [i / 8 for i in range(9)]
     chance = insertion(model, images, random_order(2), [1, 1], fill=fill, steps=8)
     wrong = insertion(model, images, deletion_order(-right), "Forest", fill=fill, steps=8)
@@ -260,6 +264,10 @@ def test_removal_has_a_known_answer(quarter):
     assert removal(model, images, -right, "Forest", **options) == pytest.approx([-5, -5], abs=1e-5)
     assert removal(model, images, right, "River", **options).tolist() == [0, 0]
     before, after = np.exp(5) / (np.exp(5) + 9), 1 / 10
+    answers = removal_answers(model, images, right, fill="mean")
+    assert removal_of(answers, np.array([1, 1]), "logit") == pytest.approx([5, 5], abs=1e-5)
+    with pytest.raises(ValueError, match="measure must be one of probability, logit, got 'odds'"):
+        removal(model, images, right, 1, measure="odds")
     found = removal(model, images, right, [1, 1], fill="mean")
     assert found == pytest.approx([before - after] * 2, abs=1e-6)
 

@@ -43,6 +43,23 @@ def test_a_mosaic_is_made_of_other_classes_and_names_the_place(tiles, side):
     assert not torch.equal(other.images, found.images)
 
 
+def test_a_mosaic_may_keep_the_scale_of_its_tiles(tiles):
+    """Unshrunk, each tile stands in its place as it is; the draw and its answers are the same."""
+    small, large = mosaics(tiles, 3, seed=1), mosaics(tiles, 3, seed=1, shrink=False)
+    assert large.images.shape == (3, 3, 128, 128)
+    assert small.target.tolist() == large.target.tolist()
+    assert small.cell.tolist() == large.cell.tolist()
+    for i, (cell, target) in enumerate(zip(large.cell, large.target, strict=True)):
+        row, column = (64 * n for n in divmod(int(cell), 2))
+        shown = large.images[i, :, row : row + 64, column : column + 64]
+        own = tiles.float(tiles.labels == int(target))
+        assert any(torch.equal(shown, tile) for tile in own)
+    assert large.own.shape == (3, 128, 128)
+    maps = large.own_in(64, 64).astype(float)
+    assert relevance_share(maps, large).tolist() == [1.0] * 3
+    assert pointing(maps, large).tolist() == [1.0] * 3
+
+
 def test_the_share_of_relevance_is_that_of_the_named_place(tiles):
     """All in the place: 1; all elsewhere: 0; alike everywhere, or nothing positive: chance."""
     found = mosaics(tiles, 4, seed=0)
@@ -209,8 +226,8 @@ def test_mosaics_refuse_what_cannot_be(tiles):
         relevance_share(np.ones((2, 7, 8)), found)
     with pytest.raises(ValueError, match=r"1 of 2 heat maps hold NaN.*number 1"):
         relevance_share(np.stack([np.ones((64, 64)), np.full((64, 64), np.nan)]), found)
-    with pytest.raises(ValueError, match=r"mask must have shape \(2, 8, 8\) or \(8, 8\)"):
-        pointing(np.ones((2, 8, 8)), found)
+    with pytest.raises(ValueError, match=r"heatmap must have shape \(2, H, W\).*got \(3, 8, 8\)"):
+        pointing(np.ones((3, 8, 8)), found)
     with pytest.raises(TypeError, match="mask must be bool"):
         area_under_roc(np.ones((2, 8, 8)), np.ones((8, 8)))
     with pytest.raises(ValueError, match="mask must have shape"):

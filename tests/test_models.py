@@ -10,7 +10,16 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lulc_lib.anatomies import anatomy
-from lulc_lib.models import EUROSAT_MEAN, EUROSAT_STD, TileClassifier, create_model, from_spec
+from lulc_lib.explanations import explain
+from lulc_lib.models import (
+    EUROSAT_MEAN,
+    EUROSAT_STD,
+    TileClassifier,
+    create_model,
+    enlarged,
+    from_spec,
+)
+from lulc_lib.predictions import predict
 from lulc_lib.running import evaluating
 
 SMALL_VIT = {"depth": 2, "embed_dim": 48, "num_heads": 3}
@@ -57,6 +66,39 @@ def test_size_inside_can_change_where_the_network_allows_it():
     assert model.spec["image_size"] == 128
     with pytest.raises(ValueError, match="vit works at 64 px alone"):
         create_model("vit", **SMALL_VIT).image_size = 128
+
+
+def test_an_enlarged_copy_takes_images_of_several_tiles():
+    """Its cells are those of the single tiles; the model itself and single tiles are as before."""
+    model = create_model("resnet18", image_size=64).eval()
+    large = enlarged(model, 2)
+    assert (model.image_size, large.image_size, large.tiles_across) == (64, 128, 2)
+    tiles = torch.rand(4, 3, 64, 64)
+    whole = torch.cat([torch.cat([*tiles[:2]], 2), torch.cat([*tiles[2:]], 2)], 1)[None]
+    seen = []
+
+    def note(module, inputs, output):
+        seen.append(output)
+
+    handles = [one.network.conv1.register_forward_hook(note) for one in (model, large)]
+    predict(model, tiles)
+    predict(large, whole)
+    for handle in handles:
+        handle.remove()
+    assert torch.allclose(seen[0][0][:, 2:30, 2:30], seen[1][0][:, 2:30, 2:30], atol=1e-5)
+    found = explain(large, whole, ["gradcam", "inputxgradient", "edge"])
+    assert {name: one.heatmap.shape for name, one in found.items()} == dict.fromkeys(
+        found, (1, 64, 64)
+    )
+    assert found["gradcam"].grid.shape[1:] == (4, 4)
+    with pytest.raises(ValueError, match=r"shape \(N, 3, 128, 128\), got \(4, 3, 64, 64\)"):
+        predict(large, tiles)
+    with pytest.raises(ValueError, match=r"shape \(N, 3, 64, 64\), got \(1, 3, 128, 128\)"):
+        explain(model, whole, "gradcam")
+    with pytest.raises(ValueError, match="works at 64 px alone"):
+        enlarged(create_model("vit"), 2)
+    with pytest.raises(ValueError, match="across must be at least 1, got 0"):
+        enlarged(model, 0)
 
 
 def test_spec_builds_the_same_architecture():

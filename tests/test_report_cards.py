@@ -1,10 +1,13 @@
 """`report_card`: what is tested on what, what is recommended, and what is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from lulc_lib import create_model, report_card, split, synthetic
+from lulc_lib.checkpoints import load_checkpoint
 from lulc_lib.evidence import (
     CENTRE_LEAD,
     LEAD,
@@ -15,7 +18,15 @@ from lulc_lib.evidence import (
     ranks,
 )
 from lulc_lib.plots import close, plot_report_card
-from lulc_lib.report_cards import NULLS, TESTS, Sizes, agreement
+from lulc_lib.report_cards import (
+    NULLS,
+    TESTS,
+    Candidate,
+    Ground,
+    Sizes,
+    agreement,
+    takes_own_scale,
+)
 
 METHODS = ("gradcam", "hirescam", "inputxgradient")
 SMALL = Sizes(tiles=20, mosaics=8, few=4, curves=4, fillings=("mean",))
@@ -68,6 +79,31 @@ def test_every_test_has_figures_of_all(card):
     assert set(frame[frame.test.str.endswith(LEAD)].method) == set(METHODS)
     assert set(frame[frame.test.str.endswith(CENTRE_LEAD)].test) == {f"{REMOVAL}, {CENTRE_LEAD}"}
     assert (frame[frame.test == MOSAIC].n == SMALL.mosaics).all()
+
+
+def test_probabilities_and_logits_are_both_measured(card):
+    """Removal, curves and single deletion each have a figure of the logit and the probability."""
+    tests = set(card.frame.test)
+    for one, other in (
+        (REMOVAL, f"{REMOVAL} of the logit"),
+        ("deletion", "deletion of the logit"),
+        ("insertion", "insertion of the logit"),
+        (SINGLE_DELETION, f"{SINGLE_DELETION} of the probability"),
+    ):
+        assert {one, other} <= tests
+
+
+def test_mosaics_keep_their_scale_where_the_model_takes_it(eurosat, model):
+    """The shipped ResNet is asked at the tiles' own scale; a ViT and a wrapped module are not."""
+    assert not takes_own_scale(create_model("vit"))
+    assert not takes_own_scale(model)
+    resnet, _ = load_checkpoint("resnet50")
+    ground = Ground(resnet, split(eurosat, "seed42").test, replace(SMALL, mosaics=2), 0)
+    large, found = ground.mosaics
+    assert found.images.shape == (2, 3, 128, 128)
+    assert large.image_size == 2 * resnet.image_size
+    values = TESTS[MOSAIC].run(ground, Candidate("competition"), 2)
+    assert values[MOSAIC, ""].mean() > 0.5
 
 
 def test_a_model_that_adds_up_is_explained_by_its_sum(card):

@@ -214,7 +214,7 @@ def _checked(
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
-    tiles = undivided(images)  # uint8 until its batch comes up
+    tiles = undivided(images, model.tiles_across)  # uint8 until its batch comes up
     targets = _targets(target, len(tiles))
     against = _contrast(contrast, chosen, targets)
     where = _layer_name(model, layer, chosen)
@@ -427,7 +427,7 @@ def _batch(request: _Request, chosen: list[Method], start: int) -> Batch:
     tiles, wanted = request.tiles[start:stop], request.targets
     return Batch(
         request.model,
-        as_images(tiles) if tiles.dtype == torch.uint8 else tiles.detach().clone(),
+        as_images(tiles, None) if tiles.dtype == torch.uint8 else tiles.detach().clone(),
         None if wanted is None else wanted[start:stop],
         request.layer if any(method.layered for method in chosen) else None,
         reduced=request.precision == "bfloat16",

@@ -10,6 +10,8 @@ from lulc_lib.faithfulness.deleting import (
     insertion,
     random_order,
     removal,
+    removal_answers,
+    removal_of,
 )
 from lulc_lib.faithfulness.fills import BLUR_SIGMA, FILLS, remove, swap
 from lulc_lib.faithfulness.patches import falls_of, patch_answers, patch_falls, single_deletion
@@ -63,6 +65,8 @@ __all__ = [
     "recognised",
     "relevance_share",
     "removal",
+    "removal_answers",
+    "removal_of",
     "remove",
     "share_inside",
     "single_deletion",

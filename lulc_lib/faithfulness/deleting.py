@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lulc_lib.faithfulness.asking import answers, classes_of
+from lulc_lib.faithfulness.asking import check_measure, classes_of, measured
 from lulc_lib.faithfulness.fills import remove
+from lulc_lib.predictions import LazyImages, Predictions, predict
 from lulc_lib.tiles import TILE_SIZE, undivided
 
 _SHAPE = (TILE_SIZE, TILE_SIZE)
@@ -84,12 +85,14 @@ class Deletion:
         probability: float32 (N, S), of the target.
         target: int64 (N,).
         fill: how the holes were filled.
+        logit: float32 (N, S), of the target.
     """
 
     shares: np.ndarray
     probability: np.ndarray
     target: np.ndarray
     fill: str
+    logit: np.ndarray
 
     @property
     def area(self) -> np.ndarray:
@@ -98,6 +101,11 @@ class Deletion:
         Of `deletion` lower is a better order, of `insertion` higher is.
         """
         return np.trapezoid(self.probability, self.shares, axis=1)
+
+    @property
+    def logit_area(self) -> np.ndarray:
+        """Mean logit along the way, (N,), likewise."""
+        return np.trapezoid(self.logit, self.shares, axis=1)
 
 
 def deletion(
@@ -197,10 +205,39 @@ def removal(
     Raises:
         ValueError: if shapes do not fit, the share is out of range or a word is unknown.
     """
+    check_measure(measure)
+    found = removal_answers(model, images, heatmap, share=share, fill=fill, precision=precision)
+    return removal_of(found, classes_of(target, len(found) // 2), measure)
+
+
+def removal_answers(
+    model: nn.Module,
+    images: Any,
+    heatmap: Any,
+    *,
+    share: float = 0.25,
+    fill: str = "blur",
+    precision: str = "float32",
+) -> Predictions:
+    """Return what a model says of each tile without the map's lowest pixels, and its highest.
+
+    Args:
+        model: a model.
+        images: N images, as in `remove`.
+        heatmap: float (N, 64, 64).
+        share: of the pixels, at either end, in [0, 1].
+        fill: one of `FILLS`.
+        precision: as in `predict`.
+
+    Returns:
+        Predictions of 2 * N images, tile by tile.
+
+    Raises:
+        ValueError: as in `removal`.
+    """
     tensor = undivided(images)
     order = deletion_order(heatmap)
     _check_count(order, tensor)
-    wanted = classes_of(target, len(tensor))
     gone = np.stack([first_pixels(order[:, ::-1], share), first_pixels(order, share)], axis=1)
     gone = gone.reshape(2 * len(tensor), *gone.shape[2:])  # bottom, top of the first tile, ...
 
@@ -208,8 +245,23 @@ def removal(
         which = np.arange(first, last)
         return remove(tensor[torch.from_numpy(which // 2)], gone[which], fill)
 
-    left = answers(model, stages, wanted.repeat(2), measure, precision).reshape(-1, 2)
-    return left[:, 0].astype(np.float64) - left[:, 1]
+    return predict(model, LazyImages(len(gone), stages), precision=precision)
+
+
+def removal_of(found: Predictions, target: np.ndarray, measure: str = "probability") -> np.ndarray:
+    """Return what the highest pixels are worth less what the lowest ones are, as `removal`.
+
+    Args:
+        found: from `removal_answers`.
+        target: int64 (N,), the class of each tile.
+        measure: one of `MEASURES`.
+
+    Raises:
+        ValueError: if the measure is unknown.
+    """
+    left = measured(found, measure).reshape(len(target), 2, -1)
+    own = left[np.arange(len(target)), :, target].astype(np.float64)  # (N, 2)
+    return own[:, 0] - own[:, 1]
 
 
 def _curve(
@@ -238,9 +290,14 @@ def _curve(
         gone = np.concatenate(reached) ^ back
         return remove(tensor[torch.from_numpy(tile)], gone, fill)
 
-    found = answers(model, stages, np.tile(wanted, len(shares)), precision=precision)
-    probability = found.reshape(len(shares), len(tensor)).T
-    return Deletion(shares, probability.astype(np.float32), wanted, fill)
+    made = LazyImages(len(shares) * len(tensor), stages)
+    found = predict(model, made, precision=precision)
+
+    def along(values: np.ndarray) -> np.ndarray:
+        own = values.reshape(len(shares), len(tensor), -1)[:, np.arange(len(tensor)), wanted]
+        return own.T.astype(np.float32)  # (N, S)
+
+    return Deletion(shares, along(found.probabilities), wanted, fill, along(found.logits))
 
 
 def _check_count(order: np.ndarray, tensor: Tensor) -> None:

@@ -11,13 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lulc_lib.models import EUROSAT_MEAN
-from lulc_lib.tiles import TILE_SIZE, as_images
+from lulc_lib.tiles import as_images
 
 FILLS = ("blur", "mean", "texture", "linear")
 BLUR_SIGMA = 6.0  # pixels: wider than a road, a river or a building
 NOISE_SIGMA = 0.01  # of "linear", of the range from black to white: that of the authors' own code
 
-_SHAPE = (TILE_SIZE, TILE_SIZE)
 _RESIDUAL = 1e-5  # of "linear", in the Euclidean norm over a tile's lost pixels
 _MOST_STEPS = 1000  # some 130 are enough for a hole of two thirds of a tile
 
@@ -33,20 +32,21 @@ def remove(images: Any, mask: Any, fill: str = "blur", seed: int = 0) -> Tensor:
     EuroSAT's mean colour under any of them.
 
     Args:
-        images: as `predict` takes them: a TileSet, or (N, 3, 64, 64) uint8 or float32 in [0, 1].
-        mask: bool (N, 64, 64), or (64, 64) for all: True where pixels go.
+        images: as `predict` takes them: a TileSet, or (N, 3, 64, 64) uint8 or float32 in [0, 1];
+            or larger ones of whole tiles, such as mosaics that are not shrunk.
+        mask: bool (N, H, W), or (H, W) for all: True where pixels go.
         fill: one of `FILLS`.
         seed: of the noise of "linear", which is the same for each tile.
 
     Returns:
-        float32 (N, 3, 64, 64) in [0, 1]; pixels outside the mask are untouched.
+        float32 (N, 3, H, W) in [0, 1]; pixels outside the mask are untouched.
 
     Raises:
         ValueError: if the fill is unknown or the mask has another shape.
         TypeError: if the mask is not bool.
     """
-    tensor = as_images(images)
-    gone = _as_mask(mask, len(tensor))
+    tensor = as_images(images, None)
+    gone = _as_mask(mask, tensor)
     if fill not in FILLS:
         raise ValueError(f"fill must be one of {', '.join(FILLS)}, got {fill!r}")
     fillers = {"blur": _blurred, "mean": _mean, "texture": _mirrored, "linear": _linear}
@@ -80,18 +80,19 @@ def swap(images: Any, others: Any, mask: Any) -> Tensor:
         raise ValueError(
             f"{len(other)} other images do not fit {len(tensor)}: pass as many, or one"
         )
-    return torch.where(_as_mask(mask, len(tensor))[:, None], other, tensor)
+    return torch.where(_as_mask(mask, tensor)[:, None], other, tensor)
 
 
-def _as_mask(mask: Any, count: int) -> Tensor:
+def _as_mask(mask: Any, images: Tensor) -> Tensor:
+    count, shape = len(images), tuple(images.shape[-2:])
     tensor = torch.as_tensor(mask)
     if tensor.dtype != torch.bool:
         raise TypeError(f"mask must be bool, True where pixels go, got {tensor.dtype}")
-    if tuple(tensor.shape) == _SHAPE:
-        tensor = tensor.expand(count, *_SHAPE)
-    if tuple(tensor.shape) != (count, *_SHAPE):
+    if tuple(tensor.shape) == shape:
+        tensor = tensor.expand(count, *shape)
+    if tuple(tensor.shape) != (count, *shape):
         raise ValueError(
-            f"mask must have shape {(count, *_SHAPE)} or {_SHAPE}, got {tuple(tensor.shape)}"
+            f"mask must have shape {(count, *shape)} or {shape}, got {tuple(tensor.shape)}"
         )
     return tensor
 
@@ -124,14 +125,16 @@ def _mean(images: Tensor, gone: Tensor) -> Tensor:
 def _mirrored(images: Tensor, gone: Tensor) -> Tensor:
     """Give each lost pixel the colour of its mirror image at the nearest pixel that stays."""
     filled = images.clone()
-    grid = torch.cartesian_prod(torch.arange(TILE_SIZE), torch.arange(TILE_SIZE))  # (4096, 2)
+    height, width = images.shape[-2:]
+    grid = torch.cartesian_prod(torch.arange(height), torch.arange(width))  # (H * W, 2)
+    last = torch.tensor([height - 1, width - 1])
     for image, target, hole in zip(images, filled, gone.flatten(1), strict=True):
         lost, stays = grid[hole], grid[~hole]
         if len(lost) == 0 or len(stays) == 0:
             continue
         nearest = stays[torch.cdist(lost.float(), stays.float()).argmin(1)]
-        mirror = (2 * nearest - lost).clamp(0, TILE_SIZE - 1)
-        inside = hole[mirror[:, 0] * TILE_SIZE + mirror[:, 1]]
+        mirror = (2 * nearest - lost).clamp(min=0).minimum(last)
+        inside = hole[mirror[:, 0] * width + mirror[:, 1]]
         source = torch.where(inside[:, None], nearest, mirror)
         target[:, lost[:, 0], lost[:, 1]] = image[:, source[:, 0], source[:, 1]]
     return filled

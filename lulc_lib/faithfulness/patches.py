@@ -45,7 +45,7 @@ def patch_falls(
         ValueError: if the number of targets does not fit, or side or a word is out of range.
     """
     check_measure(measure)
-    wanted = classes_of(target, len(undivided(images)))
+    wanted = classes_of(target, len(undivided(images, None)))
     found = patch_answers(model, images, side=side, fill=fill, precision=precision)
     return falls_of(found, wanted, measure)
 
@@ -65,7 +65,7 @@ def patch_answers(
     Returns:
         Predictions of N * (side * side + 1) images, tile by tile.
     """
-    tensor = undivided(images)
+    tensor = undivided(images, None)
     masks = patch_masks(*tensor.shape[-2:], side)
 
     def stages(first: int, last: int) -> Tensor:

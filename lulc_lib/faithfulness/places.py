@@ -18,7 +18,8 @@ class Mosaics:
     """Pictures made of tiles of different classes, in which it is known where the evidence lies.
 
     Attributes:
-        images: float32 (N, 3, H, W) in [0, 1], as large as a single tile.
+        images: float32 (N, 3, H, W) in [0, 1], as large as a single tile, or `side` times as wide
+            and high where they are not shrunk.
         target: int64 (N,), the class to explain: that of one of the tiles.
         cell: int64 (N,), which of the tiles that is, counted row by row.
         side: tiles in a row, and rows.
@@ -43,11 +44,17 @@ class Mosaics:
     @property
     def own(self) -> np.ndarray:
         """The pixels of the tile whose class is explained, bool (N, H, W)."""
-        return self.cells == self.cell[:, None, None]
+        return self.own_in(*self.images.shape[-2:])
+
+    def own_in(self, height: int, width: int) -> np.ndarray:
+        """Return where that tile lies in maps of another size, bool (N, height, width)."""
+        return cell_numbers(height, width, self.side) == self.cell[:, None, None]
 
 
-def mosaics(tiles: TileSet, count: int, seed: int = 0, side: int = 2) -> Mosaics:
-    """Put tiles of different classes together and shrink the whole to the size of one tile.
+def mosaics(
+    tiles: TileSet, count: int, seed: int = 0, side: int = 2, shrink: bool = True
+) -> Mosaics:
+    """Put tiles of different classes together, and shrink the whole to the size of one tile.
 
     A map that explains one of the classes should lie on that class's tile (the pointing game of
     Zhang et al. 2016, arXiv:1608.00507; mosaics as in Arias-Duart et al. 2022, arXiv:2109.15035).
@@ -58,6 +65,8 @@ def mosaics(tiles: TileSet, count: int, seed: int = 0, side: int = 2) -> Mosaics
         count: how many mosaics.
         seed: of the draw: the class to explain, its place, the other classes, the tiles of each.
         side: tiles in a row, and rows.
+        shrink: bring the whole to the size of one tile. Else it stays at the tiles' own scale,
+            which `lulc_lib.models.enlarged` makes a copy of a model for.
 
     Raises:
         ValueError: if count or side are out of range, or there are fewer classes than places.
@@ -76,7 +85,7 @@ def mosaics(tiles: TileSet, count: int, seed: int = 0, side: int = 2) -> Mosaics
     drawn = np.stack([rng.permutation(classes)[: side**2] for _ in range(count)])
     chosen = np.vectorize(lambda k: rng.choice(own[k]))(drawn)  # (N, side * side)
     cell = rng.integers(side**2, size=count)
-    images = _put_together(as_images(tiles[chosen.reshape(-1)]), side)
+    images = _put_together(as_images(tiles[chosen.reshape(-1)]), side, shrink)
     return Mosaics(images, drawn[np.arange(count), cell].astype(np.int64), cell, side)
 
 
@@ -177,7 +186,7 @@ def pointing(heatmap: Any, found: Mosaics) -> np.ndarray:
     The pointing game of Zhang et al. 2016, arXiv:1608.00507, without its tolerance of some pixels.
 
     Args:
-        heatmap: float (N, H, W), as large as the mosaics.
+        heatmap: float (N, H, W).
         found: the mosaics that were explained.
 
     Returns:
@@ -186,9 +195,10 @@ def pointing(heatmap: Any, found: Mosaics) -> np.ndarray:
         answer for a flat map. Higher is better.
 
     Raises:
-        ValueError: if the shape does not fit the mosaics, or a value is not finite.
+        ValueError: if the number of maps does not fit, or a value is not finite.
     """
-    maps, own = _maps_and_masks(heatmap, found.own)
+    maps = checked_maps(heatmap, len(found))
+    own = found.own_in(*maps.shape[1:])
     highest = maps == maps.max(axis=(1, 2), keepdims=True)
     return (highest & own).sum(axis=(1, 2)) / highest.sum(axis=(1, 2))
 
@@ -242,11 +252,13 @@ def share_inside(heatmap: Any, masks: Any) -> np.ndarray:
     return np.where(total > 0, share, inside.mean(axis=(1, 2)))
 
 
-def _put_together(images: Tensor, side: int) -> Tensor:
-    """Return mosaics of side * side images each, in their order, as large as one image."""
+def _put_together(images: Tensor, side: int, shrink: bool = True) -> Tensor:
+    """Return mosaics of side * side images each, in their order, shrunk to the size of one."""
     height, width = images.shape[-2:]
     rows = images.view(-1, side, side, 3, height, width).permute(0, 3, 1, 4, 2, 5)
     whole = rows.reshape(-1, 3, side * height, side * width)
+    if not shrink:
+        return whole
     small = F.interpolate(whole, (height, width), mode="bilinear", antialias=True)
     return small.clamp_(0, 1)
 
