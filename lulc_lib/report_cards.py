@@ -335,7 +335,9 @@ def _curves(ground: Ground, one: Candidate, count: int) -> Values:
     maps = ground.maps(one, count)
     order = deletion_order(maps)
     values: Values = {}
-    fillings = dict.fromkeys((ground.sizes.fillings[0], "linear"))
+    fillings = ground.sizes.fillings[:1]
+    if len(ground.sizes.fillings) > 1:
+        fillings = (*fillings, "linear")  # dear: a system of equations for each hole
     for name, run in (("deletion", deletion), ("insertion", insertion)):
         for filling in fillings:
             found = run(ground.model, tiles, order, target, fill=filling, steps=8)
