@@ -135,7 +135,7 @@ def usual_places() -> list[Path]:
     places = [Path.cwd() / "data"]
     if (checkout / "pyproject.toml").is_file():
         places.insert(0, checkout / "data")
-    return places
+    return list(dict.fromkeys(places))
 
 
 def _locate(folder: Path) -> Path | None:

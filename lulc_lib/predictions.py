@@ -409,8 +409,8 @@ def _forward(
     count = min(most, _FIRST_BATCH) if watch else most
     kept: dict[str, list[Tensor]] = {"logits": [], "features": []} if features else {"logits": []}
     reduced = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
-    # bfloat16 convolutions like their channels last: twice as fast on a CPU.
-    layout = torch.channels_last if precision == "bfloat16" else torch.contiguous_format
+    last = precision == "bfloat16" or _convolves(model)
+    layout = torch.channels_last if last else torch.contiguous_format
     bar = tqdm(total=len(images), desc="predicting", unit="tile", disable=not progress)
     with evaluating(model), reduced, bar:
         start = 0
@@ -433,6 +433,16 @@ def _forward(
                 count = min(most, _fitting(max([batch.nbytes, *outputs]) / len(batch)))
                 watch = False
     return {kind: torch.cat(parts).cpu().numpy() for kind, parts in kept.items()}
+
+
+def _convolves(model: nn.Module) -> bool:
+    """Return whether a network's first convolution overlaps, unlike one that makes patches.
+
+    Such networks are 1.2 to 1.4 times as fast on a CPU with their channels last, and twice as fast
+    in bfloat16.
+    """
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    return first is not None and first.kernel_size > first.stride
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from local_hub import go_online
 from made_eurosat import TILES, load, write_folder, write_zip
 
 from lulc_lib import eurosat, hub, public_lists
+from lulc_lib import eurosat as eurosat_module
 from lulc_lib.archive import DataError
 from lulc_lib.eurosat import (
     CLASS_COUNTS,
@@ -215,3 +216,11 @@ def test_a_warm_start_decodes_nothing(eurosat, monkeypatch):
     """Once decoded, 27,000 tiles are mapped from the cache (benchmarks/imports.py: in a second)."""
     monkeypatch.setattr("lulc_lib.eurosat.decode_tile", None)  # calling it would be an error
     assert load_eurosat(download=False).digest == eurosat.digest
+
+
+def test_a_place_is_searched_and_named_once(monkeypatch):
+    """Within a checkout, its own `data` is the folder `data` as well."""
+    checkout = Path(eurosat_module.__file__).parents[1]
+    monkeypatch.chdir(checkout)
+    places = eurosat_module.usual_places()
+    assert places.count(checkout / "data") == len(places) == 1
