@@ -8,7 +8,6 @@ from local_hub import go_online
 from made_eurosat import TILES, load, write_folder, write_zip
 
 from lulc_lib import eurosat, hub, public_lists
-from lulc_lib import eurosat as eurosat_module
 from lulc_lib.archive import DataError
 from lulc_lib.eurosat import (
     CLASS_COUNTS,
@@ -20,6 +19,8 @@ from lulc_lib.eurosat import (
 from lulc_lib.hub import RemoteFile
 from lulc_lib.public_lists import read_public_list
 from lulc_lib.storage import CacheWarning, cache_dir
+
+USUAL_PLACES = eurosat.usual_places  # before tests see none of them
 
 pytestmark = pytest.mark.usefixtures("nothing_around")
 
@@ -220,7 +221,7 @@ def test_a_warm_start_decodes_nothing(eurosat, monkeypatch):
 
 def test_a_place_is_searched_and_named_once(monkeypatch):
     """Within a checkout, its own `data` is the folder `data` as well."""
-    checkout = Path(eurosat_module.__file__).parents[1]
+    checkout = Path(eurosat.__file__).parents[1]
     monkeypatch.chdir(checkout)
-    places = eurosat_module.usual_places()
+    places = USUAL_PLACES()
     assert places.count(checkout / "data") == len(places) == 1
