@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import pandas as pd
 from torch import nn
 
@@ -23,7 +26,12 @@ MOSAIC, SINGLE_DELETION, REMOVAL = "mosaic", "single deletion", "removal"
 CORE = (MOSAIC, SINGLE_DELETION, REMOVAL)  # what a recommendation rests on
 LEAD = "lead over nulls"
 CENTRE_LEAD = "lead over centre"
+LEAST_TILES = 10  # with fewer no interval says anything
 _MOST_BYTES = 2**24
+
+
+class ReportCardWarning(UserWarning):
+    """A report card beside a checkpoint cannot be used, and is left aside."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,7 @@ class ReportCard:
         hardware: what it was made on, in words.
         versions: of this library, torch and timm.
         created: date and time, ISO 8601, UTC.
+        left_out: explanations that failed on a tile, each with the reason.
     """
 
     model: str
@@ -115,6 +124,7 @@ class ReportCard:
     hardware: str = ""
     versions: dict[str, str] | None = None
     created: str = ""
+    left_out: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         best = self.recommended
@@ -145,7 +155,7 @@ class ReportCard:
             words = f"the report card of {self.model} does not cover {name}"
             return Verdict(False, words, "unproven · not tested")
         figures = ", ".join(f"{row.test} {row.interval}" for row, _ in known)
-        failed = [row.test for row, lead in known if lead.low <= 0]
+        failed = [row.test for row, lead in known if not (lead.low > 0 and lead.n >= LEAST_TILES)]
         short = f"mosaic {known[0][0].value:.2f}"
         if failed:
             words = f"{figures}: not told from maps that look at nothing by {' and '.join(failed)}"
@@ -197,17 +207,52 @@ def _from_values(values: Any) -> ReportCard:
         raise ValueError("it is not as it was written")
     if values.pop("format") != FORMAT:
         raise ValueError("it has another format")
-    rows = tuple(Row(**row) for row in values.pop("rows"))
-    for row in rows:
-        for name in ("value", "low", "high", "seconds"):
-            if not isinstance(getattr(row, name), int | float):
-                raise TypeError(f"{name} of {row.method} is no number")
+    rows = tuple(_checked_row(Row(**row)) for row in values.pop("rows"))
     best = values.pop("recommended")
     known = {spec.name for spec in fields(ReportCard)}
     if unknown := set(values) - known:
         raise ValueError(f"it holds {sorted(unknown)[0]!r}")
     recommended = None if best is None else Recommendation(**best)
-    return ReportCard(rows=rows, recommended=recommended, **values)
+    if recommended is not None:
+        _check_texts(recommended, ("method", "reason"))
+        _check_place(recommended)
+    values["left_out"] = tuple(values.get("left_out", ()))
+    card = ReportCard(rows=rows, recommended=recommended, **values)
+    _check_texts(card, ("model", "weights", "tiles", "digest", "hardware", "created"))
+    for words in card.left_out:
+        _need(isinstance(words, str), f"left_out holds {words!r}, which is no text")
+    _need(isinstance(card.quick, bool), f"quick is {card.quick!r}, which is neither true nor false")
+    return card
+
+
+def _need(holds: bool, words: str) -> None:
+    if not holds:
+        raise TypeError(words)
+
+
+def _check_texts(of: Any, names: tuple[str, ...]) -> None:
+    for name in names:
+        value = getattr(of, name)
+        _need(isinstance(value, str), f"{name} is {value!r}, which is no text")
+
+
+def _check_place(of: Row | Recommendation) -> None:
+    _check_texts(of, ("method",))
+    layer = of.layer
+    _need(layer is None or isinstance(layer, str), f"layer is {layer!r}, which is no text")
+
+
+def _checked_row(row: Row) -> Row:
+    _check_texts(row, ("test", "filling"))
+    _check_place(row)
+    for name in ("value", "low", "high", "seconds"):
+        value = getattr(row, name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        _need(number and math.isfinite(value), f"{name} of {row.method} is no number: {value!r}")
+    count = isinstance(row.n, int) and not isinstance(row.n, bool) and row.n > 0
+    _need(count, f"n of {row.method} is no number of tiles: {row.n!r}")
+    _need(row.low <= row.high, f"low of {row.method} lies above high")
+    return row
 
 
 UNTESTED = Verdict(False, "there is no report card of these weights", "unproven · no report card")
@@ -220,16 +265,27 @@ def report_file(weights: str | Path) -> Path:
 
 
 def known_card(model: nn.Module) -> ReportCard | None:
-    """Return the report card beside a model's checkpoint, if it speaks of the weights as they are.
+    """Return the report card beside a model's checkpoint, if it speaks of the model as it is.
 
-    Raises:
-        ValueError: if the file is damaged; the message names it.
+    It does where weights, size inside and normalisation are those of the checkpoint.
+
+    Warns:
+        ReportCardWarning: if the file is damaged; it counts as none then.
     """
     file = getattr(model, "report_file", None)
-    if file is None or not file.is_file():
+    if file is None or not file.is_file() or not _as_loaded(model):
         return None
     card = _read(file, file.stat().st_mtime_ns)
-    return card if card.weights == _digest_of(model) else None
+    return card if card is not None and card.weights == _digest_of(model) else None
+
+
+def _as_loaded(model: nn.Module) -> bool:
+    """Return whether a model's settings are those that its checkpoint's card says."""
+    card = getattr(model, "card", None)
+    if card is None:
+        return True
+    own = {key: getattr(model, key) for key in ("image_size", "mean", "std")}
+    return all(np.allclose(value, card.model.get(key, value)) for key, value in own.items())
 
 
 _digests: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
@@ -238,7 +294,8 @@ _digests: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
 def _digest_of(model: nn.Module) -> str:
     """Return the digest of a model's weights, made anew when place, version or sum of one changed.
 
-    Sums take an eighth of the time of the digest, which would double that of a single map.
+    Sums take an eighth of the time of the digest, which would double that of a single map. What is
+    written through `.data` or NumPy and leaves each tensor's sum as it was is not seen.
     """
     sign = [
         (
@@ -254,12 +311,21 @@ def _digest_of(model: nn.Module) -> str:
     return _digests[model][1]
 
 
-_kept: dict[Path, tuple[int, ReportCard]] = {}  # by file, with the time it was written
+_kept: dict[Path, tuple[int, ReportCard | None]] = {}  # by file, with the time it was written
 
 
-def _read(file: Path, written: int) -> ReportCard:
+def _read(file: Path, written: int) -> ReportCard | None:
     if _kept.get(file, (None,))[0] != written:
-        _kept[file] = written, ReportCard.from_json(file)
+        _kept[file] = written, None
+        try:
+            _kept[file] = written, ReportCard.from_json(file)
+        except (ValueError, OSError) as error:
+            warnings.warn(
+                f"{one_line(str(error))}; it is left aside: make it again with `lulc report "
+                f"{file.name.removesuffix(REPORT_ENDING)}`, or remove the file",
+                ReportCardWarning,
+                stacklevel=4,
+            )
     return _kept[file][1]
 
 

@@ -72,6 +72,7 @@ _OURS = {
     "out_indices": "a classifier returns logits",
     "feature_cls": "a classifier returns logits",
 }
+MOST_PIXELS = 1024  # of the size inside
 _WEIGHTS = "model.safetensors"  # what timm calls them on the hub
 
 
@@ -207,6 +208,11 @@ def enlarged(model: TileClassifier, across: int) -> TileClassifier:
     """
     if across < 1:
         raise ValueError(f"across must be at least 1, got {across!r}")
+    if across * model.image_size > MOST_PIXELS:
+        raise ValueError(
+            f"{model.name} works at {model.image_size} px, and {across} times as much is beyond "
+            f"{MOST_PIXELS}; take a smaller across"
+        )
     made = copy.deepcopy(model)
     made.image_size = across * model.image_size
     made.tiles_across = across * model.tiles_across
@@ -466,6 +472,8 @@ def _channels(name: str, values: Sequence[float]) -> list[float]:
 
 
 def _checked_size(size: int) -> int:
-    if isinstance(size, bool) or not isinstance(size, int) or not 16 <= size <= 1024:
-        raise ValueError(f"image_size must be a whole number in 16..1024 pixels, got {size!r}")
+    if isinstance(size, bool) or not isinstance(size, int) or not 16 <= size <= MOST_PIXELS:
+        raise ValueError(
+            f"image_size must be a whole number in 16..{MOST_PIXELS} pixels, got {size!r}"
+        )
     return size

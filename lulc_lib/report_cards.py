@@ -6,6 +6,7 @@ tests, and has the best mean rank over three.
 """
 
 import importlib.metadata
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +26,7 @@ from lulc_lib.evidence import (
     CORE,
     LEAD,
     MOSAIC,
+    RECOMMENDED,
     REMOVAL,
     SINGLE_DELETION,
     Recommendation,
@@ -33,9 +35,10 @@ from lulc_lib.evidence import (
     candidates,
     ranks,
 )
-from lulc_lib.explanations import check_methods, explain
+from lulc_lib.explanations import check_methods, explain, layer_of, recommended
 from lulc_lib.explanations.table import METHODS
 from lulc_lib.faithfulness import (
+    FILLS,
     Mosaics,
     adapted,
     area_under_roc,
@@ -60,8 +63,10 @@ from lulc_lib.faithfulness import (
     stability_turns,
 )
 from lulc_lib.faithfulness.planted import LEAST
+from lulc_lib.files import one_line
 from lulc_lib.hardware import describe_hardware
-from lulc_lib.models import TileClassifier, enlarged
+from lulc_lib.kept import image_hashes
+from lulc_lib.models import MOST_PIXELS, TileClassifier, enlarged
 from lulc_lib.predictions import Predictions, predict, weights_digest
 from lulc_lib.running import device_of
 from lulc_lib.storage import cache_key, digest_arrays, load_arrays, store_arrays
@@ -95,6 +100,18 @@ class Sizes:
     steps: int = 150
     fillings: tuple[str, ...] = ("blur", "mean", "texture")
 
+    def __post_init__(self) -> None:
+        """Check that each is a number of at least 1, and each filling is known."""
+        for name in ("tiles", "mosaics", "few", "curves", "steps"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        for name in self.fillings:
+            if name not in FILLS:
+                raise ValueError(f"fillings must be among {', '.join(FILLS)}, got {name!r}")
+        if not self.fillings:
+            raise ValueError(f"fillings are empty; name at least one of {', '.join(FILLS)}")
+
 
 FULL = Sizes()
 QUICK = Sizes(tiles=64, mosaics=64, few=16, curves=16, fillings=("blur",))
@@ -110,6 +127,10 @@ class Candidate:
 
 # Per-tile values of one explanation, by (test, filling); NaN where a tile does not count.
 Values = dict[tuple[str, str], np.ndarray]
+
+
+class NoMosaicsError(ValueError):
+    """No mosaics can be made for a model, whatever the explanation."""
 
 
 class Ground:
@@ -178,13 +199,15 @@ class Ground:
         """Return mosaics of side * side tiles, and the model, or a copy, that takes them.
 
         They are not shrunk where the model takes larger images. They hold tiles that the model
-        gets right at this size; where these have too few classes, there are no mosaics.
+        gets right at this size; where these have too few classes, there are no mosaics. There are
+        no more of them than such tiles suffice for without using one again.
         """
-        pool = self.all.balanced(4 * self.sizes.mosaics)
+        pool = self.all.balanced(2 * side**2 * count)
         size = 1 if self.own_scale else side
         found = pool[np.flatnonzero(recognised(self.model, pool, size))]
         if len(np.unique(found.labels)) < side**2:
             return self.model, None
+        count = min(count, len(found) // side**2)
         model = enlarged(self.model, side) if self.own_scale else self.model
         return model, mosaics(found, count, self.seed, side, shrink=not self.own_scale)
 
@@ -193,7 +216,7 @@ class Ground:
         """Mosaics of four tiles, and the model that takes them."""
         model, found = self.mosaics_of(2, self.sizes.mosaics)
         if found is None:
-            raise ValueError(
+            raise NoMosaicsError(
                 f"{self.model.name} recognises tiles of fewer than four classes at the size that "
                 "they have in a mosaic; leave the mosaics out with tests=[...], or train the "
                 "model first"
@@ -260,6 +283,8 @@ def _mosaic(ground: Ground, one: Candidate, count: int) -> Values:
 
 
 def _large_mosaic(ground: Ground, one: Candidate, count: int) -> Values:
+    if ground.own_scale and _passes(one.method) >= MANY_PASSES:
+        return {}  # hundreds of passes over images nine times as large
     model, found = ground.large
     if found is None:
         return {}
@@ -455,7 +480,8 @@ def report_card(
         model: made by `create_model` or `load_checkpoint`.
         tiles: tiles that the model did not learn from, such as the test tiles of its split.
         methods: names in `methods()`, or pairs (name, layer); None takes every method that can
-            explain the model, CAMs and libragrad at several layers. The nulls are added.
+            explain the model, CAMs and libragrad at several layers, and leaves out what fails on
+            the way (`ReportCard.left_out`). The nulls are added.
         tests: names in `TESTS`; None takes all.
         choose_on: other tiles, such as the validation tiles, on which the recommended explanation
             is chosen, among methods of less than 20 passes; None chooses on `tiles`, so that its
@@ -470,15 +496,23 @@ def report_card(
         The card; `.frame` has one figure a row.
 
     Raises:
-        TypeError: if the model is none of ours, or tiles are no TileSet.
-        ValueError: if a method or a test is unknown, a method cannot explain the model, or the
-            model was trained on one of the tiles.
+        TypeError: if the model is none of ours, tiles are no TileSet, or an argument has a wrong
+            type.
+        ValueError: if a method, a layer or a test is unknown, a method cannot explain the model,
+            the model was trained on one of the tiles, or a tile is among two of `tiles`,
+            `choose_on` and `training`.
     """
-    if not isinstance(tiles, TileSet):
-        raise TypeError(f"tiles must be a TileSet, got {type(tiles).__name__}")
+    if not isinstance(model, TileClassifier):
+        raise TypeError(
+            "report_card takes a model made by create_model or load_checkpoint, got "
+            f"{type(model).__name__}"
+        )
+    parts = {"tiles": tiles, "choose_on": choose_on, "training": training}
+    _check_parts(parts)
+    seed = _whole("seed", seed)
     sizes = sizes or (QUICK if quick else FULL)
-    wanted = [_test_named(name) for name in (tests if tests is not None else TESTS)]
-    chosen = _candidates(model, methods, quick)
+    wanted = [_test_named(name) for name in _listed("tests", TESTS if tests is None else tests)]
+    chosen = _candidates(model, methods, quick, any(test.name == CUE for test in wanted))
     for part in filter(None, (tiles, choose_on)):
         _refuse_training_tiles(model, part)
     core = [test for test in wanted if test.name in CORE]
@@ -490,10 +524,14 @@ def report_card(
     count = sum(len(own) * len(asked) for *_, asked, own in plan)
     with tqdm(total=count, desc=f"testing {model.name}", disable=not progress) as bar:
         measured = [
-            _measured(Ground(model, part, size, seed, training), part, own, asked, bar)
+            _measured(Ground(model, part, size, seed, training), own, asked, bar, methods is None)
             for part, size, asked, own in plan
         ]
-    rows = _rows(measured[-1])
+    left_out = dict(failed for found in measured for failed in found.failed.items())
+    kept = [
+        [one for one in found.found if _words(one.candidate) not in left_out] for found in measured
+    ]
+    rows = _rows(kept[-1])
     scale = "at the tiles' own scale" if takes_own_scale(model) else "shrunk to one tile"
     card = ReportCard(
         model=model.name,
@@ -509,9 +547,10 @@ def report_card(
             **{name: importlib.metadata.version(name) for name in ("torch", "timm")},
         },
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        left_out=tuple(f"{name}: {why}" for name, why in left_out.items()),
     )
     where = f"on {len(choose_on):,} other tiles" if choose_on is not None else "on these tiles"
-    return replace(card, recommended=_recommended(card, _rows(measured[0]), where))
+    return replace(card, recommended=_recommended(card, _rows(kept[0]), where))
 
 
 # --- what is tested ------------------------------------------------------------------------------
@@ -520,7 +559,7 @@ def report_card(
 def takes_own_scale(model: TileClassifier) -> bool:
     """Return whether a model takes mosaics whose tiles are as large as those it has learnt."""
     spec = model.spec
-    return spec is not None and not spec["fixed_size"]
+    return spec is not None and not spec["fixed_size"] and 3 * model.image_size <= MOST_PIXELS
 
 
 def _test_named(name: Any) -> Test:
@@ -530,6 +569,35 @@ def _test_named(name: Any) -> Test:
             f"{', '.join(TESTS)}"
         )
     return TESTS[name]
+
+
+def _listed(name: str, values: Any) -> list[Any]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a list, such as [{values!r}], got {values!r}")
+    return list(values)
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    return int(value)
+
+
+def _check_parts(parts: dict[str, TileSet | None]) -> None:
+    """Refuse what is no TileSet, and tiles that are in two parts."""
+    for name, part in parts.items():
+        if part is None and name != "tiles":
+            continue
+        if not isinstance(part, TileSet):
+            raise TypeError(f"{name} must be a TileSet, got {type(part).__name__}")
+    given = {name: image_hashes(part) for name, part in parts.items() if part is not None}
+    for one, other in itertools.combinations(given, 2):
+        both = int(np.isin(given[one], given[other]).sum())
+        if both:
+            raise ValueError(
+                f"{both:,} of the {len(given[one]):,} images of {one} are in {other} as well; "
+                "choose, learn and report on different tiles, such as the parts of a split"
+            )
 
 
 def _refuse_training_tiles(model: TileClassifier, tiles: TileSet) -> None:
@@ -543,20 +611,36 @@ def _refuse_training_tiles(model: TileClassifier, tiles: TileSet) -> None:
 
 
 def _candidates(
-    model: TileClassifier, asked: Sequence[str | tuple[str, str]] | None, quick: bool
+    model: TileClassifier,
+    asked: Sequence[str | tuple[str, str]] | None,
+    quick: bool,
+    cues: bool = False,
 ) -> list[Candidate]:
     """Return the explanations to test, each with its layer, and the nulls."""
     if asked is None:
         found = list(_quick_candidates(model) if quick else _all_candidates(model))
+        seeing = _seeing_cues(model)
+        if cues and list(_able(model, [seeing.method])):
+            found.append(seeing)
     else:
-        found = [Candidate(*one) if isinstance(one, tuple) else Candidate(one) for one in asked]
-        check_methods(model, [one.method for one in found])
-    own = anatomy(model).layer
-    with_layer = [
-        replace(one, layer=own) if one.layer is None and METHODS[one.method].layered else one
-        for one in found
-    ]
+        found = [_candidate(model, one) for one in _listed("methods", asked)]
+        for one in found:
+            check_methods(model, [one.method], one.layer)
+    with_layer = [replace(one, layer=layer_of(model, one.method, one.layer or "auto"))
+                  for one in found]  # fmt: skip
     return list(dict.fromkeys([*with_layer, *[Candidate(name) for name in NULLS]]))
+
+
+def _candidate(model: TileClassifier, one: Any) -> Candidate:
+    """Return what is asked for as (name, layer), or by its name alone."""
+    name, layer = one if isinstance(one, tuple) and len(one) == 2 else (one, None)
+    if name == RECOMMENDED and layer is None:
+        best = recommended(model)
+        return Candidate(best.method, best.layer)
+    if not isinstance(name, str):
+        raise TypeError(f"methods must hold names, or pairs (name, layer), got {one!r}")
+    check_methods(model, [name])
+    return Candidate(name, layer if layer is None else layer_of(model, name, layer))
 
 
 def _able(model: TileClassifier, names: Iterable[str]) -> Iterator[str]:
@@ -571,7 +655,9 @@ def _able(model: TileClassifier, names: Iterable[str]) -> Iterator[str]:
 def _early(model: TileClassifier) -> tuple[str, ...]:
     """Return layers for held gates: the second and third block, or the last two stages."""
     found = anatomy(model)
-    return found.outputs[1:3] if found.family == "vit" else found.stages[-2:]
+    if found.family == "vit":
+        return found.outputs[1:3] or found.outputs[-1:] or (found.layer,)
+    return found.stages[-2:]
 
 
 def _entry(model: TileClassifier) -> tuple[str, ...]:
@@ -599,8 +685,11 @@ def _late(model: TileClassifier) -> tuple[str, ...]:
 
 
 def _quick_candidates(model: TileClassifier) -> Iterator[Candidate]:
-    able = list(_able(model, ("gradcam", "competition", "libragrad", "refinecam", "layercam")))
-    for name in able[:4]:
+    found = anatomy(model)
+    asked = ("gradcam", "contributions", "competition", "libragrad", "layercam", "xgradcam")
+    if found.family == "vit":
+        asked = ("gradcam", "libragrad", "refinecam", "competition", "layercam")
+    for name in list(_able(model, asked))[: 3 if found.family == "vit" else 4]:
         yield Candidate(name, _early(model)[0] if name == "libragrad" else None)
 
 
@@ -636,30 +725,57 @@ class _Measured:
     seconds: float
 
 
+@dataclass(frozen=True)
+class _All:
+    """Values of all explanations, and why some have none: words -> the error's message."""
+
+    found: list[_Measured]
+    failed: dict[str, str]
+
+
+def _words(one: Candidate) -> str:
+    return f"{one.method} at {one.layer}" if one.layer else one.method
+
+
 def _measured(
-    ground: Ground, tiles: TileSet, chosen: Sequence[Candidate], tests: Sequence[Test], bar: Any
-) -> list[_Measured]:
+    ground: Ground, chosen: Sequence[Candidate], tests: Sequence[Test], bar: Any, lenient: bool
+) -> _All:
+    """Test all explanations; where lenient, go on without one that cannot explain some tile."""
     shared = None
     if ground.model.spec is not None:
         shared = cache_key(
             spec=ground.model.spec,
             weights=weights_digest(ground.model),
-            images=digest_arrays(tiles.images.numpy()),
-            training=None if ground.training is None else list(ground.training.names),
+            tiles=_digest(ground.all),
+            training=None if ground.training is None else _digest(ground.training),
             sizes=asdict(ground.sizes),
             seed=ground.seed,
         )
-    found = []
+    found, failed = [], {}
     for one in chosen:
-        bar.set_postfix_str(f"{one.method} at {one.layer}" if one.layer else one.method)
+        bar.set_postfix_str(_words(one))
         values: Values = {}
         seconds = 0.0  # of a test that took no map
-        for test in tests:
-            values |= _kept(shared, ground, one, test)
-            seconds = float(values.pop(("seconds", ""))[0]) or seconds
-            bar.update()
+        try:
+            for test in tests:
+                values |= _kept(shared, ground, one, test)
+                seconds = float(values.pop(("seconds", ""))[0]) or seconds
+                bar.update()
+        except NoMosaicsError:
+            raise
+        except ValueError as error:
+            if not lenient or one.method in NULLS:
+                raise
+            failed[_words(one)] = one_line(str(error))
+            continue
         found.append(_Measured(one, values, seconds))
-    return found
+    return _All(found, failed)
+
+
+def _digest(tiles: TileSet) -> str:
+    """Return one digest of images, labels and masks."""
+    arrays = [tiles.images.numpy(), tiles.labels.numpy()]
+    return digest_arrays(*arrays, *([] if tiles.masks is None else [tiles.masks.numpy()]))
 
 
 def _kept(shared: dict[str, Any] | None, ground: Ground, one: Candidate, test: Test) -> Values:
@@ -742,13 +858,16 @@ def agreement(card: ReportCard) -> pd.DataFrame:
     """Return how alike the tests rank the explanations: Spearman's correlation of each two tests.
 
     Returns:
-        DataFrame, tests by tests, first fillings; deletion counts from its low end. A correlation
-        near 0 says that two tests ask different things.
+        DataFrame, tests by tests, first fillings; deletion counts from its low end, and
+        randomisation from 0. A correlation near 0 says that two tests ask different things.
     """
     table = card.frame
     table = table[~table.method.isin(NULLS) & ~table.test.str.contains("lead over")]
     table = table.assign(name=table.method + " " + table.layer.fillna(""))
-    table.loc[table.test == "deletion", "value"] *= -1
+    lower = table.test.str.startswith("deletion")
+    nearer = table.test.str.startswith("randomisation")
+    table.loc[lower, "value"] *= -1
+    table.loc[nearer, "value"] = -table.value[nearer].abs()
     wide = table.pivot_table(index="name", columns="test", values="value", aggfunc="first")
     return wide[list(dict.fromkeys(table.test))].rank().corr()
 

@@ -123,8 +123,8 @@ def load_arrays(kind: str, key: dict[str, Any]) -> dict[str, np.ndarray] | None:
     Warns:
         CacheWarning: if the file is damaged.
     """
+    path = _kept(kind, key)
     try:
-        path = _kept(kind, key)
         with open_checked(path) as file, np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     except OSError:

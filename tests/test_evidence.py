@@ -1,6 +1,7 @@
 """What a report card says, and how it is kept."""
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from lulc_lib.evidence import (
     SINGLE_DELETION,
     Recommendation,
     ReportCard,
+    ReportCardWarning,
     Row,
     known_card,
     ranks,
@@ -156,6 +158,60 @@ def test_maps_that_are_one_map_count_once(kept):
         ("hirescam", ""): 2,
         ("layercam", ""): 3,
     }
+
+
+def test_a_damaged_card_is_left_aside(kept, images, tmp_path):
+    """It counts as none, with a warning that says what to do; a card can be made again."""
+    kept.report_file.write_text("{")
+    with pytest.warns(
+        ReportCardWarning, match=r"left aside: make it again with `lulc report small`"
+    ):
+        found = explain(kept, images)
+    assert found.verdict.short == "unproven · no report card"
+    made_card(kept, "network.layer2").save(kept.report_file)
+    os.utime(kept.report_file, (1, 1))
+    assert known_card(kept) is not None
+
+
+def test_a_model_of_other_settings_has_no_card(kept, images):
+    """The same weights at another size inside compute something else."""
+    made_card(kept, "network.layer2").save(kept.report_file)
+    assert known_card(kept) is not None
+    kept.image_size = 128
+    assert known_card(kept) is None
+    kept.image_size = 64
+    kept.prepare.mean.add_(0.1)
+    assert known_card(kept) is None
+
+
+def test_few_tiles_prove_nothing(kept):
+    """An interval over fewer than ten tiles says nothing, however narrow."""
+    card = made_card(kept, "network.layer2")
+    assert card.verdict("hirescam", "network.layer2").proven
+    few = replace(card, rows=tuple(replace(one, n=9) for one in card.rows))
+    assert not few.verdict("hirescam", "network.layer2").proven
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"low": float("nan")},
+        {"low": float("inf")},
+        {"value": True},
+        {"n": "many"},
+        {"method": ["gradcam"]},
+        {"layer": {}},
+        {"test": 3},
+        {"low": 2.0},
+    ],
+)
+def test_a_sealed_card_of_nonsense_is_refused(kept, change):
+    """Each field has its type, whatever the digest says."""
+    card = made_card(kept, "network.layer2")
+    first, *rest = card.rows
+    text = replace(card, rows=(replace(first, **change), *rest)).to_json()
+    with pytest.raises(ValueError, match="is no report card of format 1"):
+        ReportCard.from_json(text)
 
 
 def test_the_verdict_needs_both_tests(kept):

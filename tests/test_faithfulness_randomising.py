@@ -173,6 +173,15 @@ def test_the_same_class_is_explained_before_and_after(resnet, few):
     assert asked[2:] == [[8] * 4] * 2
 
 
+def test_a_map_that_differs_by_rounding_alone_is_flat():
+    """One pixel that is an ulp higher, or as small as numbers are, makes no histogram fail."""
+    almost = np.full((1, 8, 8), 0.3, np.float32)
+    almost[0, 0, 0] = np.nextafter(np.float32(0.3), np.float32(1))
+    tiny = np.zeros((1, 8, 8), np.float32)
+    tiny[0, 0, 0] = 1e-45
+    assert complexity(almost).tolist() == complexity(tiny).tolist() == [0.0]
+
+
 def test_complexity_has_known_answers():
     """Flat: 0; two values alike often: log 2; all bins alike full: log 100."""
     rising = np.arange(6400.0).reshape(1, 80, 80)

@@ -15,8 +15,11 @@ from lulc_lib.evidence import (
     REMOVAL,
     SINGLE_DELETION,
     ReportCard,
+    Row,
     ranks,
 )
+from lulc_lib.explanations import RECOMMENDED
+from lulc_lib.explanations.table import METHODS as METHOD_TABLE
 from lulc_lib.plots import close, plot_report_card
 from lulc_lib.report_cards import (
     NULLS,
@@ -29,6 +32,7 @@ from lulc_lib.report_cards import (
 )
 
 METHODS = ("gradcam", "hirescam", "inputxgradient")
+TINY = Sizes(tiles=4, mosaics=4, few=2, curves=2, fillings=("mean",))
 SMALL = Sizes(tiles=20, mosaics=8, few=4, curves=4, fillings=("mean",))
 
 
@@ -78,7 +82,7 @@ def test_every_test_has_figures_of_all(card):
         assert (own.value <= own.high).all()
     assert set(frame[frame.test.str.endswith(LEAD)].method) == set(METHODS)
     assert set(frame[frame.test.str.endswith(CENTRE_LEAD)].test) == {f"{REMOVAL}, {CENTRE_LEAD}"}
-    assert (frame[frame.test == MOSAIC].n == SMALL.mosaics).all()
+    assert frame[frame.test == MOSAIC].n.between(1, SMALL.mosaics).all()
 
 
 def test_probabilities_and_logits_are_both_measured(card):
@@ -150,6 +154,108 @@ def test_it_is_drawn(card):
     assert len(labels) == len(METHODS) + len(NULLS)
     assert len(ax.child_axes) == 3
     close(ax)
+
+
+def test_a_method_that_fails_on_a_tile_is_left_out(parts, monkeypatch):
+    """Without a list of methods the card goes on and says what it lacks; else it is an error."""
+    network = create_model("test_resnet", image_size=32).eval()
+    with monkeypatch.context() as changed:
+        failing = replace(METHOD_TABLE["hirescam"], maps=_failing)
+        changed.setitem(METHOD_TABLE, "hirescam", failing)
+        found = report_card(network, parts.test, None, [SINGLE_DELETION], sizes=TINY)
+        (words,) = found.left_out
+        assert words.startswith("hirescam at network.layer")
+        assert words.endswith(": no map of such a tile")
+        assert "hirescam" not in set(found.frame.method)
+        with pytest.raises(ValueError, match="no map of such a tile"):
+            report_card(network, parts.test, ["hirescam"], [SINGLE_DELETION], sizes=TINY)
+
+
+def _failing(batch):
+    raise ValueError("no map of such a tile")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"depth": 1}, {"depth": 2}, {"depth": 2, "class_token": True, "global_pool": "token"}],
+)
+def test_a_shallow_vit_has_a_quick_card(parts, arguments):
+    """Few blocks leave few layers to ask, and no method is asked that cannot explain them."""
+    vit = create_model("vit", embed_dim=48, num_heads=2, **arguments).eval()
+    found = report_card(vit, parts.test, tests=["planted cue"], quick=True,
+                        sizes=replace(SMALL, few=2))  # fmt: skip
+    assert "libragrad" in set(found.frame[found.frame.test == "planted cue"].method)
+
+
+def test_what_it_depends_on_is_in_its_key(parts):
+    """Other labels, masks and training tiles of the same names give other figures."""
+    network = create_model("test_resnet", image_size=32).eval()
+    few = replace(TINY, steps=2)
+
+    def values(test, tiles, training=None):
+        found = report_card(network, tiles, ["gradcam"], [test], sizes=few, training=training)
+        return found.frame[found.frame.test.str.startswith(test[:8])].value.tolist()
+
+    turned = replace(parts.test, labels=(parts.test.labels + 3) % 10)
+    assert values("planted cue", parts.test) != values("planted cue", turned)
+    assert not values("drawn evidence", replace(parts.test, masks=None))
+    assert values("drawn evidence", parts.test)
+    others = [synthetic(4, seed=seed) for seed in (21, 22)]
+    one, other = (
+        report_card(network, parts.test, ["gradcam"], ["adapted copy"], sizes=few, training=tiles)
+        for tiles in others
+    )
+    assert one.frame.value.tolist() != other.frame.value.tolist()
+
+
+def test_the_recommended_method_may_be_asked_for(model, parts):
+    """Its name stands for what the card beside the model recommends, here Grad-CAM."""
+    found = report_card(model, parts.test, [RECOMMENDED], [SINGLE_DELETION], sizes=SMALL)
+    assert "gradcam" in set(found.frame.method)
+
+
+def test_tests_that_agree_correlate_by_their_better_end(card):
+    """Deletion is better when low, randomisation when near 0; both count so."""
+    rows = [
+        Row(name, None, test, "", value * sign, 0.0, 1.0, 20, 0.1)
+        for name, value in (("gradcam", 0.1), ("hirescam", 0.2), ("layercam", 0.3))
+        for test, sign in ((MOSAIC, 1), ("deletion of the logit", -1), ("randomisation", 1))
+    ]
+    rows = [
+        replace(row, value=0.4 - row.value) if row.test == "randomisation" else row for row in rows
+    ]
+    assert np.allclose(agreement(replace(card, rows=tuple(rows))), 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"methods": "gradcam"}, TypeError, r"methods must be a list, such as \['gradcam'\]"),
+        ({"methods": [("gradcam", "nope")]}, ValueError, "no layer 'nope'"),
+        ({"methods": [("centre", "network.features")]}, ValueError, "no single layer"),
+        ({"methods": [3]}, TypeError, "names, or pairs"),
+        ({"tests": "mosaic"}, TypeError, "tests must be a list"),
+        ({"seed": "a"}, TypeError, "seed must be a whole number, got 'a'"),
+        ({"training": np.zeros(3)}, TypeError, "training must be a TileSet"),
+        ({"choose_on": 3}, TypeError, "choose_on must be a TileSet"),
+    ],
+)
+def test_wrong_arguments_are_named(options, error, message, model, parts):
+    with pytest.raises(error, match=message):
+        report_card(model, parts.test, **{"methods": ["gradcam"], "sizes": SMALL, **options})
+
+
+def test_no_tile_is_in_two_parts(model, parts):
+    """Choosing, learning and reporting take different tiles."""
+    for name in ("choose_on", "training"):
+        with pytest.raises(ValueError, match=rf"of the 40 images of tiles are in {name} as well"):
+            report_card(model, parts.test, ["gradcam"], **{name: parts.test})
+    with pytest.raises(ValueError, match="mosaics must be a whole number of at least 1, got 0"):
+        Sizes(mosaics=0)
+    with pytest.raises(ValueError, match="fillings must be among"):
+        Sizes(fillings=("blurr",))
+    with pytest.raises(TypeError, match="report_card takes a model made by create_model"):
+        report_card(model.network, parts.test)
 
 
 def test_what_is_refused(model, parts):

@@ -12,9 +12,10 @@ DETAILS = """\
 Asks of each explanation whether it can be told from maps that look at nothing: on mosaics of
 tiles, where it is known which part should count, and by removing pixels. The explanation that is
 recommended was told from all of them, and has the best mean rank over mosaics, single deletion and
-removal; it is chosen on the validation tiles, and the figures are of the test tiles. Without
---quick the card is written beside the checkpoint as NAME.report.json, where `lulc explain` and the
-explorer find it. It can be stopped with Ctrl-C, and goes on where it was."""
+removal; it is chosen on the validation tiles, and the figures are of the test tiles. The card is
+written beside the checkpoint as NAME.report.json, where `lulc explain` and the explorer find it;
+one of some methods, tests or tiles only where --out says. It can be stopped with Ctrl-C, and goes
+on where it was."""
 EXAMPLES = """\
 examples:
   lulc report vit --quick
@@ -47,7 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="FILE.json",
-        help="where to write the card (default: beside the checkpoint, with --quick nowhere)",
+        help="where to write the card (default: a whole one beside the checkpoint)",
     )
 
 
@@ -59,7 +60,9 @@ def run(options: argparse.Namespace) -> None:
     from lulc_lib.splits import split
 
     ((name, model),) = common.get_models([options.name]).items()
-    out = options.out or (None if options.quick else model.report_file)
+    chosen = options.method or options.test or options.n_tiles or options.n_mosaics
+    whole = not (options.quick or chosen)  # a part would replace all that is known
+    out = options.out or (model.report_file if whole else None)
     out = common.output_file(out, (".json",)) if out else None
     tiles = common.get_tiles(options)
     part = common.get_part(tiles, options.part, options.split, [model])
@@ -86,6 +89,8 @@ def run(options: argparse.Namespace) -> None:
         common.say(card.recommended.reason)
     else:
         common.say("recommended: none, since none was told from all maps that look at nothing")
+    for words in card.left_out:
+        common.say(f"left out: {words}")
     for row in clever_hans(card):
         common.say(
             f"{row.method} finds a cue that was planted into the tiles (area under ROC "

@@ -17,6 +17,7 @@ from lulc_lib.config import PRECISIONS
 from lulc_lib.evidence import RECOMMENDED, Recommendation, ReportCard, known_card
 from lulc_lib.explanations.attention import look
 from lulc_lib.explanations.batch import Batch
+from lulc_lib.explanations.cam import refined_layers
 from lulc_lib.explanations.gates import check_sums
 from lulc_lib.explanations.nulls import check_grid
 from lulc_lib.explanations.pixels import not_piecewise_linear
@@ -105,13 +106,17 @@ def explain(
             several devices by `nn.DataParallel`.
     """
     _check_model(model)
+    _check_layer_type(layer)
     card = known_card(model)
     asked = [_asked(card, name, layer) for name in _names(method)]
+    contrasted = any(one.method.takes_contrast for one in asked)
     results = {}
     for where in dict.fromkeys(one.layer for one in asked):
         same = [one for one in asked if one.layer == where]
         chosen = list({one.method.name: one.method for one in same}.values())
-        request = _checked(model, images, chosen, target, where, contrast, precision, batch_size)
+        takes = any(one.takes_contrast for one in chosen) or not contrasted
+        against = contrast if takes else None
+        request = _checked(model, images, chosen, target, where, against, precision, batch_size)
         found = _found(request, chosen, cache)
         for one in same:
             known = request.layer if one.method.layered else None
@@ -129,7 +134,6 @@ def recommended(model: TileClassifier) -> Recommendation:
 
     Raises:
         TypeError: if it is no model of ours.
-        ValueError: if the report card beside its checkpoint is damaged.
     """
     _check_model(model)
     return _recommended(known_card(model))
@@ -268,6 +272,8 @@ def _check_able(model: TileClassifier, method: Method, layer: str | None) -> Non
         check_sums(model, anatomy(model).layer if layer is None else layer, method.name)
     if method.name == "cells":
         check_grid(model)
+    if method.name == "refinecam":
+        refined_layers(anatomy(model))
     if method.name == "fullgrad":
         odd = not_piecewise_linear(model)
         if odd:
@@ -314,6 +320,27 @@ def _contrast(contrast: Any, chosen: list[Method], targets: np.ndarray | None) -
     return against
 
 
+def _check_layer_type(layer: Any) -> None:
+    if isinstance(layer, bool) or not isinstance(layer, str | int):
+        raise TypeError(f"layer must be 'auto', a dotted name or an index, got {layer!r}")
+
+
+def layer_of(model: TileClassifier, method: str, layer: Any = "auto") -> str | None:
+    """Return the dotted name of the layer that a method looks at, None where it has none.
+
+    Args:
+        model: the model.
+        method: a name in `methods()`.
+        layer: as in `explain`.
+
+    Raises:
+        TypeError: if the layer has a wrong type.
+        ValueError: if method or layer are unknown, or the method takes no layer.
+    """
+    _check_layer_type(layer)
+    return _layer_name(model, layer, [method_named(method)])
+
+
 def _layer_name(model: TileClassifier, layer: Any, chosen: list[Method]) -> str | None:
     if not any(method.layered for method in chosen):
         if layer != "auto":
@@ -323,7 +350,7 @@ def _layer_name(model: TileClassifier, layer: Any, chosen: list[Method]) -> str 
         return None
     if layer == "auto":
         return anatomy(model).layer
-    if isinstance(layer, int) and not isinstance(layer, bool):
+    if isinstance(layer, int):
         stages = anatomy(model).stages
         numbered = stages + anatomy(model).outputs
         if not -len(stages) <= layer < len(numbered):
@@ -332,8 +359,6 @@ def _layer_name(model: TileClassifier, layer: Any, chosen: list[Method]) -> str 
                 f"from 0 mean {', '.join(numbered)}"
             )
         return stages[layer] if layer < 0 else numbered[layer]
-    if not isinstance(layer, str):
-        raise TypeError(f"layer must be 'auto', a dotted name or an index, got {layer!r}")
     names = [name for name, _ in model.named_modules() if name]
     if layer not in names:
         raise ValueError(

@@ -160,14 +160,15 @@ def competition(batch: Batch) -> np.ndarray:
 
 
 def check_sums(model: TileClassifier, layer: str, method: str) -> None:
-    """Refuse a model whose logits are no sums of a layer's cells; a black tile shows it.
+    """Refuse a model whose logits are no sums of a layer's cells; a tile of noise shows it.
 
     Raises:
         ValueError: if they are not; the message names the method.
     """
-    black = torch.zeros(1, 3, TILE_SIZE, TILE_SIZE)
+    rng = np.random.default_rng(1)
+    noise = torch.from_numpy(rng.random((1, 3, TILE_SIZE, TILE_SIZE), dtype=np.float32))
     try:
-        _all_terms(Batch(model, black, None, layer, records=False))
+        _all_terms(Batch(model, noise, None, layer, records=False))
     except ValueError as error:
         raise ValueError(f"{method} cannot explain {model.name}: {error}") from error
 

@@ -59,9 +59,9 @@ def adapted(
     masks = patch_masks(*tiles.images.shape[-2:], side)
     rng = np.random.default_rng(seed)
     device = device_of(model)
-    tuned = copy.deepcopy(model).eval().requires_grad_(True)
-    optimizer = torch.optim.AdamW(tuned.parameters(), lr=learning_rate)
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        tuned = copy.deepcopy(model).eval().requires_grad_(True)
+        optimizer = torch.optim.AdamW(tuned.parameters(), lr=learning_rate)
         for step in tqdm(range(steps), desc="adapting", unit="step", disable=not progress):
             chosen = torch.from_numpy(rng.integers(len(tiles), size=batch_size))
             gone = masks[rng.integers(len(masks), size=batch_size)]

@@ -1,5 +1,6 @@
 """Measure how much of a map lies where the evidence is known to lie."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +57,8 @@ def mosaics(
 ) -> Mosaics:
     """Put tiles of different classes together, and shrink the whole to the size of one tile.
 
-    A map that explains one of the classes should lie on that class's tile (the pointing game of
+    No tile is used again before all of its class were used. A map that explains one of the classes
+    should lie on that class's tile (the pointing game of
     Zhang et al. 2016, arXiv:1608.00507; mosaics as in Arias-Duart et al. 2022, arXiv:2109.15035).
 
     Args:
@@ -83,10 +85,17 @@ def mosaics(
     own = {k: np.flatnonzero(labels == k) for k in classes}
     rng = np.random.default_rng(seed)
     drawn = np.stack([rng.permutation(classes)[: side**2] for _ in range(count)])
-    chosen = np.vectorize(lambda k: rng.choice(own[k]))(drawn)  # (N, side * side)
+    turns = {k: _in_turn(own[k], rng) for k in classes}
+    chosen = np.array([[next(turns[k]) for k in row] for row in drawn])  # (N, side * side)
     cell = rng.integers(side**2, size=count)
     images = _put_together(as_images(tiles[chosen.reshape(-1)]), side, shrink)
     return Mosaics(images, drawn[np.arange(count), cell].astype(np.int64), cell, side)
+
+
+def _in_turn(numbers: np.ndarray, rng: np.random.Generator) -> Iterator[int]:
+    """Yield all numbers in a random order, then all in another, and so on."""
+    while True:
+        yield from rng.permutation(numbers)
 
 
 def recognised(model: nn.Module, tiles: TileSet, side: int = 2) -> np.ndarray:
@@ -168,11 +177,6 @@ def relevance_share(heatmap: Any, found: Mosaics) -> np.ndarray:
     """
     maps = checked_maps(heatmap, len(found)).clip(min=0)
     size, side = tuple(maps.shape[1:]), found.side
-    if size != tuple(found.images.shape[-2:]) and (size[0] % side or size[1] % side):
-        raise ValueError(
-            f"heatmap must have shape {(len(found), *found.images.shape[-2:])}, or sides that "
-            f"{side} divides, got {maps.shape}"
-        )
     sums = cell_sums(maps, side)
     area = np.bincount(cell_numbers(*size, side).reshape(-1)) / (size[0] * size[1])
     total = sums.sum(axis=1)

@@ -17,6 +17,8 @@ from lulc_lib.faithfulness.ranks import rank_correlation
 from lulc_lib.tiles import as_images
 
 BINS = 100  # of the histogram whose entropy is a map's complexity
+_ROUNDING = 1e-6  # of a map's largest value
+_SMALLEST = 1e-30  # no bins lie in between
 
 
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -113,10 +115,14 @@ def complexity_rise(
 
 
 def complexity(maps: np.ndarray) -> np.ndarray:
-    """Return the entropy of each map's histogram in nats, (N,), from 0 (flat) to log(100)."""
+    """Return the entropy of each map's histogram in nats, (N,), from 0 (flat) to log(100).
+
+    A map whose values differ by no more than rounding errors is flat.
+    """
     found = []
-    for values in maps.reshape(len(maps), -1):
-        counts, _ = np.histogram(values, bins=BINS) if np.ptp(values) else (np.ones(1), None)
+    for values in np.asarray(maps, np.float64).reshape(len(maps), -1):
+        flat = np.ptp(values) <= _ROUNDING * np.abs(values).max() or np.ptp(values) < _SMALLEST
+        counts, _ = (np.ones(1), None) if flat else np.histogram(values, bins=BINS)
         shares = counts[counts > 0] / counts.sum()
         found.append(abs(float((shares * np.log(shares)).sum())))
     return np.array(found, dtype=float)
