@@ -634,6 +634,15 @@ def test_maps_without_ground_name_no_metres(tiles: TileSet):
     assert " m\n" not in text
 
 
+def test_maps_are_as_large_as_asked(tiles: TileSet):
+    """`side` is the width of a picture in inches; the labels keep their room beside it."""
+    for side in (0.8, 1.6):
+        figure = plots.plot_maps(tiles[:1], {"a": np.zeros((1, 4, 4))}, side=side)
+        picture = figure.axes[0].get_position()
+        assert picture.width * figure.get_figwidth() == pytest.approx(side)
+        assert picture.height * figure.get_figheight() == pytest.approx(side)
+
+
 def test_maps_that_fit_no_pictures_are_refused(tiles: TileSet):
     """No grids, or another number of grids or captions than pictures, are errors in words."""
     some, grid = tiles[:2], np.zeros((2, 4, 4))
