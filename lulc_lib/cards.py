@@ -7,6 +7,7 @@ import math
 import re
 import shlex
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,19 @@ from typing import Any
 import numpy as np
 
 from lulc_lib.config import RunConfig
-from lulc_lib.evidence import CORE, ReportCard, core_figures, report_file
+from lulc_lib.evidence import (
+    CENTRE_LEAD,
+    CORE,
+    COUNTS,
+    REMOVAL,
+    SINGLE_DELETION,
+    ReportCard,
+    Row,
+    core_figures,
+    nulls,
+    ranks,
+    report_file,
+)
 from lulc_lib.files import atomic_write, one_line, read_json
 from lulc_lib.models import ALIASES, EUROSAT_MEAN
 from lulc_lib.storage import sha256_file
@@ -428,17 +441,57 @@ def _explanations(weights: Path) -> str:
         return ""
     report = ReportCard.from_json(file)
     best = report.recommended
-    words = "none, since none was told from all maps that look at nothing"
+    words = "none, since none was told apart from all maps that look at nothing"
     if best is not None:
         where = f" at {best.layer}" if best.layer else ""
         words = f"{best.method}{where} ({best.reason})"
-    table = _table(["explanation", *CORE, "tiles", "s a map"], core_figures(report))
+    table = _table(["explanation", *CORE, *COUNTS, "s a map"], core_figures(report))
+    remarks = "".join(f" {_text(remark)}" for remark in _remarks(report))
     return (
         f"\n**Explanations**, tested by `lulc report` on {_text(report.tiles)}"
         f"{', fewer than a full report takes' if report.quick else ''}; "
-        f"{_text(report.hardware)}. Recommended: {_text(words)}. The best by mean rank, and maps "
-        f"that look at nothing:\n\n{table}\n"
+        f"{_text(report.hardware)}. Recommended: {_text(words)}.{remarks} The best by mean rank, "
+        f"and maps that look at nothing:\n\n{table}\n"
     )
+
+
+def _remarks(report: ReportCard) -> Iterator[str]:
+    """Yield what a reader of the table must know: fillings, strong nulls, another first rank."""
+    fillings = {
+        row.filling
+        for test in (SINGLE_DELETION, REMOVAL)
+        for row in report.rows
+        if row.test == test and row.filling
+    }
+    if fillings:
+        first = next(row.filling for row in report.rows if row.filling)
+        more = "; the report card holds the other fillings" if len(fillings) > 1 else ""
+        yield f"What is removed is filled by {first} in this table{more}."
+    strongest = {test: _strongest_null(report, test) for test in (SINGLE_DELETION, REMOVAL)}
+    for test, row in strongest.items():
+        if row is not None and row.low > 0:
+            yield f"In {test}, where chance is 0, the null {row.method} reaches {row.value:.3f}."
+    best, order = report.recommended, ranks(report).index
+    if best is None:
+        return
+    if len(order) and (best.method, best.layer or "") != order[0]:
+        yield (
+            f"Here {' at '.join(filter(None, order[0]))} has the best mean rank; the "
+            "recommendation follows the ranks on the tiles that it was chosen on."
+        )
+    own, lead = (
+        report.find(best.method, best.layer, test)
+        for test in (REMOVAL, f"{REMOVAL}, {CENTRE_LEAD}")
+    )
+    null = strongest[REMOVAL]
+    if own is not None and null is not None and null.value > own.value:
+        paired = f"; its paired lead over centre is {lead.interval}" if lead else ""
+        yield f"On removal {null.method} scores above the recommended {best.method}{paired}."
+
+
+def _strongest_null(report: ReportCard, test: str) -> Row | None:
+    found = [row for one in nulls(report) if (row := report.find(*one, test))]
+    return max(found, key=lambda row: row.value, default=None)
 
 
 def _overview_row(card: Card, weights: Path) -> list[str]:

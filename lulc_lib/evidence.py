@@ -24,6 +24,7 @@ REPORT_ENDING = ".report.json"
 # What a method is judged by, and how far it leads there: the paired difference from each null.
 MOSAIC, SINGLE_DELETION, REMOVAL = "mosaic", "single deletion", "removal"
 CORE = (MOSAIC, SINGLE_DELETION, REMOVAL)  # what a recommendation rests on
+COUNTS = ("mosaics", "tiles")  # heads of the counts in `core_figures`
 LEAD = "lead over nulls"
 CENTRE_LEAD = "lead over centre"
 LEAST_TILES = 10  # with fewer no interval says anything
@@ -86,7 +87,7 @@ class Verdict:
     """What a card says of one explanation.
 
     Attributes:
-        proven: whether it was told from every null on mosaics and in single deletion.
+        proven: whether it was told apart from every null on mosaics and in single deletion.
         words: in one sentence, with the figures.
         short: for a caption.
     """
@@ -106,7 +107,7 @@ class ReportCard:
         tiles: which tiles were explained, in words.
         digest: of the data set that they came from.
         rows: every figure.
-        recommended: which explanation to take, None where none was told from every null.
+        recommended: which explanation to take, None where none was told apart from every null.
         quick: whether it is a short trial.
         hardware: what it was made on, in words.
         versions: of this library, torch and timm.
@@ -146,7 +147,7 @@ class ReportCard:
         return None
 
     def verdict(self, method: str, layer: str | None) -> Verdict:
-        """Say whether an explanation was told from maps that look at nothing."""
+        """Say whether an explanation was told apart from maps that look at nothing."""
         found = [self.find(method, layer, test) for test in (MOSAIC, SINGLE_DELETION)]
         leads = [self.find(method, layer, f"{t}, {LEAD}") for t in (MOSAIC, SINGLE_DELETION)]
         known = [(row, lead) for row, lead in zip(found, leads, strict=True) if row and lead]
@@ -158,10 +159,11 @@ class ReportCard:
         failed = [row.test for row, lead in known if not (lead.low > 0 and lead.n >= LEAST_TILES)]
         short = f"mosaic {known[0][0].value:.2f}"
         if failed:
-            words = f"{figures}: not told from maps that look at nothing by {' and '.join(failed)}"
+            where = " and ".join(failed)
+            words = f"{figures}: not told apart from maps that look at nothing by {where}"
             return Verdict(False, words, f"unproven · {short}")
-        words = f"{figures}, above all maps that look at nothing"
-        return Verdict(True, words, f"tested · {short}")
+        words = f"{figures}, both above all maps that look at nothing"
+        return Verdict(True, words, f"passed · {short}")
 
     def to_json(self) -> str:
         """Return the card as JSON text with a digest of all it says, which `from_json` reads."""
@@ -386,7 +388,8 @@ def core_figures(card: ReportCard, most: int = 8) -> list[list[str]]:
 
     Returns:
         For each the method with its layer, its figure in each of `CORE` ("" where there is none),
-        the number of tiles, and the seconds a map takes.
+        the number of mosaics, the number of tiles in the other two tests ("" where there are none,
+        "60 to 500" where they differ), and the seconds a map takes.
     """
     best, apart = ordered(card)
     rows = []
@@ -395,5 +398,11 @@ def core_figures(card: ReportCard, most: int = 8) -> list[list[str]]:
         known = next(filter(None, found), None)
         if known is not None:
             figures = ["" if row is None else str(row.interval) for row in found]
-            rows.append([_named(*one), *figures, str(known.n), f"{known.seconds:.3f}"])
+            counts = [_counts(found[:1]), _counts(found[1:])]
+            rows.append([_named(*one), *figures, *counts, f"{known.seconds:.3f}"])
     return rows
+
+
+def _counts(found: list[Row | None]) -> str:
+    known = sorted({row.n for row in found if row is not None})
+    return " to ".join(map(str, dict.fromkeys([*known[:1], *known[-1:]])))

@@ -1,7 +1,7 @@
 """`report_card`: test a model's explanations beside maps that look at nothing, and recommend one.
 
 No test decides alone: a product of maps wins on mosaics and loses on removal, and a blob in the
-middle of the tile wins removal. So the recommended explanation is told from every null in two
+middle of the tile wins removal. So the recommended explanation is told apart from every null in two
 tests, and has the best mean rank over three.
 """
 
@@ -885,7 +885,7 @@ def clever_hans(card: ReportCard) -> list[Row]:
 
 
 def _recommended(card: ReportCard, chosen_by: Sequence[Row], where: str) -> Recommendation | None:
-    """Return the best mean rank among the explanations that are told from the nulls."""
+    """Return the best mean rank among the explanations that are told apart from the nulls."""
     chooser = replace(card, rows=tuple(chosen_by))
     order = ranks(chooser)
     for place, (method, layer) in enumerate(order.index, start=1):

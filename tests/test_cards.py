@@ -23,6 +23,15 @@ from lulc_lib.cli import main, make_parser
 from lulc_lib.cli.train import read_request
 from lulc_lib.config import RunConfig
 from lulc_lib.drawn_tiles import synthetic
+from lulc_lib.evidence import (
+    CENTRE_LEAD,
+    CORE,
+    MOSAIC,
+    REMOVAL,
+    Recommendation,
+    ReportCard,
+    Row,
+)
 from lulc_lib.metrics import evaluate
 from lulc_lib.models import create_model
 from lulc_lib.predictions import Predictions, predict
@@ -311,6 +320,42 @@ def test_describe_cards_tells_each_model(trained, tmp_path):
     assert "tiny (wrapped)" in page
     for credit in ("Helber", "10.1109/JSTARS.2019.2918242", "MIT", "Copernicus"):
         assert credit in page
+
+
+def test_describe_cards_remarks_on_the_explanations(tmp_path):
+    """Fillings, strong nulls, a better mean rank elsewhere and a null that leads are all said."""
+    save_checkpoint(create_model(Tiny()), None, tmp_path / "a")
+    figures = {
+        ("gradcam", "deep"): (0.6, 0.3, 0.25),
+        ("libragrad", "early"): (0.7, 0.4, 0.28),
+        ("centre", None): (0.25, 0.09, 0.3),
+        ("random", None): (0.25, 0.0, 0.0),
+    }
+    rows = [
+        Row(*one, test, "blur" * (test != MOSAIC), value, value - 0.05, value + 0.05, 10, 0.1)
+        for one, values in figures.items()
+        for test, value in zip(CORE, values, strict=True)
+    ]
+    lead = f"{REMOVAL}, {CENTRE_LEAD}"
+    for one, value in ((("gradcam", "deep"), -0.05), (("libragrad", "early"), -0.02)):
+        rows.append(Row(*one, lead, "blur", value, value - 0.1, value + 0.1, 10, 0.1))
+    best = Recommendation("gradcam", "deep", "report card: chosen on other tiles")
+    report = ReportCard("a", "w", "drawn", "d", tuple(rows), best)
+    report.save(tmp_path / "a.report.json")
+    page = describe_cards(tmp_path)
+    for words in (
+        "What is removed is filled by blur in this table.",
+        "In single deletion, where chance is 0, the null centre reaches 0.090.",
+        "Here libragrad at early has the best mean rank",
+        "On removal centre scores above the recommended gradcam; its paired lead over centre is "
+        "-0.050 [-0.150, 0.050].",
+    ):
+        assert words in page
+    plain = replace(report, rows=tuple(row for row in rows if row.method == "gradcam"))
+    plain.save(tmp_path / "a.report.json")
+    page = describe_cards(tmp_path)
+    assert "the null" not in page
+    assert "best mean rank;" not in page
 
 
 def test_describe_cards_of_nothing(tmp_path):

@@ -18,6 +18,7 @@ from lulc_lib.evidence import (
     ReportCard,
     ReportCardWarning,
     Row,
+    core_figures,
     known_card,
     ranks,
     report_file,
@@ -124,9 +125,32 @@ def test_what_no_card_found_is_unproven(kept, images):
     made_card(kept, first, lead=0.0).save(kept.report_file)
     words = explain(kept, images, "hirescam", layer=first).warned(0)["Unproven"]
     assert "mosaic 0.600 [0.500, 0.700]" in words
-    assert "not told from maps that look at nothing by mosaic and single deletion" in words
+    assert "not told apart from maps that look at nothing by mosaic and single deletion" in words
     assert "does not cover" in explain(kept, images, "hirescam", layer=deep).warned(1)["Unproven"]
     assert "Unproven" not in explain(kept, images, "edge").warnings
+
+
+def test_captions_say_passed_or_unproven(kept):
+    """A caption says that the tests were passed, not only made; the sentence names both tests."""
+    layer = layers(kept).layer[0]
+    passed = made_card(kept, layer).verdict("hirescam", layer)
+    assert passed.short == "passed · mosaic 0.60"
+    assert passed.words.endswith(", both above all maps that look at nothing")
+    failed = made_card(kept, layer, lead=0.0).verdict("hirescam", layer)
+    assert failed.short == "unproven · mosaic 0.60"
+
+
+def test_mosaics_and_tiles_are_counted_apart(kept):
+    """A row of the table has the number of mosaics and the number of tiles of the other tests."""
+    layer = layers(kept).layer[0]
+    card = made_card(kept, layer)
+    rows = [
+        replace(one, n={MOSAIC: 10, SINGLE_DELETION: 30, REMOVAL: 20}.get(one.test, 10))
+        for one in card.rows
+    ]
+    found = core_figures(replace(card, rows=tuple(rows)))
+    assert found[0][4:6] == ["10", "20 to 30"]
+    assert core_figures(card)[0][4:6] == ["10", "10"]
 
 
 def test_a_new_checkpoint_drops_the_old_card(kept, tmp_path):

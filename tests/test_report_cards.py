@@ -153,6 +153,11 @@ def test_it_is_drawn(card):
     labels = [text.get_text() for text in ax.child_axes[0].get_yticklabels()]
     assert len(labels) == len(METHODS) + len(NULLS)
     assert len(ax.child_axes) == 3
+    legend = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert [text.split(" ")[0] for text in legend] == ["told", "not", "null:", "the"]
+    drawn = [line.get_marker() for line in ax.child_axes[0].lines]
+    assert drawn.count("s") == len(NULLS)  # another form than the explanations
+    assert drawn.count("o") == len(METHODS)
     close(ax)
 
 

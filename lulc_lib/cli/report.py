@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from lulc_lib.evidence import ReportCard
 
 DETAILS = """\
-Asks of each explanation whether it can be told from maps that look at nothing: on mosaics of
+Asks of each explanation whether it can be told apart from maps that look at nothing: on mosaics of
 tiles, where it is known which part should count, and by removing pixels. The explanation that is
-recommended was told from all of them, and has the best mean rank over mosaics, single deletion and
-removal; it is chosen on the validation tiles, and the figures are of the test tiles. The card is
-written beside the checkpoint as NAME.report.json, where `lulc explain` and the explorer find it;
-one of some methods, tests or tiles only where --out says. It can be stopped with Ctrl-C, and goes
-on where it was."""
+recommended was told apart from all of them, and has the best mean rank over mosaics, single
+deletion and removal; it is chosen on the validation tiles, and the figures are of the test tiles.
+The card is written beside the checkpoint as NAME.report.json, where `lulc explain` and the explorer
+find it; one of some methods, tests or tiles only where --out says. It can be stopped with Ctrl-C,
+and goes on where it was."""
 EXAMPLES = """\
 examples:
   lulc report vit --quick
@@ -88,7 +88,9 @@ def run(options: argparse.Namespace) -> None:
         common.say(f"recommended: {card.recommended.method}" + (f" at {where}" if where else ""))
         common.say(card.recommended.reason)
     else:
-        common.say("recommended: none, since none was told from all maps that look at nothing")
+        common.say(
+            "recommended: none, since none was told apart from all maps that look at nothing"
+        )
     for words in card.left_out:
         common.say(f"left out: {words}")
     for row in clever_hans(card):
@@ -102,7 +104,7 @@ def run(options: argparse.Namespace) -> None:
 
 def report_text(card: "ReportCard") -> str:
     """Return the figures of the tests that recommend, as a table."""
-    from lulc_lib.evidence import CORE, core_figures
+    from lulc_lib.evidence import CORE, COUNTS, core_figures
 
     rows = core_figures(card, most=100)
-    return common.table(["explanation", *CORE, "n", "s a map"], rows)
+    return common.table(["explanation", *CORE, *COUNTS, "s a map"], rows)

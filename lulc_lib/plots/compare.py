@@ -91,6 +91,7 @@ def plot_maps(
     captions: Sequence[str] | None = None,
     *,
     ground: float | None = GROUND,
+    side: float = 0.8,
 ) -> Figure:
     """Draw pictures in a row and, below them, one row of maps for each set of grids.
 
@@ -103,6 +104,7 @@ def plot_maps(
         grids: name -> signed float (N, h, w), at any resolution; brought to the tile bilinearly.
         captions: one short text per picture; long class names are broken into two lines.
         ground: metres along the side of a tile; None leaves the size of a cell out.
+        side: of a picture, in inches.
 
     Raises:
         ValueError: if there are no grids, or grids or captions do not fit the images.
@@ -114,7 +116,7 @@ def plot_maps(
     if len(captions) != len(pictures):
         raise ValueError(f"{len(captions)} captions do not fit {len(pictures)} pictures")
     lines = 1 + max(caption.count("\n") for caption in captions)
-    sheet = _Sheet(len(pictures), len(grids), head=0.12 + 0.13 * lines)
+    sheet = _Sheet(len(pictures), len(grids), head=0.12 + 0.13 * lines, side=side)
     figure = GalleryFigure(figsize=(sheet.width, sheet.height), facecolor="white", dpi=100)
     for i, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         ax = figure.add_axes(sheet.picture(0, i))

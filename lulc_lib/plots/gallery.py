@@ -33,11 +33,13 @@ from lulc_lib.tiles import CLASSES, TileSet, as_images, undivided
 
 LARGEST_GALLERY = 200  # pictures that one figure can carry before nobody can open it
 _FOOTER = (
-    "Below a tile: its label and name. Below a map: the predicted class, its probability, the "
-    "map's range. Maps: raw values, one scale per column, over the tile in grey; outlined at half "
-    "of the scale, dashed below 0. A map shows which cells this method credits for the class, as "
-    "coarsely as its grid; the line below the grid says whether it was told from maps that look at "
-    "nothing. It does not show where the class is, nor that the answer is right."
+    "Below a tile: its label and name. Below a map: the predicted class and its probability, the "
+    "target and its own where that is another class, the map's range. Maps: raw values, one scale "
+    "per column, over the tile in grey; outlined at half of the scale, dashed below 0. A map shows "
+    "which cells this method credits for the class, as coarsely as its grid; the line below the "
+    "grid says whether it was told apart from maps that look at nothing, and the share of the map "
+    "on the right one of four tiles (mosaic, chance 0.25). It does not show where the class is, "
+    "nor that the answer is right."
 )
 
 
@@ -176,10 +178,13 @@ class Column:
         """Return headline, details and colour of the caption of tile i."""
         right = self.correct(i)
         sign, colour = {True: ("✓ ", "#0B6E4F"), False: ("✗ ", "#B42318"), None: ("", INK)}[right]
-        sure = describe_probability(self.probability[i])
-        details = f"{sure}\n{describe_range(self.explanation.grid[i])}"
+        details = describe_probability(self.probability[i])
         if self.target(i):
-            details = f"target {self.target(i)}\n{details}"
+            believed = self.probabilities[i, int(np.asarray(self.explanation.target)[i])]
+            details += f"\ntarget {self.target(i)}\n{describe_probability(believed)}"
+        if i in self.explanation.warnings.get("LowConfidence", ()):
+            details += ", LowConfidence"
+        details += f"\n{describe_range(self.explanation.grid[i])}"
         if self.seen is not None and self.seen[i]:
             details += "\nthe model was trained on this tile"
         return f"{sign}{CLASSES[self.predicted[i]]}", details, colour

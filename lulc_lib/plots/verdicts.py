@@ -1,6 +1,7 @@
 """Draw a report card: each explanation's figures, beside maps that look at nothing."""
 
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from lulc_lib.evidence import (
     CENTRE_LEAD,
@@ -18,15 +19,22 @@ _PANELS = {
     SINGLE_DELETION: ("Single deletion", "correlation with falls"),
     REMOVAL: ("Removal", "fall, top less bottom quarter"),
 }
+_POINT = {"marker": "o", "markersize": 4.5, "color": SERIES[0], "linewidth": 1.4}
+_LEGEND = {
+    "told apart from every null (removal: from centre)": _POINT,
+    "not told apart": {**_POINT, "markerfacecolor": "white"},
+    "null: a map that looks at nothing": {**_POINT, "marker": "s", "color": MUTED},
+    "the strongest null": {"color": RULE, "linewidth": 1.6},
+}
 
 
 def plot_report_card(card: ReportCard, ax: Axes | None = None, most: int = 16) -> Axes:
     """Draw the three tests that a recommendation rests on, one panel each.
 
     Explanations stand in the order of their mean rank, best first, with 95 % intervals. Maps that
-    look at nothing come last, in grey; a grey line marks the strongest of them. An explanation
-    whose interval is drawn hollow was not told from them in that test. The panels are insets of the
-    returned Axes (`ax.child_axes`).
+    look at nothing come last, as grey squares; a grey line marks the strongest of them. A hollow
+    point was not told apart from them in that test, in removal not from `centre`. The legend says
+    so. The panels are insets of the returned Axes (`ax.child_axes`).
 
     Args:
         card: made by `report_card`.
@@ -43,7 +51,7 @@ def plot_report_card(card: ReportCard, ax: Axes | None = None, most: int = 16) -
     if not names and not apart:
         raise ValueError(f"the card holds none of the tests {', '.join(_PANELS)}")
     shown = [*names[:most], *apart]
-    ax = axes_or_new(ax, (9.6, 1.1 + 0.2 * len(shown)))
+    ax = axes_or_new(ax, (9.6, 1.4 + 0.2 * len(shown)))
     ax.set_axis_off()
     best = card.recommended
     for place, (test, (title, unit)) in enumerate(_PANELS.items()):
@@ -56,6 +64,11 @@ def plot_report_card(card: ReportCard, ax: Axes | None = None, most: int = 16) -
             chosen = best is not None and name == (best.method, best.layer)
             text.set(fontsize=7.5, fontweight="bold" if chosen else "normal",
                      color=MUTED if name in apart else INK)  # fmt: skip
+    ax.legend(
+        handles=[Line2D([], [], label=text, **look) for text, look in _LEGEND.items()],
+        loc="upper left", bbox_to_anchor=(-0.12, -0.32 / ax.get_figure().get_figheight()),
+        ncols=4, frameon=False, fontsize=7.5, handletextpad=0.4, columnspacing=1.4,
+    )  # fmt: skip
     return ax
 
 
@@ -72,7 +85,7 @@ def _draw(panel: Axes, card: ReportCard, test: str, shown: list, apart: list) ->
         lead = card.find(*name, f"{test}, {lead_name}")
         hollow = lead is not None and lead.low <= 0
         panel.plot([row.low, row.high], [place, place], color=colour, linewidth=1.4)
-        panel.plot(row.value, place, "o", markersize=4.5, color=colour,
+        panel.plot(row.value, place, "s" if name in apart else "o", markersize=4.5, color=colour,
                    markerfacecolor="white" if hollow else colour)  # fmt: skip
 
 
