@@ -168,7 +168,9 @@ def _tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     grid = network.patch_embed.grid_size
     empty = torch.zeros(1, *grid, network.embed_dim)
     empty = empty if network.dynamic_img_size else empty.flatten(1, 2)
-    yield "base", network._pos_embed(empty)[0].half().float()  # (T, D): prefix and positions
+    base = network._pos_embed(empty)[0]  # (T, D): prefix and positions, a sum of two tensors
+    yield "base", base.half().float()
+    yield "rest", base - base.half().float()
     yield from _linear("patch.", network.patch_embed.proj)
     for i, block in enumerate(network.blocks):
         name = f"blocks.{i}."
@@ -235,8 +237,9 @@ def _logits(spec: dict, tensors: Mapping[str, Tensor], images: Tensor) -> Tensor
     def norm(x: Tensor, name: str) -> Tensor:
         return F.layer_norm(x, (width,), tensors[f"{name}.weight"], tensors[f"{name}.bias"], spec["eps"])
 
+    base = tensors["base"] + tensors["rest"]
     patches = F.unfold(images, patch, stride=patch).mT  # (n, N, 3 p p)
-    x = F.pad(linear(patches, "patch"), (0, 0, spec["prefix"], 0)) + tensors["base"]  # (n, T, D)
+    x = F.pad(linear(patches, "patch"), (0, 0, spec["prefix"], 0)) + base  # (n, T, D)
     for i in range(spec["depth"]):
         name = f"blocks.{i}."
         joint = linear(norm(x, f"{name}norm1"), f"{name}qkv")

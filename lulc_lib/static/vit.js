@@ -179,7 +179,7 @@ function makeVit(spec, weights, kernels) {
     for (let t = 0; t < T; t += 1) {
       const from = normed.at + (t - prefix) * normed.step;
       for (let i = 0; i < D; i += 1) {
-        heap[x.at + t * x.step + i] = stored.base[t * D + i] + (t < prefix ? 0 : heap[from + i] + bias[i]);
+        heap[x.at + t * x.step + i] = stored.base[t * D + i] + stored.rest[t * D + i] + (t < prefix ? 0 : heap[from + i] + bias[i]);
       }
     }
   }
