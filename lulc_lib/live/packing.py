@@ -135,7 +135,7 @@ def _differences(model: TileClassifier) -> Iterator[str]:
     for place, kind in _PLAIN.items():
         for where, module in _at(network, place):
             if not isinstance(module, kind):
-                yield f"{where} is a {type(module).__name__}, not {kind.__name__}"
+                yield f"{where} is {type(module).__name__} instead of {kind.__name__}"
     gelu = {block.mlp.act.approximate for block in network.blocks if hasattr(block.mlp, "act")}
     if gelu - {"none"}:
         yield f"its GELU is approximated by {', '.join(sorted(gelu))}"

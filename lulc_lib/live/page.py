@@ -45,6 +45,7 @@ def live_html(
     beside: tuple[str, TileClassifier] | None = None,
     *,
     title: str | None = None,
+    cache: bool = False,
 ) -> Path:
     """Write a page in which a Vision Transformer runs live.
 
@@ -54,6 +55,7 @@ def live_html(
         path: the file to write, whole or not at all; missing folders are made.
         beside: (name, model) whose answers and maps are computed now and stand beside.
         title: heading of the page.
+        cache: keep answers and maps on disk, as in `explain`.
 
     Returns:
         The absolute path of the page.
@@ -63,7 +65,7 @@ def live_html(
         ValueError: if the page cannot run the model, or there are no tiles or too many.
         OSError: if the file cannot be written.
     """
-    made = live_data(model, tiles, beside, title=title)
+    made = live_data(model, tiles, beside, title=title, cache=cache)
     style, script = static_text("live.css"), f"{live_script()}\n{static_text('live_page.js')}"
     page = string.Template(static_text("live.html")).substitute(
         title=html.escape(made.data["title"]),
@@ -92,6 +94,7 @@ def live_data(
     beside: tuple[str, TileClassifier] | None = None,
     *,
     title: str | None = None,
+    cache: bool = False,
 ) -> LiveData:
     """Pack a model and compute the answers and maps with which the page begins.
 
@@ -100,6 +103,7 @@ def live_data(
         tiles: as in `live_html`.
         beside: as in `live_html`.
         title: as in `live_html`.
+        cache: as in `live_html`.
 
     Raises:
         TypeError: as in `live_html`.
@@ -111,8 +115,8 @@ def live_data(
     if not 1 <= len(tiles) <= MOST_TILES:
         raise ValueError(f"a live page holds 1 to {MOST_TILES} tiles, got {len(tiles):,}")
     name = getattr(model.card, "name", None) or model.name
-    logits = predict(packed.model, tiles).logits
-    methods = _methods(packed.model, tiles)
+    logits = predict(packed.model, tiles, cache=cache).logits
+    methods = _methods(packed.model, tiles, cache)
     data = {
         "title": title or f"{name}: a Vision Transformer that answers the brush",
         "facts": _facts(name, model),
@@ -134,7 +138,7 @@ def live_data(
             "across": ACROSS,
             "sprite": _sprite(tiles),
         },
-        "beside": beside and _beside(*beside, tiles, logits),
+        "beside": beside and _beside(*beside, tiles, logits, cache),
         "credit": credit(tiles),
         "about": _about(name, model, beside, tiles, methods),
     }
@@ -152,13 +156,13 @@ def live_script() -> str:
 # --- maps ----------------------------------------------------------------------------------------
 
 
-def _methods(model: TileClassifier, tiles: TileSet) -> list[dict[str, Any]]:
+def _methods(model: TileClassifier, tiles: TileSet, cache: bool) -> list[dict[str, Any]]:
     """Return the live methods, each with its maps of the predicted classes and their scale."""
     card, best = known_card(model), recommended(model)
     rows = []
     for how in live_methods(model):
         method, layer = how["method"], how["layer"]
-        maps = explain(model, tiles, method, layer=layer)
+        maps = explain(model, tiles, method, layer=layer, cache=cache)
         verdict = card.verdict(method, layer).words if card else "No report card tested it."
         chosen = (method, layer) == (best.method, best.layer or layer) and card is not None
         rows.append(how | _packed(maps.grid, maps.heatmap) | {
@@ -204,15 +208,15 @@ def _packed(grid: np.ndarray, heatmaps: np.ndarray) -> dict[str, Any]:
 
 
 def _beside(
-    name: str, model: TileClassifier, tiles: TileSet, logits: np.ndarray
+    name: str, model: TileClassifier, tiles: TileSet, logits: np.ndarray, cache: bool
 ) -> dict[str, Any]:
     """Return another model's answers, and maps of each class that either model or the label name."""
-    own = predict(model, tiles).logits
+    own = predict(model, tiles, cache=cache).logits
     wanted = [own.argmax(axis=1), logits.argmax(axis=1), tiles.labels.numpy()]
     wanted += [ranked.argsort(axis=1)[:, -2] for ranked in (own, logits)]
     pairs = sorted({(i, int(k)) for classes in wanted for i, k in enumerate(classes)})
     where, targets = (np.array(column) for column in zip(*pairs, strict=True))
-    maps = explain(model, tiles.select(where, part=tiles.part), None, targets)
+    maps = explain(model, tiles.select(where, part=tiles.part), None, targets, cache=cache)
     parameters = sum(p.numel() for p in model.parameters())
     return {
         "name": name,

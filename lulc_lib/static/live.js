@@ -5,6 +5,7 @@
 
 const DRAWN = 192; // pixels of a drawn map
 const RANDOM_ORDERS = 3;
+const KINDS = { relaxed: "relaxed SIMD", simd: "SIMD", JavaScript: "plain JavaScript" };
 
 function lulcLive(root, data, weights, options = {}) {
   const part = (name) => root.querySelector(`[data-part="${name}"]`);
@@ -225,6 +226,7 @@ function lulcLive(root, data, weights, options = {}) {
   // --- drawing ---------------------------------------------------------------------------------------
 
   const words = (value) => `${(100 * value).toFixed(1)} %`;
+  const share = (value) => `${100 * value}%`;
   const number = (value) => value.toPrecision(2).replace("-", "−");
   function show(view, answer) {
     const canvas = part("tile");
@@ -324,19 +326,19 @@ function lulcLive(root, data, weights, options = {}) {
     const changed = before && now.some((p, k) => Math.abs(p - before[k]) > 5e-4);
     const others = beside && view.tile < count ? softmax(beside.logits[view.tile]) : null;
     rows.forEach((row, k) => {
-      row.bar.style.width = words(now[k]);
+      row.bar.style.width = share(now[k]);
       row.value.textContent = words(now[k]);
       row.before.hidden = !changed;
-      if (changed) row.before.style.left = words(before[k]);
+      if (changed) row.before.style.left = share(before[k]);
       row.other.hidden = !others;
-      if (others) row.other.style.width = words(others[k]);
+      if (others) row.other.style.width = share(others[k]);
       row.button.setAttribute("aria-pressed", state.target === k);
       row.button.setAttribute("aria-label", `${data.classes[k]} ${words(now[k])}${changed ? `, before ${words(before[k])}` : ""}; show its map`);
     });
     const top = topOf(now);
     const was = changed ? ` (${topOf(before) === top ? "" : `${data.classes[topOf(before)]} `}${words(before[topOf(before)])} before)` : "";
     part("said").textContent = `${data.model.name} says ${data.classes[top]}, ${words(now[top])}${was}`;
-    if (ms !== null) part("status").textContent = `live: ${engine.kind}, ${engine.where}, ${ms.toFixed(0)} ms`;
+    if (ms !== null) part("status").textContent = `live: ${KINDS[engine.kind] ?? engine.kind}, ${engine.where}, ${ms.toFixed(0)} ms`;
   }
 
   function showTurned(view, answer) {
