@@ -83,9 +83,15 @@ def test_larger_insides_are_packed():
     ("made", "words"),
     [
         (lambda: create_model("resnet10t", image_size=64), "it is a ResNet"),
-        (lambda: create_model("vit", init_values=0.1, **TINY), "ls1 is LayerScale instead of Identity"),
+        (
+            lambda: create_model("vit", init_values=0.1, **TINY),
+            "ls1 is LayerScale instead of Identity",
+        ),
         (lambda: create_model("vit", qk_norm=True, **TINY), "q_norm is LayerNorm"),
-        (lambda: create_model("vit", conv_stem=(8, 16), **TINY), "patch_embed.proj is Identity instead of Conv2d"),
+        (
+            lambda: create_model("vit", conv_stem=(8, 16), **TINY),
+            "patch_embed.proj is Identity instead of Conv2d",
+        ),
         (lambda: create_model("vit", global_pool="max", **TINY), "global_pool='max'"),
         (lambda: create_model("vit", act_layer=nn.ReLU, **TINY), "mlp.act is ReLU instead of GELU"),
         (lambda: create_model("vit", image_size=32, **TINY), "shrinks tiles to 32 px"),
@@ -173,3 +179,16 @@ def test_script_is_one_scope():
     script = live_script()
     assert script.count("function engineCode()") == 1
     assert "export " not in script
+
+
+def test_widget_carries_the_same_data(vit: TileClassifier, few: TileSet):
+    """`lulc.Live` is the page's code with the page's data, its weights in binary."""
+    pytest.importorskip("anywidget")
+    import lulc_lib as lulc
+
+    widget = lulc.Live(vit, few)
+    made = live_data(vit, few)
+    assert widget.data == made.data
+    assert widget.weights == made.weights
+    assert live_script() in widget._esm
+    widget.close()

@@ -143,9 +143,14 @@ def _differences(model: TileClassifier) -> Iterator[str]:
 
 def _at(network: nn.Module, place: str) -> Iterator[tuple[str, nn.Module]]:
     """Yield (dotted name, module) of a place: one of the network, or one in each block."""
-    for owner, prefix in ((network, ""), *((b, f"blocks.{i}.") for i, b in enumerate(network.blocks))):
+    for owner, prefix in (
+        (network, ""),
+        *((b, f"blocks.{i}.") for i, b in enumerate(network.blocks)),
+    ):
         with_parents = dict(owner.named_modules())
-        if place in with_parents and not (owner is network and place.startswith(("norm1", "norm2"))):
+        if place in with_parents and not (
+            owner is network and place.startswith(("norm1", "norm2"))
+        ):
             yield f"{prefix}{place}", with_parents[place]
 
 
@@ -235,7 +240,9 @@ def _logits(spec: dict, tensors: Mapping[str, Tensor], images: Tensor) -> Tensor
         return F.linear(x, tensors[f"{name}.weight"], tensors[f"{name}.bias"])
 
     def norm(x: Tensor, name: str) -> Tensor:
-        return F.layer_norm(x, (width,), tensors[f"{name}.weight"], tensors[f"{name}.bias"], spec["eps"])
+        return F.layer_norm(
+            x, (width,), tensors[f"{name}.weight"], tensors[f"{name}.bias"], spec["eps"]
+        )
 
     base = tensors["base"] + tensors["rest"]
     patches = F.unfold(images, patch, stride=patch).mT  # (n, N, 3 p p)

@@ -148,7 +148,9 @@ def live_data(
 def live_script() -> str:
     """Return the page's script: drawing, the engine as one function, and `lulcLive`."""
     engine = static_text("product.js") + static_text("vit.js")
-    wrapped = f"function engineCode() {{\n{engine}\nreturn {{ makeVit, fromHalf, bytesOf64 }};\n}}\n"
+    wrapped = (
+        f"function engineCode() {{\n{engine}\nreturn {{ makeVit, fromHalf, bytesOf64 }};\n}}\n"
+    )
     bytes64 = "const { bytesOf64 } = engineCode();\n"
     return static_text("shared.js") + wrapped + bytes64 + "".join(map(static_text, SCRIPTS))
 
