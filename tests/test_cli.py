@@ -451,7 +451,7 @@ def test_gallery_is_one_page_that_stands_alone(lulc):
 
 
 def test_live_is_one_page_that_stands_alone(lulc):
-    """A ViT, another model's maps and some tiles go into one file; its place and size are printed."""
+    """A ViT, another model's maps and tiles go into one file; its place and size are printed."""
     code, out, err = lulc("live", "vit", *DRAWN, "--n", "10", "--out", "new/live.html")
     assert code == 0, err
     assert f"wrote {Path('new/live.html').absolute()} (0." in out

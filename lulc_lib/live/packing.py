@@ -16,7 +16,7 @@ from lulc_lib.models import TileClassifier
 from lulc_lib.running import evaluating
 from lulc_lib.tiles import TILE_SIZE
 
-# What a plain ViT has in these places; anything else computes something that the page does not know.
+# What a plain ViT has in these places; anything else computes what the page does not know.
 _PLAIN = {
     "norm_pre": nn.Identity, "attn.q_norm": nn.Identity, "attn.k_norm": nn.Identity,
     "attn.norm": nn.Identity, "ls1": nn.Identity, "ls2": nn.Identity, "mlp.norm": nn.Identity,

@@ -1,4 +1,4 @@
-"""Write the live page: one HTML file with a Vision Transformer, tiles and what was computed before."""
+"""Write the live page: one HTML file with a Vision Transformer, tiles and their first answers."""
 
 import base64
 import html
@@ -30,10 +30,10 @@ SCRIPTS = (
     "live_engine.js", "live_fills.js", "live_state.js", "live_stories.js", "live.js",
 )  # fmt: skip
 _LIMITS = (
-    "A map shows which cells a method credits for a class. It does not show where the class is, and "
-    "it does not make the answer right. Nothing finer than a cell is known. Two methods, or two "
-    "networks, have different units. A tile with a hole in it is no tile that the network ever saw: "
-    "compare several ways of filling it."
+    "A map shows which cells a method credits for a class. It does not show where the class is, "
+    "and it does not make the answer right. Nothing finer than a cell is known. Two methods, or "
+    "two networks, have different units. A tile with a hole in it is none that the network learned "
+    "from: compare several ways of filling it."
 )
 _LICENCE = "The page and the networks: MIT licence."
 
@@ -212,7 +212,7 @@ def _packed(grid: np.ndarray, heatmaps: np.ndarray) -> dict[str, Any]:
 def _beside(
     name: str, model: TileClassifier, tiles: TileSet, logits: np.ndarray, cache: bool
 ) -> dict[str, Any]:
-    """Return another model's answers, and maps of each class that either model or the label name."""
+    """Return another model's answers, and maps of the classes that are likely to be asked for."""
     own = predict(model, tiles, cache=cache).logits
     wanted = [own.argmax(axis=1), logits.argmax(axis=1), tiles.labels.numpy()]
     wanted += [ranked.argsort(axis=1)[:, -2] for ranked in (own, logits)]

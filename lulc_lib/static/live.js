@@ -5,6 +5,7 @@
 
 const DRAWN = 192; // pixels of a drawn map
 const RANDOM_ORDERS = 3;
+const FRAME = 12; // milliseconds: at most one run a frame
 const KINDS = { relaxed: "relaxed SIMD", simd: "SIMD", JavaScript: "plain JavaScript" };
 
 function lulcLive(root, data, weights, options = {}) {
@@ -189,14 +190,17 @@ function lulcLive(root, data, weights, options = {}) {
     wanted += 1;
     if (!busy) work();
   }
+  let began = -Infinity;
   async function work() {
     busy = true;
     while (done !== wanted && !ended) {
-      await frame();
+      if (performance.now() - began < FRAME) await frame();
+      began = performance.now();
       const serial = wanted;
       const view = { ...state, strokes: stroke ? [...state.strokes, stroke] : state.strokes };
+      const asked = JSON.stringify([view, fill, hovered && [hovered, size], (view.turn || view.flip) && stroke !== null, engine !== null]);
       try {
-        const answer = await answerOf(view);
+        const answer = last?.asked === asked && view.tile < count ? last : { ...(await answerOf(view)), asked };
         show(view, answer);
       } catch (error) {
         note(`the network could not be run: ${error.message}`);
@@ -237,7 +241,7 @@ function lulcLive(root, data, weights, options = {}) {
     showMap(view, answer);
     showBeside(view, answer.pixels);
     showTurned(view, answer);
-    last = { view, ...answer };
+    last = { ...answer, view };
     markCurve();
   }
 

@@ -19,7 +19,7 @@ function storiesOf(data) {
     {
       title: "Take the evidence away",
       find: () => best(named("River", "Highway", "Residential"), (i) => sure[i]),
-      ask: (words) => `The network says ${words.predicted} (${words.sure}). A quarter of the cells, the ones its map likes best, will be blurred. What happens to ${words.predicted}?`,
+      ask: (words) => `The network says ${words.predicted} (${words.sure}). A quarter of the cells, those that its map marks most strongly, will be blurred. What happens to ${words.predicted}?`,
       options: ["It falls below one half", "It stays above one half"],
       then: (api) => api.remove(4),
       tell: (before, after) => [after[before.target] < 0.5 ? 0 : 1, `It went from ${percent(before.p)} to ${percent(after[before.target])}. Now move the slider under “Delete” and compare with random cells: a map is worth something when its curve falls first.`],
@@ -59,7 +59,7 @@ function storiesOf(data) {
     {
       title: "Two networks, one tile",
       find: () => (data.beside === null || labels === null ? -1 : best((i) => data.beside.predicted[i] !== top[i], (i) => sure[i])),
-      ask: (words, i) => `${data.model.name} says ${words.predicted}, ${data.beside.name} says ${data.classes[data.beside.predicted[i]]}. Whom do you believe?`,
+      ask: (words, i) => `${data.model.name} says ${words.predicted}, ${data.beside.name} says ${data.classes[data.beside.predicted[i]]}. Which of them do you believe?`,
       options: [data.model.name, data.beside?.name ?? "", "Neither"],
       then: (api, i) => api.set({ target: labels[i] }),
       tell: (before, after, i) => [labels[i] === top[i] ? 0 : labels[i] === data.beside.predicted[i] ? 1 : 2, `The label is ${data.classes[labels[i]]}. Both maps now show it. Maps of two networks have different units and grids: compare where, not how much.`],
