@@ -3,12 +3,12 @@
     python benchmarks/live.py            # some minutes on two cores
     python benchmarks/live.py --quick    # tiny: does it run at all, nothing written
 
-In headless Chromium: (a) the size of the page with 100 tiles; (b) the time from opening to the first
-view, whose answers and maps were computed before, and until it is live; (c) a click of the brush
-until new probabilities and a new map are drawn; (d) the memory of the page over 500 strokes; (e) for
-each kernel, how far logits and maps on 200 tiles are from those of PyTorch, for the predicted class
-and another. Times are wall clock, p95 is the 95th percentile. Another way to run the same network in
-a browser, such as onnxruntime-web, is no requirement of this script.
+In headless Chromium: (a) the size of the page with 100 tiles; (b) the time from opening to the
+first view, whose answers and maps were computed before, and until it is live; (c) a click of the
+brush until new probabilities and a new map are drawn; (d) the memory of the page over 500 strokes;
+(e) for each kernel, how far logits and maps on 200 tiles are from those of PyTorch, for the
+predicted class and another. Times are wall clock, p95 is the 95th percentile. Another way to run
+the same network in a browser, such as onnxruntime-web, is no requirement of this script.
 """
 
 import argparse

@@ -9,7 +9,8 @@ const FRAME = 12; // milliseconds: at most one run a frame
 const KINDS = { relaxed: "relaxed SIMD", simd: "SIMD", JavaScript: "plain JavaScript" };
 
 function lulcLive(root, data, weights, options = {}) {
-  const part = (name) => root.querySelector(`[data-part="${name}"]`);
+  const parts = new Map(Array.from(root.querySelectorAll("[data-part]"), (element) => [element.dataset.part, element]));
+  const part = (name) => parts.get(name);
   const make = (tag, className, text) => {
     const element = document.createElement(tag);
     if (className) element.className = className;
@@ -233,9 +234,7 @@ function lulcLive(root, data, weights, options = {}) {
   const share = (value) => `${100 * value}%`;
   const number = (value) => value.toPrecision(2).replace("-", "−");
   function show(view, answer) {
-    const canvas = part("tile");
-    canvas.width = canvas.height = side;
-    canvas.getContext("2d").putImageData(imageData(answer.pixels), 0, 0);
+    sized(part("tile"), side).putImageData(imageData(answer.pixels), 0, 0);
     drawCursor();
     if (answer.logits) showAnswer(view, answer);
     showMap(view, answer);
@@ -245,21 +244,7 @@ function lulcLive(root, data, weights, options = {}) {
     markCurve();
   }
 
-  function overlay(canvas, pixels, map) {
-    canvas.width = canvas.height = DRAWN;
-    const context = canvas.getContext("2d");
-    const small = document.createElement("canvas");
-    small.width = small.height = side;
-    small.getContext("2d").putImageData(toGrey(imageData(pixels)), 0, 0);
-    context.imageSmoothingEnabled = false;
-    context.drawImage(small, 0, 0, DRAWN, DRAWN);
-    if (!map) return;
-    const colours = document.createElement("canvas");
-    colours.width = colours.height = DRAWN;
-    drawMap(colours, map, part("whole").checked);
-    context.globalAlpha = 0.65;
-    context.drawImage(colours, 0, 0);
-  }
+  const overlay = (canvas, pixels, map) => drawOver(canvas, pixels, side, map, part("whole").checked, DRAWN);
   const barsDrawn = new Map();
   function scaleBar(name, table, low, high) {
     part(`${name}low`).textContent = low;
@@ -290,6 +275,7 @@ function lulcLive(root, data, weights, options = {}) {
     part("map").setAttribute("aria-label", grid ? `Map by ${method.method} of ${of}: ${strongest(grid, cells, cells)}` : "No map yet: the engine is starting");
   }
 
+  let besideDrawn = "";
   function showBeside(view, pixels) {
     part("beside").hidden = !beside;
     if (!beside) return;
@@ -299,6 +285,9 @@ function lulcLive(root, data, weights, options = {}) {
     const straight = view.tile < count && !view.turn && !view.flip;
     const grid = at >= 0 && straight ? beside.values.subarray(at * n, (at + 1) * n) : null;
     const map = grid && { rows: beside.rows, columns: beside.columns, grid, peak: beside.peaks[at], limit: beside.limit, signed: beside.signed, table: beside.signed ? tables.signed : tables.plain };
+    const drawn = JSON.stringify([at, view.tile, straight, part("whole").checked]);
+    if (grid && drawn === besideDrawn) return; // painting changes nothing here
+    besideDrawn = grid ? drawn : "";
     overlay(part("besidemap"), grid ? pixelsOf(view.tile) : pixels, map);
     scaleBar("beside", beside.signed ? tables.signed : tables.plain, number(beside.signed ? -beside.limit : 0), number(beside.limit));
     const said = view.tile < count ? `says ${data.classes[beside.predicted[view.tile]]}` : "has not seen this picture";
@@ -379,10 +368,9 @@ function lulcLive(root, data, weights, options = {}) {
   }
 
   function drawCursor() {
-    const canvas = part("cursor");
     const scale = 6;
-    canvas.width = canvas.height = scale * side;
-    const context = canvas.getContext("2d");
+    const context = sized(part("cursor"), scale * side);
+    context.clearRect(0, 0, scale * side, scale * side);
     const [x, y] = cursor.map((at) => at * scale);
     const ring = (colour, width) => {
       context.strokeStyle = colour;
@@ -403,6 +391,7 @@ function lulcLive(root, data, weights, options = {}) {
 
   let curve = null; // {map: [], random: [], target, running}
   const dropCurve = () => {
+    if (!curve) return;
     curve = null;
     if (!root.querySelector('[data-panel="delete"]').hidden) part("curvewords").textContent = "Move the slider: the curve is drawn as you go.";
     drawCurve();
@@ -504,8 +493,11 @@ function lulcLive(root, data, weights, options = {}) {
     part("count").textContent = `${found.length} of ${count + (own ? 1 : 0)} tiles`;
     mark();
   }
+  let marked = null;
   function mark() {
-    thumbs.forEach((thumb, tile) => thumb?.setAttribute("aria-selected", tile === state.tile));
+    marked?.setAttribute("aria-selected", false);
+    marked = thumbs[state.tile] ?? null;
+    marked?.setAttribute("aria-selected", true);
     if (thumbs[state.tile]) part("thumbs").setAttribute("aria-activedescendant", thumbs[state.tile].id);
   }
   function choose(name, choices) {
@@ -717,7 +709,7 @@ function lulcLive(root, data, weights, options = {}) {
     root.querySelector('[data-act="undo"]').disabled = !state.strokes.length;
     root.querySelector('[data-act="redo"]').disabled = !redone.length;
     root.querySelector('[data-act="clear"]').disabled = !state.strokes.length;
-    drawCurve();
+    if (curve) drawCurve();
     mark();
   }
   function openTab(name) {
@@ -845,6 +837,7 @@ function lulcLive(root, data, weights, options = {}) {
     root.dataset.first = Math.round(performance.now());
     find();
     about();
+    drawCurve();
     tellStories();
     listen();
     root.dataset.ready = "tiles";

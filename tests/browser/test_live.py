@@ -127,6 +127,47 @@ def test_a_kernel_that_fails_is_named(bench):
     assert tried[0].startswith("relaxed: ")
 
 
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("whole", [True, False])
+def test_fast_drawing_shows_what_the_gallery_shows(bench, signed, whole):
+    """`drawOver` gives the pixels of `drawMap` over `toGrey`, to a rounding."""
+    apart = bench.evaluate(
+        """([signed, whole]) => {
+          const [side, drawn] = [64, 96];
+          const n = side * side;
+          const pixels = Float32Array.from({ length: 3 * n }, (_, i) => (i * 7919 % 256) / 255);
+          const low = signed ? 0.4 : 0;
+          const grid = Float32Array.from({ length: 20 }, (_, i) => (i * 37 % 19) / 19 - low);
+          const table = Uint8Array.from({ length: 768 }, (_, i) => (i * 31) % 256);
+          const map = { rows: 4, columns: 5, grid, peak: 127, limit: 0.6, signed, table };
+          const fast = document.createElement("canvas");
+          drawOver(fast, pixels, side, map, whole, drawn);
+          const [tile, colours, slow] = [side, drawn, drawn].map((size) => {
+            const canvas = document.createElement("canvas");
+            canvas.width = canvas.height = size;
+            return canvas;
+          });
+          const image = new ImageData(side, side);
+          for (let i = 0; i < n; i += 1) {
+            for (let c = 0; c < 3; c += 1) image.data[4 * i + c] = 255 * pixels[c * n + i];
+            image.data[4 * i + 3] = 255;
+          }
+          tile.getContext("2d").putImageData(toGrey(image), 0, 0);
+          drawMap(colours, map, whole);
+          const context = slow.getContext("2d");
+          context.imageSmoothingEnabled = false;
+          context.drawImage(tile, 0, 0, drawn, drawn);
+          context.globalAlpha = 0.65;
+          context.drawImage(colours, 0, 0);
+          const [a, b] = [fast, slow].map(
+            (canvas) => canvas.getContext("2d").getImageData(0, 0, drawn, drawn).data);
+          return Array.from(a, (value, i) => Math.abs(value - b[i]));
+        }""",
+        [signed, whole],
+    )  # fmt: skip
+    assert np.mean(np.array(apart) > 2) < 0.002
+
+
 # --- the page ----------------------------------------------------------------------------------
 
 
@@ -608,3 +649,38 @@ def test_opened_by_a_link(page, file):
         assert json.dumps(state)
     finally:
         other.close()
+
+
+# --- the widget --------------------------------------------------------------------------------
+
+WIDGET = """\
+import torch
+import lulc_lib as lulc
+torch.manual_seed(0)
+tiles = lulc.synthetic(n_per_class=1, seed=0)
+model = lulc.create_model("vit", depth=2, embed_dim=48, num_heads=3)
+lulc.Live(model, tiles)"""
+
+
+def test_widget_in_jupyterlab(lab, page, screenshot):
+    """In a notebook it is live too, and goes on answering while the kernel is gone."""
+    page.set_viewport_size({"width": 1200, "height": 1000})
+    page.goto(lab.write("live.ipynb", WIDGET))
+    lab.run_all(page)
+    lab.toggle_files(page)
+    root = page.locator(".ll-root")
+    root.wait_for()
+    until(page, READY)
+    assert root.get_attribute("data-ready") == "live"
+    assert root.get_attribute("data-kernel") == "relaxed"
+    lab.end_kernels()
+    said = page.locator('[data-part="said"]')
+    part(page, "tile").scroll_into_view_if_needed()
+    box = part(page, "tile").bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    said.get_by_text("before").wait_for()
+    cells = page.locator(".jp-Notebook .jp-Cell").count()
+    for key in ("b", "e", "Backspace"):
+        page.keyboard.press(key)
+    assert page.locator(".jp-Notebook .jp-Cell").count() == cells
+    screenshot("live-widget")
