@@ -674,11 +674,11 @@ def test_widget_in_jupyterlab(lab, page, screenshot):
     assert root.get_attribute("data-ready") == "live"
     assert root.get_attribute("data-kernel") == "relaxed"
     lab.end_kernels()
-    said = page.locator('[data-part="said"]')
     part(page, "tile").scroll_into_view_if_needed()
     box = part(page, "tile").bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    said.get_by_text("before").wait_for()
+    drawn = "document.querySelector('.ll-root').parentElement.lulcPage.look().last"
+    until(page, f"{drawn}.view.strokes.length === 1 && {drawn}.logits.length === 10")
     cells = page.locator(".jp-Notebook .jp-Cell").count()
     for key in ("b", "e", "Backspace"):
         page.keyboard.press(key)
