@@ -209,8 +209,12 @@ def main() -> int:
         found: dict[str, Any] = {"page_mb": round(file.stat().st_size / 1e6, 2), "tiles": count}
         print(f"page: {found['page_mb']} MB, written in {time.perf_counter() - start:.0f} s")
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        found |= opening(browser, file, 1 if quick else 7)
-        found |= strokes(browser, file, 20 if quick else 500)
+        for part_found in (
+            opening(browser, file, 1 if quick else 7),
+            strokes(browser, file, 20 if quick else 500),
+        ):
+            print(part_found, flush=True)
+            found |= part_found
         by_kernel = agreement(browser, vit, checked)
         browser.close()
     for key in ("logits", "maps", "other_answers"):

@@ -625,7 +625,8 @@ def test_demo_takes_shipped_models_of_these_tiles(lulc):
     row = r"^{} +\d\.\d{{3}} \[.*\] +\d\.\d{{3}} \[.*\] +\d\.\d{{3}} \[.*\] +\d+\.\d$"
     for name in ("resnet50", "vit"):
         assert re.search(row.format(name), out, flags=re.MULTILINE)
-    for kind, file in (("picture", "gallery.png"), ("page", "gallery.html")):
+    written = {"picture": "gallery.png", "page": "gallery.html", "live": "live.html"}
+    for kind, file in written.items():
         path = Path("outputs/demo", file).absolute()
         assert re.search(rf"{kind} +{re.escape(str(path))}", out)
         assert path.stat().st_size > 10_000

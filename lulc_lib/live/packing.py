@@ -102,7 +102,7 @@ def live_methods(model: TileClassifier) -> list[dict[str, Any]]:
 
 
 def _early(depth: int) -> int:
-    """Return the block at whose output held gradients did best: a third of the way up."""
+    """Return the block halfway up, near which held gradients did best (report card of `vit`)."""
     return max(0, round(depth / 2) - 1)
 
 
@@ -173,7 +173,8 @@ def _tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     grid = network.patch_embed.grid_size
     empty = torch.zeros(1, *grid, network.embed_dim)
     empty = empty if network.dynamic_img_size else empty.flatten(1, 2)
-    base = network._pos_embed(empty)[0]  # (T, D): prefix and positions, a sum of two tensors
+    # timm's own way from no patches to tokens: prefix and positions, a sum of two tensors, (T, D).
+    base = network._pos_embed(empty)[0]
     yield "base", base.half().float()
     yield "rest", base - base.half().float()
     yield from _linear("patch.", network.patch_embed.proj)

@@ -71,7 +71,8 @@ def bench(page):
 def test_engine_agrees_with_torch(bench, name):
     """Each kernel gives the logits within 1e-4, the same answers, and the maps within 1e-5."""
     packed = pack_vit(network(name))
-    model, methods = packed.model, live_methods(packed.model)
+    early = {"method": "gradcam", "layer": "network.blocks.0", "block": 0, "mean": True}
+    model, methods = packed.model, [*live_methods(packed.model), early]
     tiles = synthetic(n_per_class=1, seed=3)[:4]
     logits = predict(model, tiles).logits
     ranked = logits.argsort(axis=1)
