@@ -19,8 +19,9 @@ DETAILS = """\
 Gets tiles ($LULC_EUROSAT, else data/, else a download, else drawn tiles) and two models, a ResNet
 and a Vision Transformer (the shipped checkpoints if they belong to these tiles, else small ones
 trained on the spot in at most three minutes), scores both on test tiles, draws what they look at,
-and writes a page in which the Vision Transformer answers the brush. What a shipped model says of the test tiles lies beside it: the model predicts a random sample
-of them, and the table is from the file where the two agree."""
+and writes a page in which the Vision Transformer answers the brush. What a shipped model says of
+the test tiles lies beside it: the model predicts a random sample of them, and the table is from the
+file where the two agree."""
 EXAMPLES = """\
 examples:
   lulc demo

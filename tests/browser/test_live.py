@@ -665,23 +665,27 @@ lulc.Live(model, tiles)"""
 
 def test_widget_in_jupyterlab(lab, page, screenshot):
     """In a notebook it is live too, and goes on answering while the kernel is gone."""
-    page.set_viewport_size({"width": 1200, "height": 1000})
-    page.goto(lab.write("live.ipynb", WIDGET))
-    lab.run_all(page)
-    lab.toggle_files(page)
-    root = page.locator(".ll-root")
-    root.wait_for()
-    until(page, READY)
-    assert root.get_attribute("data-ready") == "live"
-    assert root.get_attribute("data-kernel") == "relaxed"
-    lab.end_kernels()
-    part(page, "tile").scroll_into_view_if_needed()
-    box = part(page, "tile").bounding_box()
-    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    drawn = "document.querySelector('.ll-root').parentElement.lulcPage.look().last"
-    until(page, f"{drawn}.view.strokes.length === 1 && {drawn}.logits.length === 10")
-    cells = page.locator(".jp-Notebook .jp-Cell").count()
-    for key in ("b", "e", "Backspace"):
-        page.keyboard.press(key)
-    assert page.locator(".jp-Notebook .jp-Cell").count() == cells
-    screenshot("live-widget")
+    tab = page.context.browser.new_page(viewport={"width": 1200, "height": 1000})
+    tab.set_default_timeout(120_000)
+    try:
+        tab.goto(lab.write("live.ipynb", WIDGET))
+        lab.run_all(tab)
+        lab.toggle_files(tab)
+        root = tab.locator(".ll-root")
+        root.wait_for()
+        until(tab, READY)
+        assert root.get_attribute("data-ready") == "live"
+        assert root.get_attribute("data-kernel") == "relaxed"
+        lab.end_kernels()
+        part(tab, "tile").scroll_into_view_if_needed()
+        box = part(tab, "tile").bounding_box()
+        tab.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        drawn = "document.querySelector('.ll-root').parentElement.lulcPage.look().last"
+        until(tab, f"{drawn}.view.strokes.length === 1 && {drawn}.logits.length === 10")
+        cells = tab.locator(".jp-Notebook .jp-Cell").count()
+        for key in ("b", "e", "Backspace"):
+            tab.keyboard.press(key)
+        assert tab.locator(".jp-Notebook .jp-Cell").count() == cells
+        tab.screenshot(path=screenshot("live-widget"))
+    finally:
+        tab.close()
