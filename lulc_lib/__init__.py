@@ -17,6 +17,7 @@ _HOME = {
     "Explanation": "explanations",
     "Explorer": "widgets",
     "History": "config",
+    "Live": "widgets",
     "Predictions": "predictions",
     "Report": "metrics",
     "ReportCard": "evidence",
@@ -47,7 +48,7 @@ _MODULES = (
     "anatomies", "archive", "arrays", "attention", "augmentation", "baselines", "cards",
     "checkpoints", "cli", "config", "decoded", "drawn_tiles", "eurosat", "evidence",
     "explanations", "export", "factors", "faithfulness", "files", "hardware", "hub", "images",
-    "kept", "metrics", "models", "plots", "predictions", "public_lists", "quickstart",
+    "kept", "live", "metrics", "models", "plots", "predictions", "public_lists", "quickstart",
     "report_cards", "running", "splits", "storage", "tiles", "training", "weights", "widgets",
     "wording",
 )  # fmt: skip

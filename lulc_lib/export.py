@@ -157,16 +157,16 @@ def gallery_html(
     script = static_text("shared.js") + static_text("gallery.js")
     page = string.Template(static_text("gallery.html")).substitute(
         style=style,
-        style_hash=_hash(style),
+        style_hash=block_hash(style),
         script=script,
-        script_hash=_hash(script),
+        script_hash=block_hash(script),
         title=html.escape(title),
         summary=html.escape(_summary(tiles, columns)),
         filters=_filters(tiles, columns) + _targets(variants),
         legend="\n".join(_legend(c, column, ground, shown) for c, column in enumerate(columns)),
         cards="\n".join(_card(i, image, tiles, columns, ground) for i, image in enumerate(images)),
-        credit=html.escape(_credit(tiles)),
-        data=_json(
+        credit=html.escape(credit(tiles)),
+        data=json_block(
             {
                 "columns": [_packed(column, variants[column.name]) for column in columns],
                 **_answers(tiles, columns),
@@ -259,7 +259,8 @@ def _summary(tiles: Any, columns: list[Column]) -> str:
     return f"{count}: {tiles.source}, {tiles.part} · {right} of the {len(tiles):,} shown"
 
 
-def _credit(tiles: Any) -> str:
+def credit(tiles: Any) -> str:
+    """Return whom to credit for tiles, or '' where nothing is known of them."""
     if not isinstance(tiles, TileSet):
         return ""
     if tiles.drawn:
@@ -430,12 +431,12 @@ def static_text(name: str) -> str:
     return file.read_text(encoding="utf-8").replace("\r\n", "\n")
 
 
-def _hash(text: str) -> str:
+def block_hash(text: str) -> str:
     """Return the hash by which a content security policy knows an inline block."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
-def _json(value: Any) -> str:
+def json_block(value: Any) -> str:
     """Return JSON that may stand inside a script element."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -16,7 +16,7 @@ ORDER = (
     "archive", "decoded", "eurosat", "public_lists", "splits", "drawn_tiles", "weights", "running",
     "attention", "anatomies", "models", "augmentation", "kept", "predictions", "metrics",
     "baselines", "evidence", "cards", "checkpoints", "training", "quickstart", "explanations",
-    "faithfulness", "report_cards", "factors", "plots", "export", "widgets", "cli",
+    "faithfulness", "report_cards", "factors", "plots", "export", "live", "widgets", "cli",
 )  # fmt: skip
 OWNERS = {
     "IPython": "plots",
@@ -33,6 +33,7 @@ OWNERS = {
     "sklearn": "kept and baselines and factors",
     "timm": "models and training",
     "traitlets": "widgets",
+    "wasmtime": "live",
 }
 EVERYONE = {"numpy", "pandas", "torch", "tqdm"}
 OUTSIDE = ("__init__", "__main__")  # they stand outside the order

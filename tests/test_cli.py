@@ -194,6 +194,8 @@ def test_no_command_shows_the_help(lulc):
         (["gallery", "vit", "--method", "gradcam+"], r"unknown method 'gradcam\+'; did you mean"),
         (["gallery", "resnet50", "--method", "relevance"], "relevance needs one attention over"),
         (["gallery", "vit", "--out", "page.png"], r"page.png must end in \.html or \.htm"),
+        (["live", "resnet50"], "the live page cannot run resnet10t: it is a ResNet"),
+        (["live", "vit", "--out", "page.png"], r"page.png must end in \.html or \.htm"),
         (["cards", "nowhere"], "there is no folder of checkpoints .*nowhere"),
         (["demo", "--out", "photo.jpg"], "photo.jpg is a file, so .* cannot be a folder"),
     ],
@@ -448,6 +450,20 @@ def test_gallery_is_one_page_that_stands_alone(lulc):
         assert column in page
 
 
+def test_live_is_one_page_that_stands_alone(lulc):
+    """A ViT, another model's maps and tiles go into one file; its place and size are printed."""
+    code, out, err = lulc("live", "vit", *DRAWN, "--n", "10", "--out", "new/live.html")
+    assert code == 0, err
+    assert f"wrote {Path('new/live.html').absolute()} (0." in out
+    page = Path("new/live.html").read_text(encoding="utf-8")
+    assert not re.search(r"""(src|href)=["']?https?:""", page)
+    data = json.loads(re.search(r'data-block="data">(.*?)</script>', page)[1])
+    assert len(data["tiles"]["names"]) == 10
+    assert data["beside"]["name"] == "resnet50"
+    assert lulc("live", "vit", "--alone", *DRAWN, "--n", "3", "--out", "alone.html")[0] == 0
+    assert '"beside":null' in Path("alone.html").read_text(encoding="utf-8")
+
+
 def test_report_prints_figures_and_writes_the_card(lulc):
     """A quick report of two tests says what it found, and its card reads again."""
     tests = ("--test", "single deletion", "--test", "removal", "--n-tiles", "10")
@@ -609,7 +625,8 @@ def test_demo_takes_shipped_models_of_these_tiles(lulc):
     row = r"^{} +\d\.\d{{3}} \[.*\] +\d\.\d{{3}} \[.*\] +\d\.\d{{3}} \[.*\] +\d+\.\d$"
     for name in ("resnet50", "vit"):
         assert re.search(row.format(name), out, flags=re.MULTILINE)
-    for kind, file in (("picture", "gallery.png"), ("page", "gallery.html")):
+    written = {"picture": "gallery.png", "page": "gallery.html", "live": "live.html"}
+    for kind, file in written.items():
         path = Path("outputs/demo", file).absolute()
         assert re.search(rf"{kind} +{re.escape(str(path))}", out)
         assert path.stat().st_size > 10_000

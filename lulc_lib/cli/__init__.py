@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from lulc_lib import __version__
-from lulc_lib.cli import cards, demo, doctor, evaluate, explain, gallery, report, train
+from lulc_lib.cli import cards, demo, doctor, evaluate, explain, gallery, live, report, train
 from lulc_lib.cli.parsing import Formatter, Parser
 from lulc_lib.files import FolderLockedError
 
@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "evaluate": (evaluate, "score a model, with 95 % intervals"),
     "explain": (explain, "draw what a model looks at in any picture"),
     "gallery": (gallery, "write one web page with many tiles and their maps"),
+    "live": (live, "write one web page in which a Vision Transformer answers the brush"),
     "report": (report, "test a model's explanations beside maps that look at nothing"),
     "cards": (cards, "write the README of a folder of checkpoints from its cards"),
 }

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 DETAILS = """\
 Gets tiles ($LULC_EUROSAT, else data/, else a download, else drawn tiles) and two models, a ResNet
 and a Vision Transformer (the shipped checkpoints if they belong to these tiles, else small ones
-trained on the spot in at most three minutes), scores both on test tiles, and draws what they look
-at. What a shipped model says of the test tiles lies beside it: the model predicts a random sample
-of them, and the table is from the file where the two agree."""
+trained on the spot in at most three minutes), scores both on test tiles, draws what they look at,
+and writes a page in which the Vision Transformer answers the brush. What a shipped model says of
+the test tiles lies beside it: the model predicts a random sample of them, and the table is from the
+file where the two agree."""
 EXAMPLES = """\
 examples:
   lulc demo
@@ -44,14 +45,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--out",
         metavar="FOLDER",
         default="outputs/demo",
-        help="where gallery.png and gallery.html go (default: %(default)s)",
+        help="where gallery.png, gallery.html and live.html go (default: %(default)s)",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Get tiles, get models, score them, draw the gallery."""
+    """Get tiles, get models, score them, draw the gallery, write the live page."""
     folder = common.output_folder(options.out)
-    files = [common.output_file(folder / f"gallery{end}", (end,)) for end in (".png", ".html")]
+    names = ("gallery.png", "gallery.html", "live.html")
+    files = [common.output_file(folder / name, (Path(name).suffix,)) for name in names]
     common.say("1 of 4  tiles")
     tiles = _tiles(options)
 
@@ -154,9 +156,10 @@ def _draw(
     test: "TileSet",
     files: list[Path],
 ) -> None:
-    """Explain some tiles of each class, right and wrong ones, and write both galleries."""
+    """Explain some tiles of each class, right and wrong ones; write both galleries and the page."""
     from lulc_lib.explanations import explain
     from lulc_lib.export import gallery_html
+    from lulc_lib.live import live_html
     from lulc_lib.plots import describe_grid, plot_gallery, save_figure
     from lulc_lib.tiles import CLASSES
 
@@ -172,4 +175,6 @@ def _draw(
     )
     picture = save_figure(plot_gallery(shown, maps, predictions), files[0])
     page = gallery_html(shown, maps, files[1], predictions)
-    common.say(f"\npicture  {picture}\npage     {page}")
+    (other, beside), (_, vit) = models.items()  # in the order of MODELS
+    live = live_html(vit, shown, files[2], (other, beside))
+    common.say(f"\npicture  {picture}\npage     {page}\nlive     {live}")

@@ -5,6 +5,7 @@ from lulc_lib.widgets.state import State, Stroke
 
 try:
     from lulc_lib.widgets.explorer import Explorer
+    from lulc_lib.widgets.live import Live
 except ModuleNotFoundError as error:
     if (error.name or "").split(".")[0] not in ("ipywidgets", "anywidget", "traitlets"):
         raise
@@ -14,4 +15,14 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-__all__ = ["Explorer", "Facts", "State", "Stroke", "colour_distance", "confusion", "embed", "find"]
+__all__ = [
+    "Explorer",
+    "Facts",
+    "Live",
+    "State",
+    "Stroke",
+    "colour_distance",
+    "confusion",
+    "embed",
+    "find",
+]
