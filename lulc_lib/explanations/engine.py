@@ -2,8 +2,8 @@
 
 import contextlib
 import importlib.metadata
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import numpy as np
@@ -44,6 +44,7 @@ class _Request:
     contrast: int | None
     precision: str
     batch_size: int
+    between: Callable[[int], None] | None
 
 
 @overload
@@ -65,6 +66,7 @@ def explain(
     *,
     batch_size: int | None = None,
     cache: bool = False,
+    between: Callable[[int], None] | None = None,
 ) -> Explanation | dict[str, Explanation]:
     """Explain a model's decision on each tile by a map of what spoke for the target class.
 
@@ -90,6 +92,9 @@ def explain(
         batch_size: tiles at a time; default: so many that they fit in free memory.
         cache: keep the maps on disk under the digests of weights, tiles and settings. A wrapped
             module is always run: its code has no digest.
+        between: called before each pass through the model with the number of images in it, so that
+            long work can be followed; what it raises ends the work and leaves the model as it was.
+            With it, smoothgrad passes `batch_size` noisy copies at a time instead of all.
 
     Returns:
         Maps, targets and logits as NumPy arrays; for several methods a dict, name -> Explanation.
@@ -112,6 +117,7 @@ def explain(
         same = [one for one in asked if one.layer == where]
         chosen = list({one.method.name: one.method for one in same}.values())
         request = _checked(model, images, chosen, target, where, contrast, precision, batch_size)
+        request = replace(request, between=between)
         found = _found(request, chosen, cache)
         for one in same:
             known = request.layer if one.method.layered else None
@@ -219,7 +225,7 @@ def _checked(
     against = _contrast(contrast, chosen, targets)
     where = _layer_name(model, layer, chosen)
     size = batch_size or _fitting_batch(model, chosen)
-    return _Request(model, tiles, targets, where, against, precision, size)
+    return _Request(model, tiles, targets, where, against, precision, size, None)
 
 
 def _check_model(model: Any) -> None:
@@ -435,6 +441,7 @@ def _batch(request: _Request, chosen: list[Method], start: int) -> Batch:
         chunk=request.batch_size,
         contrast=request.contrast,
         first=start,
+        between=request.between,
     )
 
 

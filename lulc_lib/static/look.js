@@ -148,6 +148,7 @@ function render({ model, el }) {
         return section;
       }),
     );
+    el.dataset.pending = shown.pending;
     el.dataset.serial = shown.serial;
     if (points && points.grown) send(false);
   }

@@ -20,7 +20,13 @@ from lulc_lib.export import explain_for_page, gallery_html
 from lulc_lib.images import data_uri, open_picture, png_bytes, printable
 from lulc_lib.models import TileClassifier
 from lulc_lib.plots import GalleryFigure, Scale, colour_table, figure_png, plot_gallery
-from lulc_lib.predictions import Predictions, cached_predictions, kept_components, predict
+from lulc_lib.predictions import (
+    Predictions,
+    cached_predictions,
+    kept_components,
+    predict,
+    store_predictions,
+)
 from lulc_lib.tiles import CLASS_COLORS, CLASSES, GROUND_METRES, TileSet, cell_metres
 from lulc_lib.widgets.checks import checked_models, checked_tiles, matched
 from lulc_lib.widgets.elements import Look, Matrix, Scatter, Thumbnails, encoded, listener, sprite
@@ -28,16 +34,18 @@ from lulc_lib.widgets.finding import Facts, colour_distance, confusion, embed, f
 from lulc_lib.widgets.looking import (
     Looking,
     asked_of,
-    is_slow,
+    deletion_found,
+    jobs_of,
     method_facts,
-    packed_deletion,
     packed_map,
     packed_model,
 )
 from lulc_lib.widgets.state import ALL, ANSWERS, SORTS, TARGETS, TOOLS, State, Stroke
+from lulc_lib.widgets.work import Between, Job, Work
 
 PER_PAGE = 60  # thumbnails
-CHUNK = 32  # tiles predicted between two looks at whether something else is wanted
+CHUNK = 8  # tiles predicted between two looks at whether something else is wanted
+PAINTED_AT_ONCE = 4  # strokes; more are painted in the background
 _FINDS = ("label", "predicted", "answer", "judge", "confidence", "among", "sort")
 _TABLES = {
     kind: encoded(colour_table(Scale(1.0, kind == "diverging", False)))
@@ -67,6 +75,8 @@ class Explorer(ipywidgets.VBox):
         found: positions of the tiles that the state asks for.
     """
 
+    _work: Work | None = None
+
     def __init__(
         self,
         models: Mapping[str, TileClassifier],
@@ -95,7 +105,10 @@ class Explorer(ipywidgets.VBox):
         self.found = np.arange(len(tiles))
         self._serial = 0
         self._updating = False
-        self._worker: threading.Thread | None = None
+        self._turn = threading.RLock()  # held while the state or what is shown changes, never while
+        # a model is asked: so one thread at a time writes, and none waits for a computation
+        self._work = Work(self._on_work, self._on_failure)
+        self._chunks: dict[str, list[Predictions]] = {}  # predictions under way
         self._cloud: str | None = None  # the model whose features the embedding map shows
         self._know()
         self._make_controls()
@@ -103,7 +116,7 @@ class Explorer(ipywidgets.VBox):
         self.add_class("lulc-explorer")
         self._go(self.state, everything=True)
         if set(self.models) - set(self.predictions):
-            self._in_background(self._predict_missing)
+            self._add("predictions", "predicting", self._predict_missing)
 
     def __repr__(self) -> str:
         return f"Explorer({', '.join(self.models)}: {len(self.tiles):,} tiles)"
@@ -119,14 +132,17 @@ class Explorer(ipywidgets.VBox):
         Raises:
             ValueError: if there is no such field, or its value is out of range or not here.
         """
-        state = self.state.change(**changes)
-        self._check_here(state)
-        self._go(state)
+        with self._turn:
+            state = self.state.change(**changes)
+            self._check_here(state)
+            self._go(state)
 
     def step(self, by: int = 1) -> None:
         """Show the next of the tiles found; a negative number steps back."""
-        names = [self.tiles.names[i] for i in self.found]
-        if names:
+        with self._turn:
+            names = [self.tiles.names[i] for i in self.found]
+            if not names:
+                return
             at = names.index(self.state.tile) if self.state.tile in names else -1
             at = (at + by) % len(names)
             self._go(self.state.change(tile=names[at], page=at // PER_PAGE))
@@ -151,11 +167,16 @@ class Explorer(ipywidgets.VBox):
         Raises:
             ValueError: if no chosen method has a map of this tile.
         """
-        state, maps, problems = self.state, {}, []
+        state = self.state
+        return self._work.ask("drawing the picture", functools.partial(self._figure, state))
+
+    def _figure(self, state: State, between: Between) -> GalleryFigure:
+        maps, problems = {}, []
         for name in self.models:
             for method in state.methods:
                 try:
-                    found = self.looking.map(asked_of(state, self.looking, name, method))
+                    asked = asked_of(state, self.looking, name, method)
+                    found = self.looking.map(asked, between)
                 except ValueError as error:
                     problems.append(_in_words(error))
                     continue
@@ -184,8 +205,13 @@ class Explorer(ipywidgets.VBox):
         if not len(self.found):
             raise ValueError("no tile is found, so that there is nothing to export")
         shown = self.tiles.select(self.found[:count], part=self.tiles.part)
-        maps = explain_for_page(self.models, shown, self.state.methods, self.predictions)
-        return gallery_html(shown, maps, path, self.predictions)
+        state = self.state
+
+        def write(between: Between) -> Path:
+            maps = explain_for_page(self.models, shown, state.methods, self.predictions)
+            return gallery_html(shown, maps, path, self.predictions)
+
+        return self._work.ask("writing the page", write)
 
     def add_picture(
         self, path: str | Path, fit: Literal["crop", "resize"] = "crop", scale: float | None = None
@@ -220,13 +246,14 @@ class Explorer(ipywidgets.VBox):
         self._go(self.state.change(tile=name))
         return name
 
-    def wait(self, seconds: float = 600) -> None:
-        """Wait until what runs in the background is done."""
-        if self._worker is not None:
-            self._worker.join(seconds)
+    def wait(self, seconds: float = 600) -> bool:
+        """Wait until what runs in the background is done; return whether it is."""
+        return self._work.wait(seconds)
 
     def close(self) -> None:
-        """Take the panel off the page, with all its parts."""
+        """Take the panel off the page, with all its parts, and stop what it computes."""
+        if self._work is not None:  # not where an argument was refused
+            self._work.close()
         for part in list(_parts(self)):
             for name in ("layout", "style"):
                 if part.has_trait(name) and part.trait_has_value(name):
@@ -248,6 +275,10 @@ class Explorer(ipywidgets.VBox):
 
     def _go(self, state: State, everything: bool = False) -> None:
         """Take a new state; what goes wrong is said in the panel, where the reader looks."""
+        with self._turn:
+            self._take(state, everything)
+
+    def _take(self, state: State, everything: bool) -> None:
         before = self.state
         kept = (state.strokes, state.deleted) == (before.strokes, before.deleted)
         if state.tile != before.tile and kept and not everything:
@@ -267,7 +298,8 @@ class Explorer(ipywidgets.VBox):
             if finds:
                 self._show_matrix()
             if self._cloud not in (None, self._judge()):  # the embedding map shows another model
-                self._in_background(self._show_cloud)
+                self._add("cloud", "the map of features", self._show_cloud)
+            self._work.want(jobs_of(self.state, self.looking))
         except Exception as error:
             self._problem(_in_words(error))
         self._set_controls()
@@ -346,40 +378,37 @@ class Explorer(ipywidgets.VBox):
     def _judge(self) -> str:
         return next(iter(self.models)) if self.state.judge == ALL else self.state.judge
 
-    def _show_tile(self) -> None:
-        """Draw what is known at once; what takes long comes when it is there."""
-        state, waiting = self.state, []
-        maps: dict[str, list[dict[str, Any]]] = {name: [] for name in self.models}
-        for name in self.models:
-            for method in state.methods:
-                if is_slow(method) and not self._at_hand(name, method):
-                    waiting.append((name, method))
-                    text = f"{method} takes a while; computing …"
-                    maps[name].append({"method": method, "waiting": text})
-                else:
-                    maps[name].append(packed_map(state, self.looking, name, method))
+    def _show_tile(self, again: bool = True) -> None:
+        """Draw what is at hand; what must be computed first is announced.
+
+        Args:
+            again: also where nothing has changed, since the page waits for an answer.
+        """
+        state, looking = self.state, self.looking
+        painted = looking.painted_found(state.tile, state.strokes, PAINTED_AT_ONCE)
         answers = [
-            {**packed_model(state, self.looking, name), "maps": maps[name]} for name in self.models
+            {
+                **packed_model(state, looking, name),
+                "maps": [packed_map(state, looking, name, method) for method in state.methods],
+            }
+            for name in self.models
         ]
-        self._serial += 1
-        tile = self.looking.painted(state.tile, state.strokes)
-        self._look.shown = {
-            "serial": self._serial,
+        tile = looking.image(state.tile) if painted is None else painted
+        shown = {
             "tile": encoded((tile * 255).round().byte().permute(1, 2, 0).numpy()),
             "words": self._tile_words(),
             "answers": answers,
             "opacity": state.opacity,
             "radius": state.radius,
+            "pending": sum(
+                (answer["verdict"] == "waiting") + sum("waiting" in one for one in answer["maps"])
+                for answer in answers
+            ),
         }
+        if again or {**self._look.shown, "serial": 0} != {**shown, "serial": 0}:
+            self._serial += 1
+            self._look.shown = {**shown, "serial": self._serial}
         self._show_deletion()
-        if waiting:
-            self._in_background(functools.partial(self._compute, state, waiting))
-
-    def _at_hand(self, model: str, method: str) -> bool:
-        try:
-            return self.looking.has(asked_of(self.state, self.looking, model, method))
-        except ValueError:
-            return True  # refused without computing
 
     def _tile_words(self) -> str:
         state = self.state
@@ -397,16 +426,15 @@ class Explorer(ipywidgets.VBox):
         if state.deleted == 0:
             self._deleted.value = ""
             return
-        method = next((m for m in state.methods if not is_slow(m)), None)
-        if method is None:
-            self._deleted.value = "<p>Choose a method that takes one pass or two.</p>"
-            return
-        rows = []
+        method, rows = state.methods[0], []
         for name in self.models:
             try:
-                found = packed_deletion(state, self.looking, name, method)
+                found = deletion_found(state, self.looking, name, method)
             except ValueError as error:
                 rows.append(f"<p>{html.escape(_in_words(error))}</p>")
+                continue
+            if found is None:
+                rows.append(f"<p><b>{html.escape(name)}</b> …</p>")
                 continue
             rows.append(f"<p><b>{html.escape(name)}</b>, {found['target']}</p><div>")
             for order, words in (("map", f"by {method}"), ("random", "at random")):
@@ -422,59 +450,70 @@ class Explorer(ipywidgets.VBox):
 
     # --- in the background ---
 
-    def _in_background(self, work: Callable[[], None]) -> None:
-        """Do some work in a thread, after what runs there already."""
-        earlier = self._worker
+    def _add(self, key: str, words: str, make: Callable[[Between], None]) -> None:
+        """Do some work when nothing of what is looked at is left to compute."""
+        self._work.add(Job(key, words, make))
 
-        def run() -> None:
-            if earlier is not None:
-                earlier.join()
+    def _on_work(self) -> None:
+        """Draw what has been computed, and say how far the work is."""
+        with self._turn:
             try:
-                work()
+                self._show_tile(again=False)
             except Exception as error:
                 self._problem(_in_words(error))
+            self._show_progress()
 
-        self._worker = threading.Thread(target=run, daemon=True)
-        self._worker.start()
+    def _on_failure(self, error: Exception) -> None:
+        with self._turn:
+            self._problem(_in_words(error))
 
-    def _compute(self, state: State, waiting: list[tuple[str, str]]) -> None:
-        """Compute slow maps, unless another state is wanted by now."""
-        for done, (name, method) in enumerate(waiting):
-            if self.state != state:
-                return
-            self._say(f"{method} of {name}: map {done + 1} of {len(waiting)} …")
-            packed_map(state, self.looking, name, method)
-        self._say("")
-        if self.state == state:
-            self._show_tile()
+    def _show_progress(self) -> None:
+        now = self._work.progress
+        rest = f", {now.left - 1} more to do" if now.left > 1 else ""
+        self._say(f"{now.words}{rest} …" if now.words else "")
+        bar = self._progress
+        bar.layout.display = None if now.words else "none"
+        bar.value, bar.max = (0, 1) if now.share is None else (round(100 * now.share), 100)
+        self._stop.description = "go on" if now.held else "stop"
+        self._stop.disabled = not (now.words or now.held)
 
-    def _predict_missing(self) -> None:
+    def _stop_or_go_on(self) -> None:
+        if self._work.progress.held:
+            self._work.go_on()
+        else:
+            self._work.stop()
+        self._on_work()
+
+    def _predict_missing(self, between: Between) -> None:
         for name in [name for name in self.models if name not in self.predictions]:
-            self.predictions[name] = self._predicted(name, features=True)
-        self._know()
-        self._progress.layout.display = "none"
-        self._say("")
-        self._go(self.state, everything=True)
+            given = self._predicted(name, between)
+            with self._turn:
+                self.predictions[name] = given
+        with self._turn:
+            self._know()
+            self._go(self.state, everything=True)
 
-    def _predicted(self, name: str, features: bool) -> Predictions:
-        """Predict all tiles in chunks, so that nothing else waits longer than for one of them."""
-        chunks = []
-        self._progress.layout.display = None
-        self._progress.max = len(self.tiles)
-        for first in range(0, len(self.tiles), CHUNK):
-            some = self.tiles[first : first + CHUNK]
-            chunks.append(predict(self.models[name], some, features=features, cache=True))
-            self._progress.value = first + len(some)
-            self._say(f"{name} predicts: {first + len(some):,} of {len(self.tiles):,} tiles")
-        return joined(chunks, self.tiles)
+    def _predicted(self, name: str, between: Between) -> Predictions:
+        """Predict all tiles with features, in chunks that stay when the work is interrupted."""
+        model, chunks = self.models[name], self._chunks.setdefault(name, [])
+        for first in range(CHUNK * len(chunks), len(self.tiles), CHUNK):
+            between(CHUNK)
+            chunks.append(predict(model, self.tiles[first : first + CHUNK], features=True))
+        given = joined(self._chunks.pop(name), self.tiles)
+        store_predictions(model, self.tiles, given)
+        return given
 
-    def _show_cloud(self) -> None:
+    def _show_cloud(self, between: Between) -> None:
         """Bring the embedding map up to date with the judge."""
         judge = self._judge()
         if self._cloud == judge:
             return
-        features, spread = self._features(judge)
+        features, spread = self._features(judge, between)
         places, share = embed(features)
+        with self._turn:
+            self._draw_cloud(judge, places, share * spread)
+
+    def _draw_cloud(self, judge: str, places: np.ndarray, share: float) -> None:
         self._cloud = judge
         self._scatter.cloud = {
             "places": encoded(places),
@@ -485,10 +524,10 @@ class Explorer(ipywidgets.VBox):
         self._scatter.shown = {
             **self._scatter.shown,
             "words": f"{judge}'s features in two dimensions (PCA), which hold "
-            f"{share * spread:.0%} of their spread: neighbours here may be far apart there",
+            f"{share:.0%} of their spread: neighbours here may be far apart there",
         }
 
-    def _features(self, judge: str) -> tuple[np.ndarray, float]:
+    def _features(self, judge: str, between: Between) -> tuple[np.ndarray, float]:
         """Return a model's features, or the components kept beside it, and their part of it all."""
         given = self.predictions.get(judge)
         if given is not None and given.features is not None:
@@ -496,22 +535,21 @@ class Explorer(ipywidgets.VBox):
         if (kept := kept_components(self.models[judge], self.tiles)) is not None:
             return kept
         self._scatter.shown = {**self._scatter.shown, "words": f"asking {judge} for features …"}
-        given = self._predicted(judge, features=True)
-        self.predictions[judge] = given
-        self._progress.layout.display = "none"
-        self._say("")
+        given = self._predicted(judge, between)
+        with self._turn:
+            self.predictions[judge] = given
         return given.features, 1.0
 
     # --- the panel ---
 
     def _make_controls(self) -> None:
         self._own_words: dict[str, str] = {}
-        counts = {n: c for n, c in self.tiles.class_counts().items() if c}
+        counts = self.tiles.class_counts()
         labels = [(f"all ({len(self.tiles):,})", ALL)]
         labels += [(f"{name} ({count:,})", name) for name, count in counts.items()]
         models = [(f"{'any' if len(self.models) > 1 else 'the'} model", ALL)]
         models += _pairs(list(self.models))
-        answers = ANSWERS if len(self.models) > 1 else ANSWERS[:-1]
+        answers = ANSWERS
         words = {ALL: "right or wrong", "disagree": "models disagree"}
         self._controls: dict[str, Any] = {
             "label": _dropdown("Label", labels),
@@ -542,10 +580,10 @@ class Explorer(ipywidgets.VBox):
         self._look = Look(fixed={**classes, "tables": _TABLES})
         self._thumbnails, self._matrix = Thumbnails(), Matrix()
         self._scatter = Scatter()
-        listener(self._look, self._on_look)
-        listener(self._thumbnails, self._on_thumbnails)
-        listener(self._matrix, self._on_matrix)
-        listener(self._scatter, self._on_scatter)
+        listener(self._look, self._locked(self._on_look))
+        listener(self._thumbnails, self._locked(self._on_thumbnails))
+        listener(self._matrix, self._locked(self._on_matrix))
+        listener(self._scatter, self._locked(self._on_scatter))
         self._status, self._problems = ipywidgets.HTML(), ipywidgets.HTML()
         self._deleted, self._links = ipywidgets.HTML(), ipywidgets.HTML()
         self._upload = ipywidgets.FileUpload(
@@ -556,6 +594,7 @@ class Explorer(ipywidgets.VBox):
         fits = [("cut out its centre", "crop"), ("shrink the whole", "resize")]
         self._fit = _dropdown("Picture", fits)
         self._progress = ipywidgets.IntProgress(layout=ipywidgets.Layout(display="none"))
+        self._stop = _button("stop", "stop what is computed", self._stop_or_go_on)
         self._note = ipywidgets.Textarea(
             description="Note", placeholder="what you see, and what would prove you wrong",
             continuous_update=False, layout=ipywidgets.Layout(width="100%", max_width="560px"),
@@ -605,7 +644,7 @@ class Explorer(ipywidgets.VBox):
             _group("lulc-find", _row(*find_rows, c["confidence"], clear), self._tabs),
             _group(
                 "lulc-see",
-                _row(previous, following, self._status, self._progress),
+                _row(previous, following, self._status, self._progress, self._stop),
                 self._problems,
                 _row(c["methods"], ipywidgets.Box(look_rows).add_class("lulc-row")),
                 self._look,
@@ -651,21 +690,34 @@ class Explorer(ipywidgets.VBox):
 
     # --- what the reader does ---
 
+    def _locked(self, act: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+        """Answer messages of an element one at a time; what goes wrong is said in the panel."""
+
+        def answer(message: dict[str, Any]) -> None:
+            with self._turn:
+                try:
+                    act(message)
+                except Exception as error:
+                    self._problem(_in_words(error))
+
+        return answer
+
     def _on_control(self, name: str, change: dict[str, Any]) -> None:
-        if self._updating or change["new"] == getattr(self.state, name):
-            return
-        value = change["new"]
-        if name == "methods" and not value:
-            return
-        self._go(self.state.change(**{name: value}))
+        with self._turn:
+            value = change["new"]
+            if self._updating or value == getattr(self.state, name):
+                return
+            if name != "methods" or value:
+                self._go(self.state.change(**{name: value}))
 
     def _on_note(self, change: dict[str, Any]) -> None:
-        if not self._updating:
-            self.state = self.state.with_note(self.state.tile, change["new"])
+        with self._turn:
+            if not self._updating:
+                self.state = self.state.with_note(self.state.tile, change["new"])
 
     def _on_tab(self, change: dict[str, Any]) -> None:
         if change["new"] == 2:
-            self._in_background(self._show_cloud)
+            self._add("cloud", "the map of features", self._show_cloud)
 
     def _on_look(self, message: dict[str, Any]) -> None:
         if message["kind"] == "undo":
@@ -693,29 +745,35 @@ class Explorer(ipywidgets.VBox):
         self._paint(self.state.strokes[:-1])
 
     def _keep_picture(self) -> None:
-        self._offer("view.png", "image/png", lambda: figure_png(self.figure()))
+        make = functools.partial(self._figure, self.state)
+        self._keep("view.png", "image/png", lambda between: figure_png(make(between)))
 
     def _keep_page(self) -> None:
-        def page() -> bytes:
+        def page(between: Between) -> bytes:
+            between()
             with tempfile.TemporaryDirectory() as folder:
                 return self.export_html(Path(folder, "page.html")).read_bytes()
 
-        self._say("writing the page …")
-        self._in_background(lambda: self._offer("tiles.html", "text/html", page))
+        self._keep("tiles.html", "text/html", page)
 
     def _keep_state(self) -> None:
-        self._offer("state.json", "application/json", lambda: self.to_json().encode())
+        self._offer("state.json", "application/json", self.to_json().encode())
 
-    def _offer(self, name: str, mime: str, make: Callable[[], bytes]) -> None:
+    def _keep(self, name: str, mime: str, make: Callable[[Between], bytes]) -> None:
+        """Make a file in the background, and put a link to it on the page."""
+
+        def keep(between: Between) -> None:
+            content = make(between)
+            with self._turn:
+                self._offer(name, mime, content)
+
+        self._add(f"keep {name}", f"writing {name}", keep)
+
+    def _offer(self, name: str, mime: str, content: bytes) -> None:
         """Put a link on the page that saves a file; no server and no path is needed for it."""
-        try:
-            address = data_uri(make(), mime)
-        except Exception as error:
-            self._problem(_in_words(error))
-            return
-        self._say("")
         self._links.value = (
-            f'<a class="lulc-link" download="{name}" href="{address}">save {name}</a>'
+            f'<a class="lulc-link" download="{name}" href="{data_uri(content, mime)}">'
+            f"save {name}</a>"
         )
 
     def _on_upload(self, change: dict[str, Any]) -> None:

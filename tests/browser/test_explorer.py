@@ -52,11 +52,11 @@ def serial(panel) -> int:
 
 
 def redrawn(page, panel, act) -> None:
-    """Act, and wait until the page has drawn what came of it."""
+    """Act, and wait until the page has drawn all that came of it."""
     before = serial(panel)
     act()
     page.wait_for_function(
-        "([el, n]) => Number(el.dataset.serial) > n",
+        "([el, n]) => Number(el.dataset.serial) > n && el.dataset.pending === '0'",
         arg=[panel.locator(".lulc-look").element_handle(), before],
     )
 
