@@ -1,12 +1,14 @@
 """The explorer without a browser: what it shows follows its state, and nothing breaks it."""
 
 import base64
+import builtins
 import collections
 import importlib.util
 import json
 import re
 import sys
 import threading
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -680,3 +682,42 @@ def test_missing_packages_are_named(monkeypatch, name):
     spec = importlib.util.spec_from_file_location("widgets_without", path)
     with pytest.raises(ModuleNotFoundError, match=rf"needs {name}.*plot_gallery"):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+# --- a cell that runs again -----------------------------------------------------------------------
+
+
+def test_a_cell_that_runs_again_replaces_its_panel(models, few, given, monkeypatch):
+    """The panel of the run before is closed with all its parts; others stay, also of one run."""
+    where = {"metadata": {"cellId": "a"}, "header": {"msg_id": "1"}}
+    shell = types.SimpleNamespace(get_parent=lambda: where)
+    monkeypatch.setattr(builtins, "get_ipython", lambda: shell, raising=False)
+    before = set(ipywidgets.widgets.widget._instances)
+    first, second = Explorer(models, few, given), Explorer(models, few, given)
+    made = len(set(ipywidgets.widgets.widget._instances) - before)
+    where["header"]["msg_id"] = "2"
+    again = Explorer(models, few, given)
+    assert len(set(ipywidgets.widgets.widget._instances) - before) == made // 2
+    assert first.comm is None
+    assert second.comm is None
+    where["metadata"]["cellId"] = "b"
+    other = Explorer(models, few, given)
+    assert len(set(ipywidgets.widgets.widget._instances) - before) == made
+    del where["metadata"]["cellId"]  # a front end that does not say which cell runs
+    Explorer(models, few, given).close()
+    for one in (again, other):
+        one.close()
+    assert set(ipywidgets.widgets.widget._instances) - before == set()
+
+
+def test_the_panel_of_the_app_asks_no_model_first(few, monkeypatch):
+    """It shows the models at hand on the test tiles of the split."""
+    from lulc_lib.widgets import app
+
+    monkeypatch.setenv("LULC_SMOKE", "1")
+    made = create_model("vit", depth=1, embed_dim=48, num_heads=3).eval()
+    monkeypatch.setattr(app, "ready_model", lambda name, parts: made)
+    shown = app.class_panel()
+    assert list(shown.models) == ["resnet50", "vit"]
+    assert len(shown.tiles) == 48
+    shown.close()

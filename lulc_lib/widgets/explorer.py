@@ -28,6 +28,7 @@ from lulc_lib.predictions import (
     store_predictions,
 )
 from lulc_lib.tiles import CLASS_COLORS, CLASSES, GROUND_METRES, TileSet, cell_metres
+from lulc_lib.widgets.cells import replace_earlier
 from lulc_lib.widgets.checks import checked_models, checked_tiles, matched
 from lulc_lib.widgets.elements import Look, Matrix, Scatter, Thumbnails, encoded, listener, sprite
 from lulc_lib.widgets.finding import Facts, colour_distance, confusion, embed, find
@@ -114,6 +115,7 @@ class Explorer(ipywidgets.VBox):
         self._make_controls()
         super().__init__(self._layout())
         self.add_class("lulc-explorer")
+        replace_earlier(self)
         self._go(self.state, everything=True)
         if set(self.models) - set(self.predictions):
             self._add("predictions", "predicting", self._predict_missing)
