@@ -41,7 +41,7 @@ def kernel_megabytes(server: int) -> float:
 def measured(page: Any, address: str, server: int, clicks: int) -> dict[str, float]:
     """Open the page, click tiles, and return seconds and megabytes."""
     start = time.perf_counter()
-    page.goto(address, wait_until="domcontentloaded")
+    page.goto(address, wait_until="commit", timeout=300_000)
     page.locator(".lulc-over").first.wait_for(timeout=300_000)
     found = {"usable_s": round(time.perf_counter() - start, 1)}
     found["first_mb"] = kernel_megabytes(server)

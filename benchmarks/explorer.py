@@ -12,7 +12,6 @@ kernel has nothing to compute. Times are wall clock, p95 is the 95th percentile.
 """
 
 import argparse
-import contextlib
 import gc
 import json
 import os
@@ -29,7 +28,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import traitlets
 
 sys.path.insert(0, str(Path(__file__).parent))
 from input import get_tiles
@@ -53,6 +51,7 @@ from lulc_lib.widgets.state import (
     State,
     Stroke,
 )
+from lulc_lib.widgets.stories import STORIES
 
 RESULTS = Path(__file__).parent / "results" / "explorer.json"
 METHODS = ("gradcam", "gradcam++", "hirescam", "layercam")
@@ -117,16 +116,16 @@ def random_change(explorer: Explorer, rng: np.random.Generator) -> None:
     fields = list(every_value(explorer, rng).items())
     name, values = fields[rng.integers(len(fields))]
     value = values[rng.integers(len(values))]
-    if name in explorer._controls and rng.random() < 0.5:
-        with contextlib.suppress(traitlets.TraitError):  # not on the control's list
-            explorer._controls[name].value = value
+    if name in explorer._finder.shown["values"] and rng.random() < 0.5:
+        value = list(value) if isinstance(value, tuple) else value  # as it comes from the page
+        explorer._on_form({"kind": "set", "name": name, "value": value})
     else:
         explorer.show(**{name: value})
     if rng.random() < 0.2:
         points = rng.uniform(0, 64, (3, 2)).tolist()
         explorer._on_look({"kind": "stroke", "points": points, "done": True})
-    problem = explorer._problems.value
-    expected = ("No tile fits", "not known yet", "take from this tile")
+    problem = explorer._failure
+    expected = ("No tile fits", "not known yet", "take from it")
     assert not problem or any(words in problem for words in expected), problem
 
 
@@ -149,7 +148,9 @@ def every_value(explorer: Explorer, rng: np.random.Generator) -> dict[str, list[
         "stage": [-1000, -2, -1, 0, 1, 2, 1000], "opacity": shares, "sign": list(SIGNS),
         "scale": list(SCALES), "tool": list(TOOLS), "radius": [0.5, 64.0, 5.0],
         "other": ["", *some], "strokes": [(), (stroke,), (stroke, swap)], "deleted": shares,
-        "notes": [(), ((some[0], "a note"),)],
+        "notes": [(), ((some[0], "a note"),)], "beside": ["", "before", *some],
+        "paintings": [(), ((some[1], (stroke,)),)], "story": ["", *STORIES],
+        "hidden": [False, True], "guess": ["", "River"],
     }  # fmt: skip
     return {name: values[name] for name in State.__annotations__}
 

@@ -12,14 +12,14 @@ import importlib.resources
 import json
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lulc_lib.explanations import Explanation, explain
+from lulc_lib.explanations import Explanation, check_methods, explain
 from lulc_lib.explanations import methods as known_methods
 from lulc_lib.images import data_uri, png_bytes
 from lulc_lib.metrics import disagreement
@@ -63,6 +63,8 @@ def explain_for_page(
     *,
     precision: str = "float32",
     cache: bool = False,
+    missing: dict[str, str] | None = None,
+    between: Callable[[int], None] | None = None,
 ) -> dict[str, dict[str, Explanation]]:
     """Explain tiles for a page: each model by each method, for each of `TARGETS`.
 
@@ -74,18 +76,23 @@ def explain_for_page(
             predicted.
         precision: as in `explain`.
         cache: as in `explain`.
+        missing: filled with "model · method" -> why there is no map, where it is given; without
+            it, the first such method is an error.
+        between: as in `explain`.
 
     Returns:
         What `gallery_html` takes: "model" or, for several methods, "model · method" -> target name
         -> Explanation.
 
     Raises:
-        ValueError: if a method cannot explain a model, or predictions lack a tile.
+        ValueError: if a method cannot explain a model and `missing` is not given, if there is no
+            map at all, or if predictions lack a tile.
     """
     blind = dict(zip(*known_methods()[["name", "class-blind"]].to_numpy().T, strict=True))
     asked: dict[str, dict[str, Explanation]] = {}
     for name, model in models.items():
         given = (predictions or {}).get(name) or predict(model, tiles, precision=precision)
+        able = list(methods) if missing is None else _able(name, model, methods, missing)
         ranked = aligned(given, tiles, name).logits.argsort(axis=1)
         classes = {
             "predicted": ranked[:, -1],
@@ -93,14 +100,33 @@ def explain_for_page(
             "runner-up": ranked[:, -2],
         }
         for target, wanted in classes.items():
-            chosen = [m for m in methods if target == "predicted" or not blind.get(m)]
+            chosen = [m for m in able if target == "predicted" or not blind.get(m)]
             if not chosen:
                 continue
-            found = explain(model, tiles, chosen, wanted, precision=precision, cache=cache)
+            found = explain(
+                model, tiles, chosen, wanted, precision=precision, cache=cache, between=between
+            )
             for method, own in found.items():
                 key = name if len(methods) == 1 else f"{name} · {method}"
                 asked.setdefault(key, {})[target] = own
+    if not asked:
+        raise ValueError("; ".join((missing or {"": "there is no method"}).values()))
     return asked
+
+
+def _able(
+    name: str, model: TileClassifier, methods: Sequence[str], missing: dict[str, str]
+) -> list[str]:
+    """Return the methods that can explain a model; say of the others why not."""
+    able = []
+    for method in methods:
+        try:
+            check_methods(model, [method])
+        except ValueError as error:
+            missing[f"{name} · {method}"] = str(error)
+        else:
+            able.append(method)
+    return able
 
 
 def gallery_html(
@@ -111,6 +137,7 @@ def gallery_html(
     *,
     title: str | None = None,
     ground: float | None = GROUND,
+    missing: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a gallery of tiles and their maps as one HTML file.
 
@@ -124,6 +151,7 @@ def gallery_html(
             that the explanations carry.
         title: heading of the page.
         ground: metres along the side of a tile; None when unknown.
+        missing: "model · method" -> why there are no maps, said above the tiles.
 
     Returns:
         The absolute path of the page.
@@ -163,7 +191,12 @@ def gallery_html(
         title=html.escape(title),
         summary=html.escape(_summary(tiles, columns)),
         filters=_filters(tiles, columns) + _targets(variants),
-        legend="\n".join(_legend(c, column, ground, shown) for c, column in enumerate(columns)),
+        legend="\n".join(_legend(c, column, ground, shown) for c, column in enumerate(columns))
+        + "".join(
+            f'<section class="scale"><h3>{html.escape(name)}</h3><p>no maps: {html.escape(why)}</p>'
+            "</section>"
+            for name, why in (missing or {}).items()
+        ),
         cards="\n".join(_card(i, image, tiles, columns, ground) for i, image in enumerate(images)),
         credit=html.escape(_credit(tiles)),
         data=_json(
@@ -312,7 +345,7 @@ def _select(name: str, text: str, options: dict[str, str]) -> str:
 def _common(scale: Scale, variants: Mapping[str, Explanation]) -> Scale:
     """Return the scale of the first target, signed or clipped where another target needs it."""
     maps = [given.heatmap for given in variants.values()]
-    below = any(bool((values < 0).any()) for values in maps)
+    below = scale.signed or any(bool((values < 0).any()) for values in maps)
     beyond = any(bool((np.abs(values) > scale.limit * (1 + 1e-6)).any()) for values in maps)
     return Scale(scale.limit, below, beyond)
 

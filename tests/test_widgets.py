@@ -5,7 +5,6 @@ import builtins
 import collections
 import importlib.util
 import json
-import re
 import sys
 import threading
 import types
@@ -78,9 +77,9 @@ def shown(models, few, given) -> Explorer:
     return shown
 
 
-def text(part: ipywidgets.HTML) -> str:
-    """The words of an HTML widget without its tags."""
-    return re.sub(r"<[^>]+>", "", part.value)
+def put(shown: Explorer, name: str, value: object) -> None:
+    """Change a control."""
+    shown._on_form({"kind": "set", "name": name, "value": value})
 
 
 def thumbnails(shown: Explorer) -> list[str]:
@@ -104,7 +103,7 @@ def test_it_opens_on_the_first_tile(shown, few):
     assert [a["verdict"] for a in shown._look.shown["answers"]] == ["right", "right"]
     assert thumbnails(shown) == list(few.names)
     assert shown._thumbnails.shown["words"] == "1–12 of 12"
-    assert text(shown._problems) == ""
+    assert shown._failure == ""
     rgb = np.frombuffer(base64.b64decode(shown._look.shown["tile"]), dtype=np.uint8)
     assert (rgb.reshape(64, 64, 3) == few.images[0].permute(1, 2, 0).numpy()).all()
 
@@ -113,10 +112,10 @@ def test_hand_and_code_reach_the_same_view(shown, models, few, given):
     """Controls change the state, show() changes the controls, and both show the same."""
     by_hand = Explorer(models, few, given)
     for name, value in (("label", "Forest"), ("answer", "wrong"), ("target", "label")):
-        by_hand._controls[name].value = value
+        put(by_hand, name, value)
     shown.show(label="Forest", answer="wrong", target="label")
     assert by_hand.state == shown.state
-    assert shown._controls["label"].value == "Forest"
+    assert shown._finder.shown["values"]["label"] == "Forest"
     assert thumbnails(shown) == thumbnails(by_hand) == [few.names[1], few.names[5]]
     assert shown.state.tile == few.names[1]  # the first tile shown does not fit any more
 
@@ -201,10 +200,10 @@ def test_pages_turn(models, few, given, monkeypatch):
 def test_an_empty_choice_is_said(shown):
     """Where no tile fits, words say so, and the panel goes on afterwards."""
     shown.show(label="River", answer="wrong", judge="vit", predicted="Forest")
-    assert "No tile fits" in text(shown._problems)
+    assert "No tile fits" in shown._failure
     assert thumbnails(shown) == []
     shown._clear()
-    assert text(shown._problems) == ""
+    assert shown._failure == ""
 
 
 # --- look -----------------------------------------------------------------------------------------
@@ -227,7 +226,7 @@ def test_slow_methods_come_later(shown, monkeypatch):
     shown.show(methods=("gradcam",))  # meanwhile the reader goes on
     shown.wait()
     assert maps(shown) == [["gradcam"], ["gradcam"]]
-    assert text(shown._problems) == ""
+    assert shown._failure == ""
 
 
 def test_the_first_map_does_not_hold_the_panel_up(models, few, given, monkeypatch):
@@ -283,7 +282,7 @@ def test_the_brush_changes_what_the_models_say(shown, few):
     assert after["answers"][0]["probabilities"] != before["answers"][0]["probabilities"]
     assert after["answers"][0]["maps"][0]["values"] != before["answers"][0]["maps"][0]["values"]
     assert after["serial"] > before["serial"]
-    shown._on_look({"kind": "undo"})
+    shown._on_look({"kind": "act", "name": "undo"})
     assert shown._look.shown["tile"] == before["tile"]
     shown._on_look({"kind": "stroke", "points": [[3, 3]], "done": True})
     shown.step()
@@ -294,7 +293,8 @@ def test_pixels_of_another_tile(shown, few):
     """The brush takes from the tile that was named; before one is, it says what to do."""
     shown.show(tool="swap")
     shown._on_look({"kind": "stroke", "points": [[3, 3]], "done": True})
-    assert "take from this tile" in text(shown._problems)
+    assert "take from it" in shown._failure
+    assert shown.state.strokes == ()
     shown.show(tile=few.names[4])
     shown._take_from()
     shown.show(tile=few.names[0])
@@ -306,14 +306,14 @@ def test_pixels_of_another_tile(shown, few):
 
 def test_the_slider_deletes_beside_a_random_order(shown):
     """Nothing is shown at 0; then both orders, for each model, with the target's probability."""
-    assert shown._deleted.value == ""
+    assert shown._look.shown["deletion"] == []
     shown.show(deleted=0.2, methods=("gradcam",))
     shown.wait()
-    assert shown._deleted.value.count("<img") == 4
-    assert "at random" in shown._deleted.value
+    assert sum("image" in one for one in shown._look.shown["deletion"]) == 4
+    assert "at random" in shown._look.shown["deletion"][1]["words"]
     shown.show(methods=("rollout",))  # the ViT alone has a map
     shown.wait()
-    assert shown._deleted.value.count("<img") == 2
+    assert sum("image" in one for one in shown._look.shown["deletion"]) == 2
 
 
 # --- keep -----------------------------------------------------------------------------------------
@@ -323,22 +323,22 @@ def test_a_stored_state_opens_the_same_view(shown, models, few, given):
     """State to JSON and back, in another explorer: the same tile, strokes, maps and notes."""
     shown.show(label="Forest", methods=("gradcam", "legrad"), target="River", opacity=0.3)
     shown._on_look({"kind": "stroke", "points": [[30, 30]], "done": True})
-    shown._note.value = "the bank, not the water"
+    put(shown, "note", "the bank, not the water")
     other = Explorer(models, few, given)
     other.restore(shown.to_json())
     assert other.state == shown.state
     for one in (shown, other):
         one.wait()
-    one, two = ({**e._look.shown, "serial": 0} for e in (shown, other))
+    one, two = ({**e._look.shown, "serial": 0, "off": {}} for e in (shown, other))
     assert one == two
-    assert other._note.value == "the bank, not the water"
+    assert other._details.shown["values"]["note"] == "the bank, not the water"
     other.step()
     shown.show(strokes=(), deleted=0.4)
     other.restore(shown.to_json())
     assert other.state == shown.state  # what is deleted comes back, too
     other.step()
     assert other.state.deleted == 0
-    assert other._note.value == ""
+    assert other._details.shown["values"]["note"] == ""
 
 
 def test_links_save_what_is_shown(shown, tmp_path):
@@ -350,8 +350,8 @@ def test_links_save_what_is_shown(shown, tmp_path):
     ):
         keep()
         shown.wait()
-        assert text(shown._problems) == ""
-        content = base64.b64decode(re.search(r"base64,([^\"]+)", shown._links.value)[1])
+        assert shown._failure == ""
+        content = base64.b64decode(shown._saved["address"].partition("base64,")[2])
         assert content.startswith(start)
     assert State.from_json(content.decode()) == shown.state
     shown.show(label="Forest")
@@ -370,6 +370,8 @@ def test_a_picture_of_ones_own(shown, tmp_path, few):
     words = shown._look.shown["words"]
     assert "no label" in words
     assert "10 m per pixel" in words
+    assert words.count("on the ground") == 1
+    assert "640 m across" not in words
     assert "as far from the mean of these tiles" in words
     assert [a["verdict"] for a in shown._look.shown["answers"]] == ["open", "open"]
     shown.figure()
@@ -383,22 +385,20 @@ def test_uploads_are_pictures_or_states(shown, few):
     """A picture is shown, a state restored, and what is neither is said in words."""
 
     def upload(name: str, content: bytes) -> None:
-        shown._upload.value = ({
-            "name": name, "type": "", "size": len(content), "content": memoryview(content),
-            "last_modified": __import__("datetime").datetime.now(),
-        },)  # fmt: skip
+        shown._locked(shown._on_form)({"kind": "upload", "name": name, "content": content})
 
     upload("mine.png", png_bytes(few.images[3].numpy()))
     assert shown.state.tile == "mine.png (crop)"
-    shown._fit.value = "resize"
+    put(shown, "fit", "resize")
     upload("mine.png", png_bytes(few.images[3].numpy()))
     assert shown.state.tile == "mine.png (resize)"
     upload("state.json", State(tile=few.names[2], label="River").to_json().encode())
     assert shown.state.tile == few.names[2]
     upload("state.json", b"{}")
-    assert "not one that this version wrote" in text(shown._problems)
+    assert "not one that this version wrote" in shown._failure
     upload("mine.png", b"<html>")
-    assert "mine.png" in text(shown._problems)
+    assert shown._failure.startswith("mine.png")  # and no path of a temporary folder
+    assert "/" not in shown._failure
     assert shown.state.tile == few.names[2]
 
 
@@ -419,7 +419,7 @@ def test_it_opens_before_the_predictions_are_there(models, few, monkeypatch):
     shown.show(label="River")
     assert len(shown.found) == 6
     shown.show(answer="wrong")
-    assert "not known yet" in text(shown._problems)
+    assert "not known yet" in shown._failure
     begin.set()
     shown.wait()
     said = {name: predict(model, few) for name, model in models.items()}
@@ -427,8 +427,8 @@ def test_it_opens_before_the_predictions_are_there(models, few, monkeypatch):
     assert shown.predictions["vit"].features is not None
     lost = np.logical_or(*[~p.correct for p in said.values()]) & (few.labels.numpy() == 8)
     assert shown.found.tolist() == np.flatnonzero(lost).tolist()  # what was asked meanwhile
-    assert shown._progress.layout.display == "none"
-    assert text(shown._problems) == ""
+    assert not shown._look.progress["busy"]
+    assert shown._failure == ""
 
 
 def test_cached_predictions_are_there_at_once(models, few, monkeypatch):
@@ -440,7 +440,7 @@ def test_cached_predictions_are_there_at_once(models, few, monkeypatch):
     for name, given in said.items():
         assert (shown.predictions[name].logits == given.logits).all()
     shown.show(answer="wrong")
-    assert text(shown._problems) in ("", NONE_FITS)
+    assert shown._failure in ("", NONE_FITS)
 
 
 def test_what_lies_beside_a_checkpoint_needs_no_model(few, tmp_path, monkeypatch):
@@ -455,7 +455,7 @@ def test_what_lies_beside_a_checkpoint_needs_no_model(few, tmp_path, monkeypatch
     assert np.array_equal(shown.predictions["vit"].logits, exact.logits)
     shown._tabs.selected_index = 2
     shown.wait()
-    assert text(shown._problems) == ""
+    assert shown._failure == ""
     places = np.frombuffer(base64.b64decode(shown._scatter.cloud["places"]), dtype=np.float32)
     expected, share = embed(exact.features)
     np.testing.assert_allclose(places.reshape(-1, 2), expected, atol=2e-3)
@@ -470,7 +470,7 @@ def test_a_layer_of_a_stored_state_is_found_where_there_are_no_norms(few):
         shown.restore(State(tile=few.names[1], methods=("edge",), stage=stage).to_json())
         assert shown.state.stage == stage
         shown.step()
-    assert text(shown._problems) == ""
+    assert shown._failure == ""
 
 
 # --- it never blocks ------------------------------------------------------------------------------
@@ -553,13 +553,13 @@ def test_work_can_be_stopped_and_goes_on(shown, explained):
     assert begun.wait(20)
     shown._stop_or_go_on()
     shown.wait()
-    assert shown._stop.description == "go on"
+    assert shown._look.progress["held"]
     assert "waiting" in shown._look.shown["answers"][0]["maps"][0]
     go.set()
     shown._stop_or_go_on()
     shown.wait()
     assert "values" in shown._look.shown["answers"][0]["maps"][0]
-    assert shown._stop.description == "stop"
+    assert not shown._look.progress["held"]
 
 
 @pytest.mark.slow
@@ -592,7 +592,7 @@ def test_close_closes_all_parts(models, few, given):
     """A closed explorer leaves no widget behind in the kernel."""
     before = set(ipywidgets.widgets.widget._instances)
     shown = Explorer(models, few, given)
-    assert len(set(ipywidgets.widgets.widget._instances) - before) > 30
+    assert len(set(ipywidgets.widgets.widget._instances) - before) > 8
     shown.close()
     assert set(ipywidgets.widgets.widget._instances) - before == set()
 
@@ -669,7 +669,11 @@ def test_errors_of_show(shown, changes, message):
 
 def test_every_method_can_be_chosen(shown):
     """The list of methods is that of explain."""
-    assert list(shown._controls["methods"].options) == list(method_facts())
+    sections = shown._details.fixed["fields"]
+    (chooser,) = (f for s in sections for f in s["fields"] if f["kind"] == "methods")
+    listed = [one["name"] for family in chooser["families"] for one in family["methods"]]
+    assert sorted(listed) == sorted(method_facts())
+    assert all(one["help"] for family in chooser["families"] for one in family["methods"])
 
 
 @pytest.mark.parametrize("name", ["ipywidgets", "anywidget"])

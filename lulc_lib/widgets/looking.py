@@ -20,6 +20,7 @@ from lulc_lib.export import pack_grid
 from lulc_lib.faithfulness import deletion_order, first_pixels, random_order, remove, swap
 from lulc_lib.models import TileClassifier
 from lulc_lib.plots import (
+    GROUND,
     Scale,
     describe_grid,
     describe_peak,
@@ -352,6 +353,19 @@ def _layer_at(stage: int, model: TileClassifier) -> str:
     return names[-min(abs(stage), len(names))]
 
 
+def layer_words(model: TileClassifier, layer: str) -> str:
+    """Say in words which layer a dotted name is, such as "output of block 6 of 6"."""
+    with contextlib.suppress(ValueError):
+        found = anatomy(model)
+        if layer in found.outputs and found.blocks:
+            return f"output of block {found.blocks.index(layer) + 1} of {len(found.blocks)}"
+        if layer in found.stages:
+            number = found.stages.index(layer) + 1
+            kind = "start of block" if found.blocks else "stage"
+            return f"{kind} {number} of {len(found.stages)}"
+    return f"layer {layer}"
+
+
 def _takes(what: str, method: str) -> bool:
     facts = method_named("gradcam" if method == RECOMMENDED else method)  # at a layer it is that
     return facts.layered if what == "layer" else facts.takes_contrast
@@ -437,9 +451,10 @@ def packed_map(state: State, looking: Looking, model: str, method: str) -> dict[
     shared = state.scale == "shared" and isinstance(scale, Scale)
     if not shared:
         scale = map_scale(found.heatmap, signed=method_named(found.method).signed)
-    packed = {"model": model, **pack_map(found, scale, state), "shared": shared}
-    if state.scale == "shared" and not shared:
-        packed["words"].append("its own range until the shared scale is made")
+    ground = None if state.tile in looking.own else GROUND
+    packed = {"model": model, **pack_map(found, scale, state, ground), "shared": shared}
+    if found.layer:
+        packed["words"].insert(2, layer_words(looking.models[model], found.layer))
     known = None if state.strokes else looking.known(model, state.tile)
     if known is not None and asked.target is None and int(known.argmax()) != found.target[0]:
         packed["warnings"].append(
@@ -454,22 +469,21 @@ def _problem(model: str, method: str, words: str) -> dict[str, Any]:
     return {"model": model, "method": method, "problem": f"{model} has no map by {method}: {words}"}
 
 
-def pack_map(found: Explanation, scale: Scale, state: State) -> dict[str, Any]:
+def pack_map(
+    found: Explanation, scale: Scale, state: State, ground: float | None = GROUND
+) -> dict[str, Any]:
     """Pack the one map of an explanation: an int8 grid, its peak, its scale and its words."""
     grid, signed = found.grid[:1], scale.signed
     if state.sign == "positive":
         grid, signed = np.maximum(grid, 0), False
     values, peaks = pack_grid(grid)
     target = CLASSES[int(found.target[0])]
-    words = [describe_range(found.grid[0]), describe_grid(found.grid)]
-    if found.layer:
-        words.append(found.layer)
+    words = [describe_range(found.grid[0]), describe_grid(found.grid, ground)]
     if found.verdict is not None and found.verdict.proven:
         words.append(found.verdict.short)
-    if state.scale != "shared":
-        words.append("stretched to its own range: not to be compared with other maps")
     return {
         "method": found.method,
+        "layer": found.layer or "",
         "target": target,
         "rows": grid.shape[1],
         "columns": grid.shape[2],
@@ -552,7 +566,16 @@ def jobs_of(state: State, looking: Looking) -> list[Job]:
     if state.scale == "shared":
         for model in models:
             jobs += [*_scale_jobs(state, looking, model)]
-    return jobs
+    if state.beside:
+        jobs[len(jobs) :] = jobs_of(beside_of(state), looking)
+    return list({job.key: job for job in jobs}.values())
+
+
+def beside_of(state: State) -> State:
+    """Return the state of what stands beside the tile: it before painting, or another tile."""
+    if state.beside == "before":
+        return state.change(strokes=(), beside="", deleted=0.0)
+    return state.at(state.beside).change(beside="", deleted=0.0)
 
 
 def _asked(state: State, looking: Looking, model: str, method: str) -> Asked | None:
