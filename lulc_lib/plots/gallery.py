@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from lulc_lib.arrays import softmax
 from lulc_lib.explanations import Explanation
-from lulc_lib.explanations.table import method_named
+from lulc_lib.explanations.table import METHODS
 from lulc_lib.plots.files import figure_jpeg, figure_png
 from lulc_lib.plots.maps import (
     GROUND,
@@ -237,7 +237,8 @@ def gallery_columns(
 def _scale(found: Explanation, given: Scale | None) -> Scale:
     """Return the scale of a column: signed where its method is, whatever the values at hand."""
     if given is None:
-        signed = method_named(found.method).signed or bool((found.heatmap < 0).any())
+        known = METHODS.get(found.method)
+        signed = bool(known and known.signed) or bool((found.heatmap < 0).any())
         return map_scale(found.heatmap, signed=signed)
     beyond = bool((np.abs(found.heatmap) > given.limit * (1 + 1e-6)).any())
     return Scale(given.limit, given.signed, beyond)

@@ -19,6 +19,9 @@ function render({ model, el }) {
     label.dataset.name = field.name;
     label.append(make("span", "", field.label), control);
     if (field.help) label.title = field.help;
+    for (const one of label.querySelectorAll("select, textarea, input:only-of-type")) {
+      one.setAttribute("aria-label", field.label);
+    }
     const why = make("span", "lulc-why");
     why.hidden = true;
     label.append(why);
@@ -105,9 +108,8 @@ function render({ model, el }) {
           box.type = "checkbox";
           box.value = one.name;
           box.addEventListener("change", () => {
-            const chosen = boxes.filter((other) => other.checked).map((other) => other.value);
-            if (chosen.length) set(field.name, chosen);
-            else box.checked = true; // there is always one
+            // One method, not the list: the page may not have drawn an earlier change yet.
+            model.send({ kind: "toggle", name: field.name, value: one.name, on: box.checked });
           });
           boxes.push(box);
           const name = make("span", "", `${one.name} `);

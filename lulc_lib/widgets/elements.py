@@ -25,8 +25,8 @@ def _script(name: str, shared: bool = False) -> str:
 class Form(anywidget.AnyWidget):
     """Controls that `fixed` describes; `shown` has their values and what does not apply.
 
-    Sends {kind: "set", name, value}, {kind: "press", name} and {kind: "upload", name} with the
-    file's bytes.
+    Sends {kind: "set", name, value}, {kind: "toggle", name, value, on}, {kind: "press", name} and
+    {kind: "upload", name} with the file's bytes.
     """
 
     _esm = _script("form.js")

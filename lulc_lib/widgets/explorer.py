@@ -680,6 +680,8 @@ class Explorer(ipywidgets.VBox):
     def _on_form(self, message: dict[str, Any]) -> None:
         if message["kind"] == "set":
             self._set(message["name"], message["value"])
+        elif message["kind"] == "toggle":
+            self._toggle(message["value"], message["on"])
         elif message["kind"] == "upload":
             self._open(message["name"], message["content"])
         else:
@@ -700,6 +702,11 @@ class Explorer(ipywidgets.VBox):
             self._go(self.state.change(story="", hidden=False, guess=""))
         else:
             self.show(**{name: tuple(value) if isinstance(value, list) else value})
+
+    def _toggle(self, method: str, on: bool) -> None:
+        """Take a method in or out; the last one stays."""
+        others = tuple(name for name in self.state.methods if name != method)
+        self.show(methods=(*others, method) if on or not others else others)
 
     def _tell(self, story: str) -> None:
         """Open a story, with its answers hidden until the reader has predicted."""
@@ -798,7 +805,7 @@ class Explorer(ipywidgets.VBox):
         self._keep("tiles.html", "text/html", page)
 
     def _keep_state(self) -> None:
-        self._offer("state.json", "application/json", self.to_json().encode())
+        self._offer("view.json", "application/json", self.to_json().encode())
 
     def _keep(self, name: str, mime: str, make: Callable[[Between], bytes]) -> None:
         """Make a file in the background, and put a link to it on the page."""
