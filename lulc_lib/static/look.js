@@ -164,7 +164,7 @@ function methodRow(method, maps, shown, send) {
     const strip = new ImageData(256, 1);
     for (let i = 0; i < 256; i += 1) strip.data.set([...table.subarray(3 * i, 3 * i + 3), 255], 4 * i);
     bar.getContext("2d").putImageData(strip, 0, 0);
-    const ends = drawn.signed ? ["against the class", "for the class"] : ["nothing", "for the class"];
+    const ends = drawn.blind ? ["low", "high"] : drawn.signed ? ["against the class", "for the class"] : ["nothing", "for the class"];
     scale.append(make("span", "", ends[0]), bar, make("span", "", ends[1]));
     const own = shown.scale !== "shared";
     scale.title = own

@@ -484,6 +484,7 @@ def pack_map(
     return {
         "method": found.method,
         "layer": found.layer or "",
+        "blind": "ClassBlind" in found.warnings,
         "target": target,
         "rows": grid.shape[1],
         "columns": grid.shape[2],

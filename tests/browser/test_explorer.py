@@ -82,7 +82,7 @@ def test_find(lab, page, panel, screenshot):
     panel.get_by_role("tab", name="confusion").click()
     cell = panel.locator(".lulc-cell:not([disabled])").first
     right = "el => el.getBoundingClientRect().right"
-    edge = panel.locator(".lulc-find").evaluate(right)
+    edge = panel.locator(".lulc-side").evaluate(right)
     assert panel.locator(".lulc-cell").last.evaluate(right) < edge - 4  # the whole matrix is seen
     words = cell.get_attribute("aria-label")
     screenshot("explorer-confusion")
@@ -138,7 +138,7 @@ def test_look(lab, page, panel, screenshot):
     redrawn(
         page, panel, lambda: panel.get_by_label("Show").select_option("only what is for the class")
     )
-    assert panel.get_by_label("and not").is_disabled()  # with its reason beside it
+    assert panel.get_by_label("and not", exact=True).is_disabled()  # with its reason beside it
     assert "only finercam compares" in panel.locator('[data-name="contrast"]').inner_text()
     own = panel.get_by_role("button", name="each map its own range").first
     redrawn(page, panel, own.click)
@@ -263,6 +263,7 @@ def test_it_is_legible(page, panel, screenshot, width, theme):
     dark = theme.endswith("Dark")
     page.wait_for_function(f"document.body.dataset.jpThemeLight === '{str(not dark).lower()}'")
     page.wait_for_timeout(500)
+    panel.locator(".lulc-findbar").evaluate("bar => bar.scrollIntoView({block: 'start'})")
     screenshot(f"explorer-{width}-{'dark' if dark else 'light'}")
     right = "part => part.getBoundingClientRect().right"
     parts = panel.locator(".lulc-look, .lulc-grid, .lulc-field, .lulc-map, .lulc-bar-value")
