@@ -176,8 +176,12 @@ def gallery_html(
         gallery_columns(tiles, {n: g[target] for n, g in variants.items() if target in g})
     models = list(dict.fromkeys(column.model for column in columns))
     title = title or f"What {_listed(models)} look{'s' if len(models) == 1 else ''} at"
-    style = static_text("gallery.css") + "".join(
-        f".chip.{name} {{ background: {colour}; }}\n" for name, colour in CLASS_COLORS.items()
+    style = (
+        static_text("style.css")
+        + static_text("gallery.css")
+        + "".join(
+            f".chip.{name} {{ background: {colour}; }}\n" for name, colour in CLASS_COLORS.items()
+        )
     )
     shown = _shown_at_first(columns)
     width = 165 * (1 + len(shown)) + 12 * len(shown) + 30  # below it, maps wrap
@@ -190,6 +194,7 @@ def gallery_html(
         script_hash=_hash(script),
         title=html.escape(title),
         summary=html.escape(_summary(tiles, columns)),
+        selection=html.escape(_selection(tiles)),
         filters=_filters(tiles, columns) + _targets(variants),
         legend="\n".join(_legend(c, column, ground, shown) for c, column in enumerate(columns))
         + "".join(
@@ -292,6 +297,16 @@ def _summary(tiles: Any, columns: list[Column]) -> str:
     return f"{count}: {tiles.source}, {tiles.part} · {right} of the {len(tiles):,} shown"
 
 
+def _selection(tiles: Any) -> str:
+    """Say that the tiles shown are a choice, so that nobody reads an accuracy from their number."""
+    if not isinstance(tiles, TileSet):
+        return ""
+    return (
+        "These tiles are a selection, in which mistakes may be over-represented: how many are "
+        "right here is not the accuracy, which the model's card gives."
+    )
+
+
 def _credit(tiles: Any) -> str:
     if not isinstance(tiles, TileSet):
         return ""
@@ -320,7 +335,7 @@ def _filters(tiles: Any, columns: list[Column]) -> str:
         _select("label", "Label", labels)
         + _select("predicted", "Predicted", predicted)
         + _select("verdict", "Answer", verdicts)
-        + (_select("judge", "Asked of", asked) if len(models) > 1 else "")
+        + (_select("judge", "According to", asked) if len(models) > 1 else "")
         + _percent("least", "Confidence from", 0)
         + _percent("most", "to", 100)
         + _select("sort", "Sort by", orders)

@@ -30,6 +30,8 @@ from lulc_lib.widgets import Explorer, State
 from lulc_lib.widgets import explorer as explorer_module
 from lulc_lib.widgets.finding import embed
 from lulc_lib.widgets.looking import method_facts
+from lulc_lib.widgets.state import Stroke
+from lulc_lib.widgets.stories import STORIES
 
 
 @pytest.fixture(scope="module")
@@ -329,7 +331,7 @@ def test_a_stored_state_opens_the_same_view(shown, models, few, given):
     assert other.state == shown.state
     for one in (shown, other):
         one.wait()
-    one, two = ({**e._look.shown, "serial": 0, "off": {}} for e in (shown, other))
+    one, two = ({**e._look.shown, "serial": 0, "taken": 0, "off": {}} for e in (shown, other))
     assert one == two
     assert other._details.shown["values"]["note"] == "the bank, not the water"
     other.step()
@@ -725,3 +727,144 @@ def test_the_panel_of_the_app_asks_no_model_first(few, monkeypatch):
     assert list(shown.models) == ["resnet50", "vit"]
     assert len(shown.tiles) == 48
     shown.close()
+
+
+# --- what is kept is what is seen -----------------------------------------------------------------
+
+
+def test_a_kept_picture_is_what_is_seen(shown):
+    """Scale, sign, opacity and note are the panel's; a method that one model lacks is a line."""
+    put(shown, "note", "the $bank$")
+    shown.show(methods=("gradcam", "rollout"), sign="positive", opacity=0.3)
+    figure = shown.figure()
+    shown.wait()
+    limits = [
+        map["limit"] for answer in shown._look.shown["answers"] for map in answer["maps"]
+        if "limit" in map
+    ]  # fmt: skip
+    drawn = [ax.images[1] for ax in figure.axes if len(ax.images) == 2]
+    assert len(drawn) == 3  # resnet50 has no rollout
+    assert [one.norm.vmax for one in drawn] == pytest.approx(limits)
+    assert all(one.norm.vmin == 0 and one.get_alpha() == 0.3 for one in drawn)
+    words = " ".join(" ".join(text.get_text() for text in figure.texts).split())
+    assert r"Note: the \$bank\$" in words
+    assert "resnet50 · rollout: no map, rollout needs one attention" in words
+    shown.models.pop("vit")
+    shown.show(methods=("rollout",))
+    with pytest.raises(ValueError, match="rollout needs"):
+        shown.figure()
+
+
+def test_a_kept_page_says_what_is_missing(shown, tmp_path):
+    """One model without a method costs its columns and not the page."""
+    shown.show(methods=("gradcam", "rollout"))
+    page = shown.export_html(tmp_path / "page.html", count=2).read_text()
+    assert "no maps: rollout needs one attention" in page
+    assert page.count('<figure class="map"') == 2 * 3
+
+
+def test_a_thousand_strokes_are_one_file(shown, models, few, given):
+    """A view with notes and strokes on several tiles is restored in another explorer."""
+    strokes = [Stroke("blur", 3.0, ((i % 64, i % 50), (i % 30, 9.5))) for i in range(1000)]
+    shown.show(tile=few.names[3], strokes=tuple(strokes[:2]))
+    shown.show(tile=few.names[0], strokes=tuple(strokes))
+    put(shown, "note", "all of it")
+    other = Explorer(models, few, given)
+    other.restore(shown.to_json())
+    other.wait()
+    shown.wait()
+    assert other.state == shown.state
+    assert other._look.shown["tile"] == shown._look.shown["tile"]
+    assert "1000 strokes" in other._look.shown["words"]
+    other.show(tile=few.names[3])
+    assert other.state.strokes == tuple(strokes[:2])
+    assert dict(other.state.paintings)[few.names[0]] == tuple(strokes)
+
+
+def test_undo_and_redo_go_across_tiles(shown, few):
+    """What was painted last is taken back where it was painted, and painted again there."""
+    for name in (few.names[0], few.names[2]):
+        shown.show(tile=name)
+        shown._on_look({"kind": "stroke", "points": [[30, 30]], "done": True})
+    painted = shown.state
+    shown.show(tile=few.names[5])
+    shown._on_look({"kind": "act", "name": "undo"})
+    assert (shown.state.tile, shown.state.strokes) == (few.names[2], ())
+    shown._on_look({"kind": "act", "name": "undo"})
+    assert (shown.state.tile, shown.state.strokes) == (few.names[0], ())
+    shown._on_look({"kind": "act", "name": "undo"})  # nothing is left
+    for _ in range(2):
+        shown._on_look({"kind": "act", "name": "redo"})
+    assert (shown.state.tile, shown.state.strokes) == (painted.tile, painted.strokes)
+
+
+def test_what_does_not_apply_is_said(shown):
+    """Controls that the methods chosen ignore are off, with their reason, and on again."""
+    shown.show(methods=("eigencam",))
+    off = shown._details.shown["off"]
+    assert "only finercam" in off["contrast"]
+    assert "one map for all classes" in off["target"]
+    assert "press 'take from it'" in shown._look.shown["off"]["swap"]
+    shown.show(methods=("legrad",))
+    assert "no single layer" in shown._details.shown["off"]["stage"]
+    assert "never fall below 0" in shown._details.shown["off"]["sign"]
+    shown.show(methods=("finercam",))
+    assert not {"contrast", "target", "stage", "sign"} & set(shown._details.shown["off"])
+
+
+def test_own_pictures_are_among_the_thumbnails(shown, few, tmp_path):
+    """There is a way back to them, and they are not said to be 640 m across."""
+    (tmp_path / "mine.png").write_bytes(png_bytes(few.images[3].numpy()))
+    name = shown.add_picture(tmp_path / "mine.png", "crop")
+    shown.wait()
+    assert thumbnails(shown)[0] == name
+    assert not any("1 cell" in w for w in shown._look.shown["answers"][0]["maps"][0]["words"])
+    shown._on_thumbnails({"kind": "pick", "name": few.names[2]})
+    shown._on_thumbnails({"kind": "pick", "name": name})
+    assert shown.state.tile == name
+
+
+def test_two_tiles_stand_side_by_side(shown, few):
+    """Before painting, or another tile: with its own answers and maps."""
+    shown._on_look({"kind": "act", "name": "take"})
+    shown.show(tile=few.names[2])
+    shown._on_look({"kind": "act", "name": "before"})
+    shown.wait()
+    beside = shown._look.shown["beside"]
+    assert few.names[0].split("/")[1] in beside["words"]
+    assert "values" in beside["answers"][1]["maps"][0]
+    shown._on_look({"kind": "act", "name": "before"})
+    assert shown._look.shown["beside"] is None
+
+
+def test_a_view_fits_into_an_address(shown, models, few, given):
+    """The end of an address opens the view in another explorer; a damaged one is refused."""
+    shown.show(label="Forest", target="River")
+    other = Explorer(models, few, given)
+    link = shown._look.link
+    assert len(link) < 300
+    other._on_look({"kind": "link", "text": link})
+    assert other.state == shown.state
+    other._locked(other._on_look)({"kind": "link", "text": link[:-7]})
+    assert other._failure
+
+
+def test_stories_hide_the_answers_until_the_reader_has_predicted(models):
+    """Each opens, asks, and shows what the models say after a guess; the next tile asks again."""
+    tiles = synthetic(n_per_class=2, seed=0)
+    given = {
+        name: answers(tiles, (0, 16, 17, wrong)) for name, wrong in (("resnet50", 3), ("vit", 4))
+    }
+    shown = Explorer(models, tiles, given)
+    for story in STORIES:
+        put(shown, "story", story)
+        assert shown._look.shown["answers"] == []
+        assert "label" not in shown._look.shown["words"]
+        shown._on_look({"kind": "guess", "value": "Forest"})
+        assert len(shown._look.shown["answers"]) == 2
+        assert shown.state.strokes == (STORIES[story].strokes or shown.state.strokes)
+        shown.step()
+        assert shown.state.hidden
+    put(shown, "story", "")
+    assert not shown.state.hidden
+    shown._work.stop()

@@ -361,6 +361,7 @@ function render({ model, el }) {
     drawTable(shown);
     deleted.replaceChildren(...(shown.deletion.length ? [deletion(shown.deletion)] : []));
     el.dataset.pending = shown.pending;
+    el.dataset.taken = shown.taken;
     el.dataset.serial = shown.serial;
     if (points && points.grown) sendStroke(false);
   }
@@ -449,11 +450,27 @@ function render({ model, el }) {
   }
   board.addEventListener("pointerleave", leave);
 
+  // A page of its own (not JupyterLab, whose address is not ours) carries the view in its address.
+  const own = !document.querySelector("#main.jp-LabShell, .jp-LabShell");
+  function drawLink() {
+    const link = model.get("link");
+    if (own && link) history.replaceState(null, "", `#view=${link}`);
+  }
+  function readLink() {
+    const found = /^#view=([\w-]+)$/.exec(location.hash);
+    if (own && found && found[1] !== model.get("link")) send("link", { text: found[1] });
+  }
+  addEventListener("hashchange", readLink);
+  readLink();
+
+  model.on("change:link", drawLink);
   model.on("change:shown", draw);
   model.on("change:progress", drawProgress);
   draw();
   drawProgress();
   return () => {
+    removeEventListener("hashchange", readLink);
+    model.off("change:link", drawLink);
     model.off("change:shown", draw);
     model.off("change:progress", drawProgress);
   };

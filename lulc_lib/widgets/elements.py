@@ -73,11 +73,15 @@ class Matrix(anywidget.AnyWidget):
 
 
 class Scatter(anywidget.AnyWidget):
-    """The embedding map. Sends {kind: "point", index} and {kind: "lasso", indices}."""
+    """The embedding map.
+
+    Sends {kind: "hover", index}, {kind: "point", index} and {kind: "lasso", indices}.
+    """
 
     _esm = _script("scatter.js", shared=True)
     _css = _STYLE
     cloud = traitlets.Dict({"places": ""}).tag(sync=True)
+    hover = traitlets.Dict({"index": -1}).tag(sync=True)
     shown = traitlets.Dict({"words": "", "chosen": -1, "lassoed": False}).tag(sync=True)
 
 

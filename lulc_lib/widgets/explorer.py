@@ -124,6 +124,7 @@ class Explorer(ipywidgets.VBox):
         self.state = State(tile=tiles.names[0])
         self.found = np.arange(len(tiles))
         self._serial = 0
+        self._taken = 0  # states taken: tells the page's answer to one change from that to another
         self._turn = threading.RLock()  # held while the state or what is shown changes, never while
         # a model is asked: so one thread at a time writes, and none waits for a computation
         self._work = Work(self._on_work, self._on_failure)
@@ -325,6 +326,7 @@ class Explorer(ipywidgets.VBox):
 
     def _take(self, state: State, everything: bool, own: bool) -> None:
         before = self.state
+        self._taken += 1
         if state.tile != before.tile and state.paintings == before.paintings and not everything:
             new = {n: getattr(state, n) for n in ("strokes", "deleted")
                    if getattr(state, n) != getattr(before, n)}  # fmt: skip
@@ -415,6 +417,7 @@ class Explorer(ipywidgets.VBox):
             "kept": encoded(kept),
             "chosen": self.looking.position.get(state.tile, -1),
             "lassoed": bool(state.among),
+            "inside": len(state.among),
         }
 
     def _thumbnail(self, i: int) -> dict[str, Any]:
@@ -440,6 +443,7 @@ class Explorer(ipywidgets.VBox):
         side = self._side(state)
         shown = {
             **side,
+            "taken": self._taken,
             "methods": list(state.methods),
             "opacity": state.opacity,
             "radius": state.radius,
@@ -861,6 +865,12 @@ class Explorer(ipywidgets.VBox):
         self._tabs.selected_index = 0
 
     def _on_scatter(self, message: dict[str, Any]) -> None:
+        if message["kind"] == "hover":
+            index = message["index"]
+            tile = self.tiles.images[index].permute(1, 2, 0).numpy()
+            words = self._thumbnail(index)["title"]
+            self._scatter.hover = {"index": index, "tile": encoded(tile), "words": words}
+            return
         if message["kind"] == "point":
             self._go(self.state.at(self.tiles.names[message["index"]]))
             return

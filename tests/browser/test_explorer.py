@@ -46,17 +46,17 @@ def answers(panel) -> list[str]:
     return panel.locator(".lulc-bar-value").evaluate_all(PROBABILITIES)
 
 
-def serial(panel) -> int:
-    """The number of the view that the page has drawn last."""
-    return int(panel.locator(".lulc-look").get_attribute("data-serial"))
+def taken(panel) -> int:
+    """The number of the state that the page has drawn last."""
+    return int(panel.locator(".lulc-look").get_attribute("data-taken"))
 
 
 def redrawn(page, panel, act) -> None:
     """Act, and wait until the page has drawn all that came of it."""
-    before = serial(panel)
+    before = taken(panel)
     act()
     page.wait_for_function(
-        "([el, n]) => Number(el.dataset.serial) > n && el.dataset.pending === '0'",
+        "([el, n]) => Number(el.dataset.taken) > n && el.dataset.pending === '0'",
         arg=[panel.locator(".lulc-look").element_handle(), before],
     )
 
@@ -102,6 +102,11 @@ def test_find(lab, page, panel, screenshot):
         page.mouse.move(left + x * side, top + y * side, steps=4)
     screenshot("explorer-lasso")
     page.mouse.up()
+    panel.get_by_text("tiles in the lasso").wait_for()
+    canvas.hover(position={"x": side / 2, "y": side / 2})
+    page.mouse.wheel(0, -400)
+    assert panel.get_by_role("button", name="whole map").is_enabled()
+    panel.get_by_role("button", name="whole map").click()
     panel.get_by_role("button", name="clear the lasso").click()
     panel.get_by_role("tab", name="tiles").click()
     panel.get_by_text("of 80").wait_for()
@@ -213,6 +218,7 @@ def test_a_story_is_told(lab, page, panel, screenshot):
 
 def test_keep(lab, page, panel, screenshot, tmp_path):
     """Picture, page and view can be saved, the page opens, the view opens as it was."""
+    panel.get_by_role("tab", name="tiles").click()
     redrawn(
         page, panel, lambda: panel.get_by_label("Label", exact=True).select_option("Forest (8)")
     )
