@@ -62,7 +62,8 @@ STROKE = 600 if KIND == "AVX2 alone" else 200
 METHODS = ("gradcam", "gradcam++", "hirescam", "layercam")
 WANTED = {  # milliseconds, but for megabytes and counts
     "first_picture": 5000, "tile_again_p95": 60, "click_while_busy_p95": 300,
-    "stroke_p95": STROKE, "filter_p95": 100, "errors": 0, "growth_mb": 50, "page_mb": 15, "page_opens": 2000,
+    "stroke_p95": STROKE, "filter_p95": 100, "errors": 0, "growth_mb": 50, "page_mb": 15,
+    "page_opens": 2000,
     "browser_adds": 100,
 }  # fmt: skip
 
