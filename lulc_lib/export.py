@@ -380,6 +380,9 @@ def _legend(c: int, column: Column, ground: float | None, shown: set[int]) -> st
     low = -scale.limit if scale.signed else 0
     ends = [f"{end:.2g}".replace("-", "−") for end in (low, scale.limit)]
     middle = "<span>0</span>" if scale.signed else ""
+    blind = "ClassBlind" in maps.warnings
+    words = ("low", "high") if blind else ("against the class", "for the class")
+    low_words = words[0] if scale.signed or blind else "nothing"
     layer = f" at <code>{html.escape(maps.layer)}</code>" if maps.layer else ""
     notes = [describe_grid(maps.grid, ground)]
     if scale.clipped:
@@ -395,7 +398,7 @@ def _legend(c: int, column: Column, ground: float | None, shown: set[int]) -> st
 <p>{html.escape(column.method)}{layer}<br>{html.escape("; ".join(notes))}</p>
 <div class="bar"><img src="{data_uri(png_bytes(bar))}"
 alt="Colour bar of {name}, from {ends[0]} to {ends[1]}" width="256" height="12"></div>
-<p class="ends"><span>{ends[0]}</span>{middle}<span>{ends[1]}</span></p>
+<p class="ends"><span>{ends[0]} {low_words}</span>{middle}<span>{words[1]} {ends[1]}</span></p>
 </section>"""
 
 

@@ -204,15 +204,17 @@ def test_paint(lab, page, panel, screenshot):
 
 def test_a_story_is_told(lab, page, panel, screenshot):
     """The answers are hidden until the reader has predicted; then they are shown beside it."""
-    redrawn(page, panel, lambda: panel.get_by_label("Story").select_option("Colour alone"))
-    if not panel.locator(".lulc-problems").is_visible():
-        assert panel.locator(".lulc-answer").count() == 0
-        screenshot("explorer-story")
-        redrawn(page, panel, panel.locator(".lulc-guess button").nth(3).click)
-        panel.get_by_text("You expected Highway").wait_for()
-        assert panel.locator(".lulc-answer").count() == 2
+    redrawn(page, panel, lambda: panel.get_by_label("Story").select_option("A lost river"))
+    assert panel.locator(".lulc-answer").count() == 0
+    assert "River" not in panel.locator(".lulc-caption").inner_text()
+    screenshot("explorer-story")
+    redrawn(page, panel, panel.locator(".lulc-guess button").nth(3).click)
+    panel.get_by_text("You expected Highway").wait_for()
+    assert panel.locator(".lulc-answer").count() == 2
     redrawn(page, panel, panel.get_by_role("button", name="end the story").click)
     redrawn(page, panel, panel.get_by_role("button", name="clear filters").click)
+    unfold(panel, "Maps:")
+    redrawn(page, panel, lambda: panel.get_by_label("Map for").select_option("the predicted class"))
     assert lab.errors(page) == []
 
 

@@ -149,9 +149,9 @@ def test_the_page_says_that_its_tiles_are_a_selection(opened):
     assert "how many are right here is not the accuracy" in words
 
 
-def test_a_maps_own_range_and_the_link(opened, predictions):
+def test_a_maps_own_range_and_the_link(opened):
     """One click stretches each map; the address carries the filters and opens them again."""
-    page, (_, said) = opened, predictions
+    page = opened
     over = page.locator(".card .map:not([hidden]) .over").first
     pixels = "canvas => canvas.toDataURL()"
     before = over.evaluate(pixels)

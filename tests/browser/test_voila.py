@@ -44,6 +44,10 @@ def app(page, tmp_path_factory):
     nbformat.write(notebook, home / "app.ipynb")
     port = free_port()
     serve = command(home / "app.ipynb", port)
+    serve += [
+        "--MappingKernelManager.cull_idle_timeout=4",
+        "--MappingKernelManager.cull_interval=2",
+    ]
     log = (home / "voila.log").open("wb")
     server = subprocess.Popen(
         serve, cwd=home, env=_environment(home) | {"LULC_PAGES": "1"}, stdout=log, stderr=log,
@@ -96,8 +100,11 @@ def test_one_page_too_many_is_refused_in_words(app, screenshot):
     assert "All pages that this computer has memory for are open (1)" in words
     assert second.locator(".lulc-over").count() == 0
     address = app.url
-    app.goto("about:blank")  # which ends its kernel
-    second.wait_for_timeout(3000)
-    second.goto(address, wait_until="domcontentloaded")
+    app.goto("about:blank")  # its kernel ends when nobody has been connected for a while
+    for _ in range(30):
+        second.wait_for_timeout(2000)
+        second.goto(address, wait_until="domcontentloaded")
+        if "All pages" not in second.locator("body").inner_text():
+            break
     second.locator(".lulc-over").first.wait_for()
     second.close()
