@@ -40,5 +40,4 @@ c.VoilaConfiguration.multi_kernel_manager_class = CappedKernels
 c.MappingKernelManager.cull_idle_timeout = 120  # seconds; a page that is open is never culled
 c.MappingKernelManager.cull_interval = 20
 c.MappingKernelManager.cull_connected = False
-c.MappingKernelManager.cull_busy = True  # a closed page may leave work behind
 c.VoilaConfiguration.show_tracebacks = True

@@ -45,7 +45,7 @@ def app(page, tmp_path_factory):
     port = free_port()
     serve = command(home / "app.ipynb", port)
     serve += [
-        "--MappingKernelManager.cull_idle_timeout=4",
+        "--MappingKernelManager.cull_idle_timeout=15",
         "--MappingKernelManager.cull_interval=2",
     ]
     log = (home / "voila.log").open("wb")
