@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
-APP := notebooks/06_explore_interactively.ipynb
+APP := app/explorer.ipynb
 READY := $(VENV)/.ready
 INSTALL := $(RUN)/python -m pip --disable-pip-version-check install
 
@@ -26,11 +26,9 @@ demo: $(READY)  ## classify tiles and draw what two models look at, into outputs
 lab: $(READY)  ## open JupyterLab at the first notebook
 	$(RUN)/jupyter lab notebooks/00_start_here.ipynb
 
-app: $(READY)  ## serve notebook 06 as a page for a class, on localhost (PORT=8866)
-	$(RUN)/jupyter nbconvert --to notebook --output-dir outputs/app --output explorer.ipynb $(APP) \
-	  --TagRemovePreprocessor.enabled=True \
-	  --TagRemovePreprocessor.remove_cell_tags='["exercise", "solution"]'
-	$(RUN)/voila outputs/app/explorer.ipynb --no-browser --Voila.ip=127.0.0.1 --port="$${PORT:-8866}"
+app: $(READY)  ## serve the explorer as a page for a class, on localhost (PORT=8866)
+	$(RUN)/voila $(APP) --Voila.config_file_paths=app --no-browser --Voila.ip=127.0.0.1 \
+	  --port="$${PORT:-8866}"
 
 test: lint  ## lint, unit tests, browser tests and all notebooks under nbval, on up to four cores
 	$(RUN)/python -m pytest -n auto

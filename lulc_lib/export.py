@@ -12,14 +12,14 @@ import importlib.resources
 import json
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lulc_lib.explanations import Explanation, explain
+from lulc_lib.explanations import Explanation, check_methods, explain
 from lulc_lib.explanations import methods as known_methods
 from lulc_lib.images import data_uri, png_bytes
 from lulc_lib.metrics import disagreement
@@ -63,6 +63,8 @@ def explain_for_page(
     *,
     precision: str = "float32",
     cache: bool = False,
+    missing: dict[str, str] | None = None,
+    between: Callable[[int], None] | None = None,
 ) -> dict[str, dict[str, Explanation]]:
     """Explain tiles for a page: each model by each method, for each of `TARGETS`.
 
@@ -74,18 +76,23 @@ def explain_for_page(
             predicted.
         precision: as in `explain`.
         cache: as in `explain`.
+        missing: filled with "model · method" -> why there is no map, where it is given; without
+            it, the first such method is an error.
+        between: as in `explain`.
 
     Returns:
         What `gallery_html` takes: "model" or, for several methods, "model · method" -> target name
         -> Explanation.
 
     Raises:
-        ValueError: if a method cannot explain a model, or predictions lack a tile.
+        ValueError: if a method cannot explain a model and `missing` is not given, if there is no
+            map at all, or if predictions lack a tile.
     """
     blind = dict(zip(*known_methods()[["name", "class-blind"]].to_numpy().T, strict=True))
     asked: dict[str, dict[str, Explanation]] = {}
     for name, model in models.items():
         given = (predictions or {}).get(name) or predict(model, tiles, precision=precision)
+        able = list(methods) if missing is None else _able(name, model, methods, missing)
         ranked = aligned(given, tiles, name).logits.argsort(axis=1)
         classes = {
             "predicted": ranked[:, -1],
@@ -93,14 +100,33 @@ def explain_for_page(
             "runner-up": ranked[:, -2],
         }
         for target, wanted in classes.items():
-            chosen = [m for m in methods if target == "predicted" or not blind.get(m)]
+            chosen = [m for m in able if target == "predicted" or not blind.get(m)]
             if not chosen:
                 continue
-            found = explain(model, tiles, chosen, wanted, precision=precision, cache=cache)
+            found = explain(
+                model, tiles, chosen, wanted, precision=precision, cache=cache, between=between
+            )
             for method, own in found.items():
                 key = name if len(methods) == 1 else f"{name} · {method}"
                 asked.setdefault(key, {})[target] = own
+    if not asked:
+        raise ValueError("; ".join((missing or {"": "there is no method"}).values()))
     return asked
+
+
+def _able(
+    name: str, model: TileClassifier, methods: Sequence[str], missing: dict[str, str]
+) -> list[str]:
+    """Return the methods that can explain a model; say of the others why not."""
+    able = []
+    for method in methods:
+        try:
+            check_methods(model, [method])
+        except ValueError as error:
+            missing[f"{name} · {method}"] = str(error)
+        else:
+            able.append(method)
+    return able
 
 
 def gallery_html(
@@ -111,6 +137,7 @@ def gallery_html(
     *,
     title: str | None = None,
     ground: float | None = GROUND,
+    missing: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a gallery of tiles and their maps as one HTML file.
 
@@ -124,6 +151,7 @@ def gallery_html(
             that the explanations carry.
         title: heading of the page.
         ground: metres along the side of a tile; None when unknown.
+        missing: "model · method" -> why there are no maps, said above the tiles.
 
     Returns:
         The absolute path of the page.
@@ -148,8 +176,12 @@ def gallery_html(
         gallery_columns(tiles, {n: g[target] for n, g in variants.items() if target in g})
     models = list(dict.fromkeys(column.model for column in columns))
     title = title or f"What {_listed(models)} look{'s' if len(models) == 1 else ''} at"
-    style = static_text("gallery.css") + "".join(
-        f".chip.{name} {{ background: {colour}; }}\n" for name, colour in CLASS_COLORS.items()
+    style = (
+        static_text("style.css")
+        + static_text("gallery.css")
+        + "".join(
+            f".chip.{name} {{ background: {colour}; }}\n" for name, colour in CLASS_COLORS.items()
+        )
     )
     shown = _shown_at_first(columns)
     width = 165 * (1 + len(shown)) + 12 * len(shown) + 30  # below it, maps wrap
@@ -162,8 +194,14 @@ def gallery_html(
         script_hash=block_hash(script),
         title=html.escape(title),
         summary=html.escape(_summary(tiles, columns)),
+        selection=html.escape(_selection(tiles)),
         filters=_filters(tiles, columns) + _targets(variants),
-        legend="\n".join(_legend(c, column, ground, shown) for c, column in enumerate(columns)),
+        legend="\n".join(_legend(c, column, ground, shown) for c, column in enumerate(columns))
+        + "".join(
+            f'<section class="scale"><h3>{html.escape(name)}</h3><p>no maps: {html.escape(why)}</p>'
+            "</section>"
+            for name, why in (missing or {}).items()
+        ),
         cards="\n".join(_card(i, image, tiles, columns, ground) for i, image in enumerate(images)),
         credit=html.escape(credit(tiles)),
         data=json_block(
@@ -259,6 +297,16 @@ def _summary(tiles: Any, columns: list[Column]) -> str:
     return f"{count}: {tiles.source}, {tiles.part} · {right} of the {len(tiles):,} shown"
 
 
+def _selection(tiles: Any) -> str:
+    """Say that the tiles shown are a choice, so that nobody reads an accuracy from their number."""
+    if not isinstance(tiles, TileSet):
+        return ""
+    return (
+        "These tiles are a selection, in which mistakes may be over-represented: how many are "
+        "right here is not the accuracy, which the model's card gives."
+    )
+
+
 def credit(tiles: Any) -> str:
     """Return whom to credit for tiles, or '' where nothing is known of them."""
     if not isinstance(tiles, TileSet):
@@ -288,7 +336,7 @@ def _filters(tiles: Any, columns: list[Column]) -> str:
         _select("label", "Label", labels)
         + _select("predicted", "Predicted", predicted)
         + _select("verdict", "Answer", verdicts)
-        + (_select("judge", "Asked of", asked) if len(models) > 1 else "")
+        + (_select("judge", "According to", asked) if len(models) > 1 else "")
         + _percent("least", "Confidence from", 0)
         + _percent("most", "to", 100)
         + _select("sort", "Sort by", orders)
@@ -313,7 +361,7 @@ def _select(name: str, text: str, options: dict[str, str]) -> str:
 def _common(scale: Scale, variants: Mapping[str, Explanation]) -> Scale:
     """Return the scale of the first target, signed or clipped where another target needs it."""
     maps = [given.heatmap for given in variants.values()]
-    below = any(bool((values < 0).any()) for values in maps)
+    below = scale.signed or any(bool((values < 0).any()) for values in maps)
     beyond = any(bool((np.abs(values) > scale.limit * (1 + 1e-6)).any()) for values in maps)
     return Scale(scale.limit, below, beyond)
 
@@ -333,6 +381,9 @@ def _legend(c: int, column: Column, ground: float | None, shown: set[int]) -> st
     low = -scale.limit if scale.signed else 0
     ends = [f"{end:.2g}".replace("-", "−") for end in (low, scale.limit)]
     middle = "<span>0</span>" if scale.signed else ""
+    blind = "ClassBlind" in maps.warnings
+    words = ("low", "high") if blind else ("against the class", "for the class")
+    low_words = words[0] if scale.signed or blind else "nothing"
     layer = f" at <code>{html.escape(maps.layer)}</code>" if maps.layer else ""
     notes = [describe_grid(maps.grid, ground)]
     if scale.clipped:
@@ -348,7 +399,7 @@ def _legend(c: int, column: Column, ground: float | None, shown: set[int]) -> st
 <p>{html.escape(column.method)}{layer}<br>{html.escape("; ".join(notes))}</p>
 <div class="bar"><img src="{data_uri(png_bytes(bar))}"
 alt="Colour bar of {name}, from {ends[0]} to {ends[1]}" width="256" height="12"></div>
-<p class="ends"><span>{ends[0]}</span>{middle}<span>{ends[1]}</span></p>
+<p class="ends"><span>{ends[0]} {low_words}</span>{middle}<span>{words[1]} {ends[1]}</span></p>
 </section>"""
 
 

@@ -21,6 +21,7 @@ from lulc_lib.storage import (
     digest_arrays,
     load_arrays,
     processor_cache,
+    store_arrays,
 )
 from lulc_lib.tiles import CLASSES, TILE_SIZE, TileSet, undivided
 
@@ -228,6 +229,20 @@ def cached_predictions(
                 found[name] = _as_predictions(model, tiles, tiles.names, arrays, False, source)
                 break
     return found
+
+
+def store_predictions(model: nn.Module, tiles: TileSet, given: Predictions) -> None:
+    """Keep predictions that were made in parts where `predict(..., cache=True)` looks for them.
+
+    A wrapped module's are not kept: its code has no digest.
+    """
+    if getattr(model, "spec", None) is None:
+        return
+    arrays = {"logits": given.logits, "seconds": np.array(given.seconds)}
+    if given.features is not None:
+        arrays["features"] = given.features
+    key = _cache_key(model, undivided(tiles), "float32", given.features is not None, given.tta)
+    store_arrays("predictions", key, arrays)
 
 
 @dataclass(frozen=True)

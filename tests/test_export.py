@@ -125,7 +125,7 @@ def test_grids_come_back_within_quantisation(some: TileSet, tmp_path: Path):
         assert shape == maps_.grid.shape
         assert (error <= peaks / 254 * (1 + 1e-6)).all()
         assert error.max() > 0
-        assert column["signed"] == bool((maps_.grid < 0).any())
+        assert column["signed"]  # hirescam's maps can be, also where these are not
         assert column["limit"] == map_scale(maps_.heatmap).limit
 
 

@@ -363,7 +363,8 @@ def test_gallery_shares_one_scale_per_column(tiles: TileSet):
     some = tiles[:3]
     strong = made(some, signed=True)
     weak = strong.heatmap * np.array([1, 0.01, 1], dtype=np.float32)[:, None, None]
-    figure = plots.plot_gallery(some, {"a": replace(strong, heatmap=weak), "b": made(some)})
+    positive = replace(made(some), method="elementwise")
+    figure = plots.plot_gallery(some, {"a": replace(strong, heatmap=weak), "b": positive})
     limits = [(ax.images[1].norm.vmin, ax.images[1].norm.vmax) for ax in maps(figure)]
     assert len(set(limits[0::2])) == len(set(limits[1::2])) == 1
     assert limits[0][0] == -limits[0][1]

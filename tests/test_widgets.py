@@ -1,11 +1,13 @@
 """The explorer without a browser: what it shows follows its state, and nothing breaks it."""
 
 import base64
+import builtins
+import collections
 import importlib.util
 import json
-import re
 import sys
 import threading
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +30,8 @@ from lulc_lib.widgets import Explorer, State
 from lulc_lib.widgets import explorer as explorer_module
 from lulc_lib.widgets.finding import embed
 from lulc_lib.widgets.looking import method_facts
+from lulc_lib.widgets.state import Stroke
+from lulc_lib.widgets.stories import STORIES
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +74,14 @@ def given(few) -> dict[str, Predictions]:
 @pytest.fixture
 def shown(models, few, given) -> Explorer:
     """An explorer with its predictions."""
-    return Explorer(models, few, given)
+    shown = Explorer(models, few, given)
+    shown.wait()
+    return shown
 
 
-def text(part: ipywidgets.HTML) -> str:
-    """The words of an HTML widget without its tags."""
-    return re.sub(r"<[^>]+>", "", part.value)
+def put(shown: Explorer, name: str, value: object) -> None:
+    """Change a control."""
+    shown._on_form({"kind": "set", "name": name, "value": value})
 
 
 def thumbnails(shown: Explorer) -> list[str]:
@@ -99,7 +105,7 @@ def test_it_opens_on_the_first_tile(shown, few):
     assert [a["verdict"] for a in shown._look.shown["answers"]] == ["right", "right"]
     assert thumbnails(shown) == list(few.names)
     assert shown._thumbnails.shown["words"] == "1–12 of 12"
-    assert text(shown._problems) == ""
+    assert shown._failure == ""
     rgb = np.frombuffer(base64.b64decode(shown._look.shown["tile"]), dtype=np.uint8)
     assert (rgb.reshape(64, 64, 3) == few.images[0].permute(1, 2, 0).numpy()).all()
 
@@ -108,10 +114,10 @@ def test_hand_and_code_reach_the_same_view(shown, models, few, given):
     """Controls change the state, show() changes the controls, and both show the same."""
     by_hand = Explorer(models, few, given)
     for name, value in (("label", "Forest"), ("answer", "wrong"), ("target", "label")):
-        by_hand._controls[name].value = value
+        put(by_hand, name, value)
     shown.show(label="Forest", answer="wrong", target="label")
     assert by_hand.state == shown.state
-    assert shown._controls["label"].value == "Forest"
+    assert shown._finder.shown["values"]["label"] == "Forest"
     assert thumbnails(shown) == thumbnails(by_hand) == [few.names[1], few.names[5]]
     assert shown.state.tile == few.names[1]  # the first tile shown does not fit any more
 
@@ -196,10 +202,10 @@ def test_pages_turn(models, few, given, monkeypatch):
 def test_an_empty_choice_is_said(shown):
     """Where no tile fits, words say so, and the panel goes on afterwards."""
     shown.show(label="River", answer="wrong", judge="vit", predicted="Forest")
-    assert "No tile fits" in text(shown._problems)
+    assert "No tile fits" in shown._failure
     assert thumbnails(shown) == []
     shown._clear()
-    assert text(shown._problems) == ""
+    assert shown._failure == ""
 
 
 # --- look -----------------------------------------------------------------------------------------
@@ -209,18 +215,20 @@ def test_slow_methods_come_later(shown, monkeypatch):
     """A slow map is announced at once and drawn when it is there; the newest request wins."""
     monkeypatch.setattr("lulc_lib.explanations.pixels.WINDOW", 16)  # few patches are enough
     monkeypatch.setattr("lulc_lib.explanations.pixels.STRIDE", 16)
+    shown.show(methods=("gradcam",))
+    shown.wait()
     shown.show(methods=("gradcam", "occlusion"))
     first = shown._look.shown["answers"][0]["maps"]
     shown.wait()
     later = shown._look.shown["answers"][0]["maps"]
     assert "waiting" in first[1]
-    assert "values" in first[0]
+    assert "values" in first[0]  # it was at hand
     assert "values" in later[1]
     shown.show(methods=("smoothgrad",))
     shown.show(methods=("gradcam",))  # meanwhile the reader goes on
     shown.wait()
     assert maps(shown) == [["gradcam"], ["gradcam"]]
-    assert text(shown._problems) == ""
+    assert shown._failure == ""
 
 
 def test_the_first_map_does_not_hold_the_panel_up(models, few, given, monkeypatch):
@@ -228,7 +236,7 @@ def test_the_first_map_does_not_hold_the_panel_up(models, few, given, monkeypatc
     monkeypatch.setattr("lulc_lib.widgets.looking.is_loaded", lambda: False)
     shown = Explorer(models, few, given)
     first = shown._look.shown["answers"][0]
-    assert "computing" in first["maps"][0]["waiting"]
+    assert "waiting" in first["maps"][0]
     assert sum(first["probabilities"]) == pytest.approx(1, abs=1e-3)
     shown.wait()
     assert "values" in shown._look.shown["answers"][0]["maps"][0]
@@ -237,6 +245,7 @@ def test_the_first_map_does_not_hold_the_panel_up(models, few, given, monkeypatc
 def test_a_model_without_a_map_is_named_beside_the_others(shown):
     """What one model cannot do is told in words; the other's map is there."""
     shown.show(methods=("rollout",))
+    shown.wait()
     cnn, vit = (answer["maps"][0] for answer in shown._look.shown["answers"])
     assert "resnet50 has no map by rollout" in cnn["problem"]
     assert vit["problem"] == ""
@@ -248,10 +257,12 @@ def test_stale_predictions_are_told(models, few, given):
     said = predict(models["vit"], few).predicted
     other = int(np.flatnonzero(said != given["vit"].predicted)[0])
     shown.show(tile=few.names[other])
+    shown.wait()
     warnings = shown._look.shown["answers"][1]["maps"][0]["warnings"]
     assert any("made with other weights or settings" in text for text in warnings)
     fresh = Explorer(models, few, {n: predict(m, few) for n, m in models.items()})
     fresh.show(tile=few.names[other])
+    fresh.wait()
     assert not any(
         "other weights" in text for text in fresh._look.shown["answers"][1]["maps"][0]["warnings"]
     )
@@ -265,6 +276,7 @@ def test_the_brush_changes_what_the_models_say(shown, few):
     before = shown._look.shown
     shown._on_look({"kind": "stroke", "points": [[30, 30]], "done": False})
     shown._on_look({"kind": "stroke", "points": [[30, 30], [50, 30]], "done": True})
+    shown.wait()
     after = shown._look.shown
     assert len(shown.state.strokes) == 1  # parts of a stroke under way replace each other
     assert after["tile"] != before["tile"]
@@ -272,7 +284,7 @@ def test_the_brush_changes_what_the_models_say(shown, few):
     assert after["answers"][0]["probabilities"] != before["answers"][0]["probabilities"]
     assert after["answers"][0]["maps"][0]["values"] != before["answers"][0]["maps"][0]["values"]
     assert after["serial"] > before["serial"]
-    shown._on_look({"kind": "undo"})
+    shown._on_look({"kind": "act", "name": "undo"})
     assert shown._look.shown["tile"] == before["tile"]
     shown._on_look({"kind": "stroke", "points": [[3, 3]], "done": True})
     shown.step()
@@ -283,7 +295,8 @@ def test_pixels_of_another_tile(shown, few):
     """The brush takes from the tile that was named; before one is, it says what to do."""
     shown.show(tool="swap")
     shown._on_look({"kind": "stroke", "points": [[3, 3]], "done": True})
-    assert "take from this tile" in text(shown._problems)
+    assert "take from it" in shown._failure
+    assert shown.state.strokes == ()
     shown.show(tile=few.names[4])
     shown._take_from()
     shown.show(tile=few.names[0])
@@ -295,12 +308,14 @@ def test_pixels_of_another_tile(shown, few):
 
 def test_the_slider_deletes_beside_a_random_order(shown):
     """Nothing is shown at 0; then both orders, for each model, with the target's probability."""
-    assert shown._deleted.value == ""
+    assert shown._look.shown["deletion"] == []
     shown.show(deleted=0.2, methods=("gradcam",))
-    assert shown._deleted.value.count("<img") == 4
-    assert "at random" in shown._deleted.value
-    shown.show(methods=("smoothgrad",))
-    assert "Choose a method that takes one pass" in shown._deleted.value
+    shown.wait()
+    assert sum("image" in one for one in shown._look.shown["deletion"]) == 4
+    assert "at random" in shown._look.shown["deletion"][1]["words"]
+    shown.show(methods=("rollout",))  # the ViT alone has a map
+    shown.wait()
+    assert sum("image" in one for one in shown._look.shown["deletion"]) == 2
 
 
 # --- keep -----------------------------------------------------------------------------------------
@@ -310,20 +325,22 @@ def test_a_stored_state_opens_the_same_view(shown, models, few, given):
     """State to JSON and back, in another explorer: the same tile, strokes, maps and notes."""
     shown.show(label="Forest", methods=("gradcam", "legrad"), target="River", opacity=0.3)
     shown._on_look({"kind": "stroke", "points": [[30, 30]], "done": True})
-    shown._note.value = "the bank, not the water"
+    put(shown, "note", "the bank, not the water")
     other = Explorer(models, few, given)
     other.restore(shown.to_json())
     assert other.state == shown.state
-    one, two = ({**e._look.shown, "serial": 0} for e in (shown, other))
+    for one in (shown, other):
+        one.wait()
+    one, two = ({**e._look.shown, "serial": 0, "taken": 0, "off": {}} for e in (shown, other))
     assert one == two
-    assert other._note.value == "the bank, not the water"
+    assert other._details.shown["values"]["note"] == "the bank, not the water"
     other.step()
     shown.show(strokes=(), deleted=0.4)
     other.restore(shown.to_json())
     assert other.state == shown.state  # what is deleted comes back, too
     other.step()
     assert other.state.deleted == 0
-    assert other._note.value == ""
+    assert other._details.shown["values"]["note"] == ""
 
 
 def test_links_save_what_is_shown(shown, tmp_path):
@@ -335,8 +352,8 @@ def test_links_save_what_is_shown(shown, tmp_path):
     ):
         keep()
         shown.wait()
-        assert text(shown._problems) == ""
-        content = base64.b64decode(re.search(r"base64,([^\"]+)", shown._links.value)[1])
+        assert shown._failure == ""
+        content = base64.b64decode(shown._saved["address"].partition("base64,")[2])
         assert content.startswith(start)
     assert State.from_json(content.decode()) == shown.state
     shown.show(label="Forest")
@@ -350,10 +367,13 @@ def test_a_picture_of_ones_own(shown, tmp_path, few):
     red[0] = 250
     (tmp_path / "red.png").write_bytes(png_bytes(red))
     name = shown.add_picture(tmp_path / "red.png")
+    shown.wait()
     assert shown.state.tile == name
     words = shown._look.shown["words"]
     assert "no label" in words
     assert "10 m per pixel" in words
+    assert words.count("on the ground") == 1
+    assert "640 m across" not in words
     assert "as far from the mean of these tiles" in words
     assert [a["verdict"] for a in shown._look.shown["answers"]] == ["open", "open"]
     shown.figure()
@@ -367,22 +387,20 @@ def test_uploads_are_pictures_or_states(shown, few):
     """A picture is shown, a state restored, and what is neither is said in words."""
 
     def upload(name: str, content: bytes) -> None:
-        shown._upload.value = ({
-            "name": name, "type": "", "size": len(content), "content": memoryview(content),
-            "last_modified": __import__("datetime").datetime.now(),
-        },)  # fmt: skip
+        shown._locked(shown._on_form)({"kind": "upload", "name": name, "content": content})
 
     upload("mine.png", png_bytes(few.images[3].numpy()))
     assert shown.state.tile == "mine.png (crop)"
-    shown._fit.value = "resize"
+    put(shown, "fit", "resize")
     upload("mine.png", png_bytes(few.images[3].numpy()))
     assert shown.state.tile == "mine.png (resize)"
     upload("state.json", State(tile=few.names[2], label="River").to_json().encode())
     assert shown.state.tile == few.names[2]
     upload("state.json", b"{}")
-    assert "not one that this version wrote" in text(shown._problems)
+    assert "not one that this version wrote" in shown._failure
     upload("mine.png", b"<html>")
-    assert "mine.png" in text(shown._problems)
+    assert shown._failure.startswith("mine.png")  # and no path of a temporary folder
+    assert "/" not in shown._failure
     assert shown.state.tile == few.names[2]
 
 
@@ -399,11 +417,11 @@ def test_it_opens_before_the_predictions_are_there(models, few, monkeypatch):
 
     monkeypatch.setattr(explorer_module, "predict", slowly)
     shown = Explorer(models, few)
-    assert maps(shown) == [["gradcam"], ["gradcam"]]
+    assert maps(shown) == [["recommended"], ["recommended"]]  # announced
     shown.show(label="River")
     assert len(shown.found) == 6
     shown.show(answer="wrong")
-    assert "not known yet" in text(shown._problems)
+    assert "not known yet" in shown._failure
     begin.set()
     shown.wait()
     said = {name: predict(model, few) for name, model in models.items()}
@@ -411,8 +429,8 @@ def test_it_opens_before_the_predictions_are_there(models, few, monkeypatch):
     assert shown.predictions["vit"].features is not None
     lost = np.logical_or(*[~p.correct for p in said.values()]) & (few.labels.numpy() == 8)
     assert shown.found.tolist() == np.flatnonzero(lost).tolist()  # what was asked meanwhile
-    assert shown._progress.layout.display == "none"
-    assert text(shown._problems) == ""
+    assert not shown._look.progress["busy"]
+    assert shown._failure == ""
 
 
 def test_cached_predictions_are_there_at_once(models, few, monkeypatch):
@@ -421,11 +439,10 @@ def test_cached_predictions_are_there_at_once(models, few, monkeypatch):
     said = {name: predict(model, tiles, cache=True) for name, model in models.items()}
     monkeypatch.setattr(explorer_module, "predict", None)
     shown = Explorer(models, tiles)
-    assert shown._worker is None
     for name, given in said.items():
         assert (shown.predictions[name].logits == given.logits).all()
     shown.show(answer="wrong")
-    assert text(shown._problems) in ("", NONE_FITS)
+    assert shown._failure in ("", NONE_FITS)
 
 
 def test_what_lies_beside_a_checkpoint_needs_no_model(few, tmp_path, monkeypatch):
@@ -440,7 +457,7 @@ def test_what_lies_beside_a_checkpoint_needs_no_model(few, tmp_path, monkeypatch
     assert np.array_equal(shown.predictions["vit"].logits, exact.logits)
     shown._tabs.selected_index = 2
     shown.wait()
-    assert text(shown._problems) == ""
+    assert shown._failure == ""
     places = np.frombuffer(base64.b64decode(shown._scatter.cloud["places"]), dtype=np.float32)
     expected, share = embed(exact.features)
     np.testing.assert_allclose(places.reshape(-1, 2), expected, atol=2e-3)
@@ -455,33 +472,115 @@ def test_a_layer_of_a_stored_state_is_found_where_there_are_no_norms(few):
         shown.restore(State(tile=few.names[1], methods=("edge",), stage=stage).to_json())
         assert shown.state.stage == stage
         shown.step()
-    assert text(shown._problems) == ""
+    assert shown._failure == ""
+
+
+# --- it never blocks ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def explained(monkeypatch):
+    """Which methods were computed how often; "occlusion" waits for an event, "scorecam" fails."""
+    counts, begun, go = collections.Counter(), threading.Event(), threading.Event()
+
+    def counted(model, images, method, *args, between=None, **kwargs):
+        counts[method] += 1
+        if method == "scorecam":
+            raise RuntimeError("no memory for so many channels")
+        if method == "occlusion":
+            begun.set()
+            while not go.wait(0.01):
+                between(1)
+            method = "gradcam"
+        return explain(model, images, method, *args, between=between, **kwargs)
+
+    monkeypatch.setattr("lulc_lib.widgets.looking.explain", counted)
+    return counts, begun, go
+
+
+def test_a_click_is_answered_while_a_slow_map_is_computed(shown, few, explained):
+    """Another tile, its answers and the maps at hand are shown at once; the slow map is dropped."""
+    counts, begun, _ = explained
+    shown.show(tile=few.names[3])
+    shown.wait()
+    shown.show(tile=few.names[0], methods=("gradcam", "occlusion"))
+    assert begun.wait(20)
+    shown.show(tile=few.names[3], methods=("recommended", "occlusion"))
+    said = shown._look.shown
+    assert few.names[3].split("/")[1] in said["words"]
+    assert said["answers"][0]["verdict"] == "right"
+    assert "values" in said["answers"][0]["maps"][0]
+    assert "waiting" in said["answers"][0]["maps"][1]
+    shown._work.stop()
+    shown.wait()
+    assert counts["occlusion"] <= 4
+
+
+@pytest.mark.parametrize("scale", ["shared", "per map"])
+def test_what_was_computed_is_not_computed_again(shown, few, explained, scale):
+    """Also with each map's own range; and a method that fails is tried once and told."""
+    counts, _, go = explained
+    go.set()
+    shown.show(methods=("occlusion", "scorecam"), scale=scale)
+    shown.wait()
+    once = dict(counts)
+    assert counts["scorecam"] == 2  # once a model
+    assert counts["occlusion"] == 2 if scale == "per map" else counts["occlusion"] > 2
+    for opacity in (0.1, 0.2, 0.3):
+        shown.show(opacity=opacity)
+        shown.wait()
+    assert counts == once
+    slow, failed = shown._look.shown["answers"][0]["maps"]
+    assert "values" in slow
+    assert "no memory for so many channels" in failed["problem"]
+
+
+def test_shared_scales_are_made_once_and_kept(models, few, given, explained):
+    """A second explorer of these models and tiles reads them."""
+    counts, _, _ = explained
+    for _ in range(2):
+        one = Explorer(models, few, given)
+        one.show(methods=("hirescam",))
+        one.wait()
+        scales = [answer["maps"][0]["shared"] for answer in one._look.shown["answers"]]
+        assert scales == [True, True]
+    # two explorers ask for two maps, and the first for the scales' tiles in one piece or two
+    assert counts["hirescam"] <= 2 * 2 + 2 * 2
+
+
+def test_work_can_be_stopped_and_goes_on(shown, explained):
+    """The button stops what runs, and then offers to go on."""
+    _, begun, go = explained
+    shown.show(methods=("occlusion",))
+    assert begun.wait(20)
+    shown._stop_or_go_on()
+    shown.wait()
+    assert shown._look.progress["held"]
+    assert "waiting" in shown._look.shown["answers"][0]["maps"][0]
+    go.set()
+    shown._stop_or_go_on()
+    shown.wait()
+    assert "values" in shown._look.shown["answers"][0]["maps"][0]
+    assert not shown._look.progress["held"]
 
 
 @pytest.mark.slow
-def test_many_changes_leave_nothing_behind(shown, models, few):
-    """200 random changes raise nothing, leave no figure, no hook, no more widgets, no growth."""
+def test_many_changes_leave_nothing_behind(shown, models, few, monkeypatch):
+    """Random changes of every field raise nothing and leave no figure, hook, widget or growth."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    from explorer import random_change
+
+    monkeypatch.setattr("lulc_lib.explanations.pixels.WINDOW", 16)  # few patches are enough
+    monkeypatch.setattr("lulc_lib.explanations.pixels.STRIDE", 16)
     random = np.random.default_rng(0)
-    choices = {
-        "label": ["all", "River", "Forest"], "predicted": ["all", "River"],
-        "answer": ["all", "right", "wrong", "disagree"], "judge": ["all", "vit"],
-        "sort": ["order", "loss", "confidence", "disagreement"],
-        "methods": [("gradcam",), ("legrad", "eigencam"), ("edge",), ("finercam", "hirescam")],
-        "target": ["predicted", "label", "River"], "contrast": ["", "Forest"],
-        "stage": [0, -1, -2, 1, 2],
-        "sign": ["signed", "positive"], "scale": ["shared", "per map"], "deleted": [0.0, 0.4],
-        "tile": list(few.names), "confidence": [(0.0, 1.0), (0.2, 0.6)],
-    }  # fmt: skip
     count = len(ipywidgets.widgets.widget._instances)
-    for _ in range(200):
-        name = random.choice(list(choices))
-        value = choices[name][random.integers(len(choices[name]))]
-        shown.show(**{name: value})
-        if random.random() < 0.2:
-            points = random.uniform(0, 64, (2, 2)).tolist()
-            shown._on_look({"kind": "stroke", "points": points, "done": True})
-        assert text(shown._problems) in ("", NONE_FITS)
+    for number in range(120):
+        random_change(shown, random)
+        if number % 10 == 0:
+            shown.wait(5)
         json.dumps(shown._look.shown)
+    shown._work.stop()
+    assert shown.wait(60)
     assert len(ipywidgets.widgets.widget._instances) == count
     assert plt.get_fignums() == []
     assert not any(m._forward_hooks for model in models.values() for m in model.modules())
@@ -495,7 +594,7 @@ def test_close_closes_all_parts(models, few, given):
     """A closed explorer leaves no widget behind in the kernel."""
     before = set(ipywidgets.widgets.widget._instances)
     shown = Explorer(models, few, given)
-    assert len(set(ipywidgets.widgets.widget._instances) - before) > 30
+    assert len(set(ipywidgets.widgets.widget._instances) - before) > 8
     shown.close()
     assert set(ipywidgets.widgets.widget._instances) - before == set()
 
@@ -572,7 +671,11 @@ def test_errors_of_show(shown, changes, message):
 
 def test_every_method_can_be_chosen(shown):
     """The list of methods is that of explain."""
-    assert list(shown._controls["methods"].options) == list(method_facts())
+    sections = shown._details.fixed["fields"]
+    (chooser,) = (f for s in sections for f in s["fields"] if f["kind"] == "methods")
+    listed = [one["name"] for family in chooser["families"] for one in family["methods"]]
+    assert sorted(listed) == sorted(method_facts())
+    assert all(one["help"] for family in chooser["families"] for one in family["methods"])
 
 
 @pytest.mark.parametrize("name", ["ipywidgets", "anywidget"])
@@ -585,3 +688,183 @@ def test_missing_packages_are_named(monkeypatch, name):
     spec = importlib.util.spec_from_file_location("widgets_without", path)
     with pytest.raises(ModuleNotFoundError, match=rf"needs {name}.*plot_gallery"):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+# --- a cell that runs again -----------------------------------------------------------------------
+
+
+def test_a_cell_that_runs_again_replaces_its_panel(models, few, given, monkeypatch):
+    """The panel of the run before is closed with all its parts; others stay, also of one run."""
+    where = {"metadata": {"cellId": "a"}, "header": {"msg_id": "1"}}
+    shell = types.SimpleNamespace(get_parent=lambda: where)
+    monkeypatch.setattr(builtins, "get_ipython", lambda: shell, raising=False)
+    before = set(ipywidgets.widgets.widget._instances)
+    first, second = Explorer(models, few, given), Explorer(models, few, given)
+    made = len(set(ipywidgets.widgets.widget._instances) - before)
+    where["header"]["msg_id"] = "2"
+    again = Explorer(models, few, given)
+    assert len(set(ipywidgets.widgets.widget._instances) - before) == made // 2
+    assert first.comm is None
+    assert second.comm is None
+    where["metadata"]["cellId"] = "b"
+    other = Explorer(models, few, given)
+    assert len(set(ipywidgets.widgets.widget._instances) - before) == made
+    del where["metadata"]["cellId"]  # a front end that does not say which cell runs
+    Explorer(models, few, given).close()
+    for one in (again, other):
+        one.close()
+    assert set(ipywidgets.widgets.widget._instances) - before == set()
+
+
+def test_the_panel_of_the_app_asks_no_model_first(few, monkeypatch):
+    """It shows the models at hand on the test tiles of the split."""
+    from lulc_lib.widgets import app
+
+    monkeypatch.setenv("LULC_SMOKE", "1")
+    made = create_model("vit", depth=1, embed_dim=48, num_heads=3).eval()
+    monkeypatch.setattr(app, "ready_model", lambda name, parts: made)
+    shown = app.class_panel()
+    assert list(shown.models) == ["resnet50", "vit"]
+    assert len(shown.tiles) == 48
+    shown.close()
+
+
+# --- what is kept is what is seen -----------------------------------------------------------------
+
+
+def test_a_kept_picture_is_what_is_seen(shown):
+    """Scale, sign, opacity and note are the panel's; a method that one model lacks is a line."""
+    put(shown, "note", "the $bank$")
+    shown.show(methods=("gradcam", "rollout"), sign="positive", opacity=0.3)
+    figure = shown.figure()
+    shown.wait()
+    limits = [
+        map["limit"] for answer in shown._look.shown["answers"] for map in answer["maps"]
+        if "limit" in map
+    ]  # fmt: skip
+    drawn = [ax.images[1] for ax in figure.axes if len(ax.images) == 2]
+    assert len(drawn) == 3  # resnet50 has no rollout
+    assert [one.norm.vmax for one in drawn] == pytest.approx(limits)
+    assert all(one.norm.vmin == 0 and one.get_alpha() == 0.3 for one in drawn)
+    words = " ".join(" ".join(text.get_text() for text in figure.texts).split())
+    assert r"Note: the \$bank\$" in words
+    assert "resnet50 · rollout: no map, rollout needs one attention" in words
+    shown.models.pop("vit")
+    shown.show(methods=("rollout",))
+    with pytest.raises(ValueError, match="rollout needs"):
+        shown.figure()
+
+
+def test_a_kept_page_says_what_is_missing(shown, tmp_path):
+    """One model without a method costs its columns and not the page."""
+    shown.show(methods=("gradcam", "rollout"))
+    page = shown.export_html(tmp_path / "page.html", count=2).read_text()
+    assert "no maps: rollout needs one attention" in page
+    assert page.count('<figure class="map"') == 2 * 3
+
+
+def test_a_thousand_strokes_are_one_file(shown, models, few, given):
+    """A view with notes and strokes on several tiles is restored in another explorer."""
+    strokes = [Stroke("blur", 3.0, ((i % 64, i % 50), (i % 30, 9.5))) for i in range(1000)]
+    shown.show(tile=few.names[3], strokes=tuple(strokes[:2]))
+    shown.show(tile=few.names[0], strokes=tuple(strokes))
+    put(shown, "note", "all of it")
+    other = Explorer(models, few, given)
+    other.restore(shown.to_json())
+    other.wait()
+    shown.wait()
+    assert other.state == shown.state
+    assert other._look.shown["tile"] == shown._look.shown["tile"]
+    assert "1000 strokes" in other._look.shown["words"]
+    other.show(tile=few.names[3])
+    assert other.state.strokes == tuple(strokes[:2])
+    assert dict(other.state.paintings)[few.names[0]] == tuple(strokes)
+
+
+def test_undo_and_redo_go_across_tiles(shown, few):
+    """What was painted last is taken back where it was painted, and painted again there."""
+    for name in (few.names[0], few.names[2]):
+        shown.show(tile=name)
+        shown._on_look({"kind": "stroke", "points": [[30, 30]], "done": True})
+    painted = shown.state
+    shown.show(tile=few.names[5])
+    shown._on_look({"kind": "act", "name": "undo"})
+    assert (shown.state.tile, shown.state.strokes) == (few.names[2], ())
+    shown._on_look({"kind": "act", "name": "undo"})
+    assert (shown.state.tile, shown.state.strokes) == (few.names[0], ())
+    shown._on_look({"kind": "act", "name": "undo"})  # nothing is left
+    for _ in range(2):
+        shown._on_look({"kind": "act", "name": "redo"})
+    assert (shown.state.tile, shown.state.strokes) == (painted.tile, painted.strokes)
+
+
+def test_what_does_not_apply_is_said(shown):
+    """Controls that the methods chosen ignore are off, with their reason, and on again."""
+    shown.show(methods=("eigencam",))
+    off = shown._details.shown["off"]
+    assert "only finercam" in off["contrast"]
+    assert "one map for all classes" in off["target"]
+    assert "press 'take from it'" in shown._look.shown["off"]["swap"]
+    shown.show(methods=("legrad",))
+    assert "no single layer" in shown._details.shown["off"]["stage"]
+    assert "never fall below 0" in shown._details.shown["off"]["sign"]
+    shown.show(methods=("finercam",))
+    assert not {"contrast", "target", "stage", "sign"} & set(shown._details.shown["off"])
+
+
+def test_own_pictures_are_among_the_thumbnails(shown, few, tmp_path):
+    """There is a way back to them, and they are not said to be 640 m across."""
+    (tmp_path / "mine.png").write_bytes(png_bytes(few.images[3].numpy()))
+    name = shown.add_picture(tmp_path / "mine.png", "crop")
+    shown.wait()
+    assert thumbnails(shown)[0] == name
+    assert not any("1 cell" in w for w in shown._look.shown["answers"][0]["maps"][0]["words"])
+    shown._on_thumbnails({"kind": "pick", "name": few.names[2]})
+    shown._on_thumbnails({"kind": "pick", "name": name})
+    assert shown.state.tile == name
+
+
+def test_two_tiles_stand_side_by_side(shown, few):
+    """Before painting, or another tile: with its own answers and maps."""
+    shown._on_look({"kind": "act", "name": "take"})
+    shown.show(tile=few.names[2])
+    shown._on_look({"kind": "act", "name": "before"})
+    shown.wait()
+    beside = shown._look.shown["beside"]
+    assert few.names[0].split("/")[1] in beside["words"]
+    assert "values" in beside["answers"][1]["maps"][0]
+    shown._on_look({"kind": "act", "name": "before"})
+    assert shown._look.shown["beside"] is None
+
+
+def test_a_view_fits_into_an_address(shown, models, few, given):
+    """The end of an address opens the view in another explorer; a damaged one is refused."""
+    shown.show(label="Forest", target="River")
+    other = Explorer(models, few, given)
+    link = shown._look.link
+    assert len(link) < 300
+    other._on_look({"kind": "link", "text": link})
+    assert other.state == shown.state
+    other._locked(other._on_look)({"kind": "link", "text": link[:-7]})
+    assert other._failure
+
+
+def test_stories_hide_the_answers_until_the_reader_has_predicted(models):
+    """Each opens, asks, and shows what the models say after a guess; the next tile asks again."""
+    tiles = synthetic(n_per_class=2, seed=0)
+    given = {
+        name: answers(tiles, (0, 16, 17, wrong)) for name, wrong in (("resnet50", 3), ("vit", 4))
+    }
+    shown = Explorer(models, tiles, given)
+    for story in STORIES:
+        put(shown, "story", story)
+        assert shown._look.shown["answers"] == []
+        assert "label" not in shown._look.shown["words"]
+        shown._on_look({"kind": "guess", "value": "Forest"})
+        assert len(shown._look.shown["answers"]) == 2
+        assert shown.state.strokes == (STORIES[story].strokes or shown.state.strokes)
+        shown.step()
+        assert shown.state.hidden
+    put(shown, "story", "")
+    assert not shown.state.hidden
+    shown._work.stop()

@@ -1,6 +1,7 @@
 """One tile, painted or not: each answer and map is computed once, and says what it is."""
 
 import base64
+import contextlib
 
 import numpy as np
 import pytest
@@ -18,8 +19,8 @@ from lulc_lib.widgets.looking import (
     Cache,
     Looking,
     asked_of,
+    deletion,
     is_slow,
-    packed_deletion,
     packed_map,
     packed_model,
     stroke_mask,
@@ -40,6 +41,16 @@ def looking(tiles):
         "vit": create_model("vit", depth=2, embed_dim=48).eval(),
     }
     return Looking(models, tiles)
+
+
+def made(state, looking, model, method):
+    """Return the packed map of a state after computing it and, where it is shared, its scale."""
+    with contextlib.suppress(ValueError):
+        asked = asked_of(state, looking, model, method)
+        looking.map(asked)
+        if state.scale == "shared":
+            looking.scale(asked)
+    return packed_map(state, looking, model, method)
 
 
 def unpack(packed):
@@ -102,37 +113,38 @@ def test_scales_are_shared_by_all_tiles(looking, tiles):
     maps = explain(looking.models["vit"], tiles[chosen], "gradcam")
     expected = map_scale(maps.heatmap).limit
     for name in tiles.names[:3]:
-        shown = packed_map(state.change(tile=name), looking, "vit", "gradcam")
+        shown = made(state.change(tile=name), looking, "vit", "gradcam")
         assert shown["limit"] == pytest.approx(expected, rel=1e-5)
-    own = packed_map(state.change(scale="per map"), looking, "vit", "gradcam")
+    own = made(state.change(scale="per map"), looking, "vit", "gradcam")
     assert own["limit"] != pytest.approx(expected, rel=1e-3)
-    assert any("stretched to its own range" in words for words in own["words"])
+    assert not own["shared"]
 
 
 def test_the_page_gets_the_map_itself(looking, tiles):
     """Grid, sign and target; the positive half alone when asked; a layer counted from the end."""
     state = State(tile=tiles.names[5], target="River", methods=("gradcam",))
     found = explain(looking.models["vit"], tiles[5], "gradcam", target="River")
-    packed = packed_map(state, looking, "vit", "gradcam")
+    packed = made(state, looking, "vit", "gradcam")
     np.testing.assert_allclose(unpack(packed), found.grid[0], atol=packed["peak"] / 250)
     assert packed["target"] == "River"
     assert packed["signed"]
     assert "River" in packed["alt"]
-    positive = packed_map(state.change(sign="positive"), looking, "vit", "gradcam")
+    positive = made(state.change(sign="positive"), looking, "vit", "gradcam")
     np.testing.assert_allclose(
         unpack(positive), np.maximum(found.grid[0], 0), atol=packed["peak"] / 250
     )
     assert not positive["signed"]
-    early = packed_map(state.change(stage=-2), looking, "vit", "gradcam")
-    assert "network.blocks.0.norm1" in early["words"]
-    deep = packed_map(state.change(stage=-99), looking, "vit", "gradcam")
-    assert "network.blocks.0.norm1" in deep["words"]
+    early = made(state.change(stage=-2), looking, "vit", "gradcam")
+    assert early["layer"] == "network.blocks.0.norm1"
+    assert "start of block 1 of 2" in early["words"]
+    deep = made(state.change(stage=-99), looking, "vit", "gradcam")
+    assert deep["layer"] == "network.blocks.0.norm1"
     for stage, layer in (
         (1, "network.blocks.1"),
         (2, "network.blocks.0"),
         (99, "network.blocks.0"),
     ):
-        assert layer in packed_map(state.change(stage=stage), looking, "vit", "gradcam")["words"]
+        assert layer == made(state.change(stage=stage), looking, "vit", "gradcam")["layer"]
 
 
 def test_a_chosen_layer_is_for_methods_that_look_at_one(looking, tiles):
@@ -140,8 +152,8 @@ def test_a_chosen_layer_is_for_methods_that_look_at_one(looking, tiles):
     state = State(tile=tiles.names[5], stage=1)
     for method in ("refinecam", "legrad", "cells"):
         model = next(iter(looking.models)) if method == "refinecam" else "vit"
-        shown = packed_map(state, looking, model, method)
-        plain = packed_map(state.change(stage=0), looking, model, method)
+        shown = made(state, looking, model, method)
+        plain = made(state.change(stage=0), looking, model, method)
         assert shown["problem"] == ""
         assert shown["values"] == plain["values"]
 
@@ -149,33 +161,36 @@ def test_a_chosen_layer_is_for_methods_that_look_at_one(looking, tiles):
 def test_what_cannot_be_drawn_is_said(looking, tiles):
     """A method that does not fit the model, or a target that makes no sense, comes as words."""
     state = State(tile=tiles.names[0], target=CLASSES[0], contrast=CLASSES[0])
-    assert "rollout needs" in packed_map(state, looking, "resnet", "rollout")["problem"]
+    assert "rollout needs" in made(state, looking, "resnet", "rollout")["problem"]
     looking.models["class token"] = create_model(
         "vit_tiny_patch16_224", image_size=64, depth=2, embed_dim=48, num_heads=3
     ).eval()
     for method in ("contributions", "competition"):
-        assert packed_map(state, looking, "vit", method)["problem"] == ""
-        problem = packed_map(state, looking, "class token", method)["problem"]
+        assert made(state, looking, "vit", method)["problem"] == ""
+        problem = made(state, looking, "class token", method)["problem"]
         assert f"{method} cannot explain vit_tiny_patch16_224: the logits are no sums" in problem
-    assert packed_map(state, looking, "vit", "finercam")["problem"]
-    assert packed_map(state, looking, "vit", "gradcam")["problem"] == ""  # takes no contrast
+    assert made(state, looking, "vit", "finercam")["problem"]
+    assert made(state, looking, "vit", "gradcam")["problem"] == ""  # takes no contrast
     looking.own["mine"] = tiles.images[0].numpy()
     labelled = State(tile="mine", target="label")
-    assert "has no label" in packed_map(labelled, looking, "vit", "gradcam")["problem"]
+    assert "has no label" in made(labelled, looking, "vit", "gradcam")["problem"]
+    looking.answer("vit", "mine")
     assert packed_model(State(tile="mine"), looking, "vit")["verdict"] == "open"
-    blind = packed_map(State(tile=tiles.names[0]), looking, "vit", "eigencam")
+    blind = made(State(tile=tiles.names[0]), looking, "vit", "eigencam")
     assert any("does not look at the class" in text for text in blind["warnings"])
 
 
 def test_painting_shows_what_was_before(looking, tiles):
     """The answer before painting stands beside the new one."""
     state = State(tile=tiles.names[0])
+    assert packed_model(state, looking, "resnet")["verdict"] == "waiting"
+    looking.answer("resnet", tiles.names[0])
     plain = packed_model(state, looking, "resnet")
     assert plain["before"] is None
     assert sum(plain["probabilities"]) == pytest.approx(1, abs=1e-3)
-    painted = packed_model(
-        state.change(strokes=(Stroke("mean", 30, ((32, 32),)),)), looking, "resnet"
-    )
+    state = state.change(strokes=(Stroke("mean", 30, ((32, 32),)),))
+    looking.answer("resnet", tiles.names[0], state.strokes)
+    painted = packed_model(state, looking, "resnet")
     assert painted["before"] == plain["probabilities"]
     assert painted["probabilities"] != plain["probabilities"]
 
@@ -190,12 +205,12 @@ def test_training_tiles_are_told(looking, tiles):
 def test_deletion_stands_beside_a_random_one(looking, tiles):
     """Nothing deleted is the tile itself, for both; all deleted is the same empty tile."""
     state = State(tile=tiles.names[2])
-    none = packed_deletion(state, looking, "vit", "gradcam")
+    none = deletion(state, looking, "vit", "gradcam")
     assert (none["map"]["image"] == tiles.images[2].permute(1, 2, 0).numpy()).all()
     assert none["map"]["probability"] == none["random"]["probability"]
-    some = packed_deletion(state.change(deleted=0.3), looking, "vit", "gradcam")
+    some = deletion(state.change(deleted=0.3), looking, "vit", "gradcam")
     assert (some["map"]["image"] != some["random"]["image"]).any()
-    gone = packed_deletion(state.change(deleted=1.0), looking, "vit", "gradcam")
+    gone = deletion(state.change(deleted=1.0), looking, "vit", "gradcam")
     assert (gone["map"]["image"] == gone["random"]["image"]).all()
     assert asked_of(state, looking, "vit", "gradcam").target is None
 

@@ -29,6 +29,7 @@ class Batch:
         chunk: how many variants of a tile go through the model at once.
         contrast: class to tell the target from, None for the three nearest.
         first: number of its first tile in the whole call.
+        between: called with the number of images before each pass; what it raises ends the work.
     """
 
     def __init__(
@@ -43,9 +44,11 @@ class Batch:
         chunk: int = 64,
         contrast: int | None = None,
         first: int = 0,
+        between: Callable[[int], None] | None = None,
     ):
         self.model, self.layer, self.reduced, self.records = model, layer, reduced, records
         self.chunk, self.contrast, self.first = chunk, contrast, first
+        self.between = between
         self.device = device_of(model)
         self.images = images.to(self.device)
         self._wanted = wanted
@@ -69,6 +72,8 @@ class Batch:
 
     def run(self, images: Tensor) -> Tensor:
         """Return float32 logits of images in the asked precision; gradients as the caller set."""
+        if self.between is not None:
+            self.between(len(images))
         if self._likes_channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with self.autocast():

@@ -2,8 +2,8 @@
 
 import contextlib
 import importlib.metadata
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import numpy as np
@@ -45,6 +45,7 @@ class _Request:
     contrast: int | None
     precision: str
     batch_size: int
+    between: Callable[[int], None] | None
 
 
 @overload
@@ -66,6 +67,7 @@ def explain(
     *,
     batch_size: int | None = None,
     cache: bool = False,
+    between: Callable[[int], None] | None = None,
 ) -> Explanation | dict[str, Explanation]:
     """Explain a model's decision on each tile by a map of what spoke for the target class.
 
@@ -91,6 +93,9 @@ def explain(
         batch_size: tiles at a time; default: so many that they fit in free memory.
         cache: keep the maps on disk under the digests of weights, tiles and settings. A wrapped
             module is always run: its code has no digest.
+        between: called before each pass through the model with the number of images in it, so that
+            long work can be followed; what it raises ends the work and leaves the model as it was.
+            With it, smoothgrad passes `batch_size` noisy copies at a time instead of all.
 
     Returns:
         Maps, targets and logits as NumPy arrays; for several methods a dict, name -> Explanation.
@@ -117,6 +122,7 @@ def explain(
         takes = any(one.takes_contrast for one in chosen) or not contrasted
         against = contrast if takes else None
         request = _checked(model, images, chosen, target, where, against, precision, batch_size)
+        request = replace(request, between=between)
         found = _found(request, chosen, cache)
         for one in same:
             known = request.layer if one.method.layered else None
@@ -223,7 +229,7 @@ def _checked(
     against = _contrast(contrast, chosen, targets)
     where = _layer_name(model, layer, chosen)
     size = batch_size or _fitting_batch(model, chosen)
-    return _Request(model, tiles, targets, where, against, precision, size)
+    return _Request(model, tiles, targets, where, against, precision, size, None)
 
 
 def _check_model(model: Any) -> None:
@@ -460,6 +466,7 @@ def _batch(request: _Request, chosen: list[Method], start: int) -> Batch:
         chunk=request.batch_size,
         contrast=request.contrast,
         first=start,
+        between=request.between,
     )
 
 

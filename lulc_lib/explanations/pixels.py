@@ -42,12 +42,16 @@ def smoothgrad(batch: Batch) -> np.ndarray:
     deviations = torch.full((SAMPLES, *batch.images.shape[1:]), NOISE, device=batch.device)
     noise, maps = torch.normal(0.0, deviations, generator=generator), []
     saliency = Saliency(batch.run)
+    parts = noise.split(SAMPLES if batch.between is None else batch.chunk)
     for image, target in zip(batch.images, batch.target, strict=True):
-        with torch.enable_grad():
-            found = saliency.attribute(
-                _leaf(image + noise), target=target.expand(SAMPLES), abs=False
-            )
-        maps.append(_summed(found.sum(dim=0, keepdim=True) * 1 / SAMPLES))
+        found = []
+        for part in parts:
+            with torch.enable_grad():
+                slopes = saliency.attribute(
+                    _leaf(image + part), target=target.expand(len(part)), abs=False
+                )
+            found.append(slopes.sum(dim=0, keepdim=True))
+        maps.append(_summed(sum(found[1:], found[0]) * 1 / SAMPLES))
     return np.concatenate(maps)
 
 

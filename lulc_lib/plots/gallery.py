@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from lulc_lib.arrays import softmax
 from lulc_lib.explanations import Explanation
+from lulc_lib.explanations.table import METHODS
 from lulc_lib.plots.files import figure_jpeg, figure_png
 from lulc_lib.plots.maps import (
     GROUND,
@@ -68,6 +69,8 @@ def plot_gallery(
     ground: float | None = GROUND,
     opacity: float = 0.6,
     names: Sequence[str] | None = None,
+    scales: Mapping[str, Scale] | None = None,
+    notes: Sequence[str] = (),
 ) -> Figure:
     """Draw tiles in rows, each with one map per explanation beside it.
 
@@ -82,6 +85,8 @@ def plot_gallery(
         ground: metres along the side of a tile; None when unknown.
         opacity: of the maps over the tiles.
         names: what to write below the tiles instead of their names.
+        scales: by the keys of `explanations`; one that is not here comes from the maps drawn.
+        notes: lines to write below the pictures.
 
     Raises:
         TypeError: if explanations is not a dict.
@@ -89,7 +94,7 @@ def plot_gallery(
     """
     tiles = tiles if isinstance(tiles, TileSet) else undivided(tiles)
     images, count = as_images(tiles).numpy(), len(tiles)
-    columns = gallery_columns(tiles, explanations, predictions)
+    columns = gallery_columns(tiles, explanations, predictions, scales)
     if names is not None and len(names) != count:
         raise ValueError(f"{len(names)} names do not fit {count} tiles")
     if count * (1 + len(columns)) > LARGEST_GALLERY:
@@ -100,7 +105,7 @@ def plot_gallery(
     blocks = 1 if count <= 6 else 2
     texts = [[column.caption(i) for column in columns] for i in range(count)]
     lines = 2 + max(details.count("\n") for row in texts for _, details, _ in row)
-    place = _Places(count, 1 + len(columns), blocks, lines)
+    place = _Places(count, 1 + len(columns), blocks, lines, tuple(map(plain, notes)))
     figure = GalleryFigure(figsize=(place.width, place.height), facecolor="white", dpi=100)
     for block in range(blocks):
         detail = "64x64 px" if ground is None else f"64x64 px, {ground:.0f} m across"
@@ -194,6 +199,7 @@ def gallery_columns(
     tiles: Any,
     explanations: Mapping[str, Explanation],
     predictions: Mapping[str, Predictions] | None = None,
+    scales: Mapping[str, Scale] | None = None,
 ) -> list[Column]:
     """Check that explanations and predictions belong to the tiles and join them.
 
@@ -228,10 +234,19 @@ def gallery_columns(
         if given is not None:
             own = _of_these(given, tiles, name)
             logits, seen = own.logits, own.seen
-        columns.append(
-            Column(name, explanation, map_scale(explanation.heatmap), softmax(logits), labels, seen)
-        )
+        scale = _scale(explanation, (scales or {}).get(name))
+        columns.append(Column(name, explanation, scale, softmax(logits), labels, seen))
     return columns
+
+
+def _scale(found: Explanation, given: Scale | None) -> Scale:
+    """Return the scale of a column: signed where its method is, whatever the values at hand."""
+    if given is None:
+        known = METHODS.get(found.method)
+        signed = bool(known and known.signed) or bool((found.heatmap < 0).any())
+        return map_scale(found.heatmap, signed=signed)
+    beyond = bool((np.abs(found.heatmap) > given.limit * (1 + 1e-6)).any())
+    return Scale(given.limit, given.signed, beyond)
 
 
 @dataclass(frozen=True)
@@ -242,6 +257,7 @@ class _Places:
     columns: int
     blocks: int
     lines: int  # of caption below a picture
+    notes: tuple[str, ...] = ()
     side: float = 1.6
     gap: float = 0.14
     head: float = 1.25
@@ -253,7 +269,8 @@ class _Places:
 
     @property
     def footer(self) -> list[str]:
-        return textwrap.wrap(_FOOTER, int(18.3 * (self.width - 2 * self.margin)))
+        wide = int(18.3 * (self.width - 2 * self.margin))
+        return [line for text in (*self.notes, _FOOTER) for line in textwrap.wrap(text, wide)]
 
     @property
     def foot(self) -> float:

@@ -24,7 +24,9 @@
     const cells = column.rows * column.columns;
     const variant = variantOf(column);
     const grid = variant.grid.subarray(tile * cells, (tile + 1) * cells);
-    drawMap(canvas, { ...column, grid, peak: variant.peaks[tile] }, find("cells").checked);
+    const peak = variant.peaks[tile];
+    const limit = find("own").checked && peak > 0 ? peak : column.limit;
+    drawMap(canvas, { ...column, grid, peak, limit }, find("cells").checked);
   }
 
   // Brings words and maps up to the chosen target.
@@ -151,7 +153,46 @@
   }
   find("target")?.addEventListener("change", aim);
   find("opacity").addEventListener("input", setOpacity);
-  find("cells").addEventListener("change", () => all(".card[data-drawn] .over").forEach(drawColumn));
+  for (const id of ["cells", "own"]) {
+    find(id).addEventListener("change", () => {
+      page.dataset.own = find("own").checked;
+      all(".card[data-drawn] .over").forEach(drawColumn);
+    });
+  }
+  find("more").addEventListener("click", () => {
+    const open = page.classList.toggle("all-words");
+    document.querySelector(".controls").classList.toggle("all", open);
+    find("more").setAttribute("aria-expanded", open);
+    find("more").textContent = open ? "fewer filters" : "all filters and scales";
+  });
+
+  // The address carries the view: what differs from the page as it opens stands behind its #.
+  const kept = ["label", "predicted", "verdict", "judge", "least", "most", "sort", "target"];
+  function readLink() {
+    const values = new URLSearchParams(location.hash.slice(1));
+    let changed = false;
+    for (const id of kept.filter((one) => values.has(one) && find(one))) {
+      const control = find(id);
+      const before = control.value;
+      control.value = values.get(id);
+      if (control.value !== values.get(id)) control.value = before; // no such choice here
+      changed = true;
+    }
+    if (changed) {
+      choose();
+      if (find("target")) aim();
+    }
+  }
+  function writeLink() {
+    const values = new URLSearchParams();
+    for (const id of kept) {
+      const control = find(id);
+      const plain = { least: "0", most: "100" }[id] ?? control?.options?.[0]?.value ?? "";
+      if (control && control.value !== plain) values.set(id, control.value);
+    }
+    history.replaceState(null, "", values.size ? `#${values}` : location.pathname + location.search);
+  }
+  addEventListener("hashchange", readLink);
   find("theme").addEventListener("change", (event) => { page.dataset.theme = event.target.value; });
   find("cards").addEventListener("pointermove", tell);
   for (const box of all(".toggle")) {
@@ -164,4 +205,6 @@
   document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
   choose();
   setOpacity();
+  readLink();
+  for (const id of kept) find(id)?.addEventListener("change", writeLink);
 })();

@@ -26,13 +26,13 @@ function render({ model, el }) {
       const line = body.insertRow();
       const name = document.createElement("th");
       name.scope = "row";
-      name.textContent = shown.classes[i];
+      name.textContent = shown.classes[i].replace(/(?<=[a-z])(?=[A-Z])/g, "\u200b");
       line.append(name);
       const total = row.reduce((a, b) => a + b, 0) || 1;
       row.forEach((count, j) => {
         const button = document.createElement("button");
         button.type = "button";
-        button.textContent = count > 999 ? `${(count / 1000).toFixed(0)}k` : count || "·";
+        button.textContent = count > 999 ? `${Math.round(count / 1000)}k` : count || "·";
         const kind = i === j ? "right" : "wrong";
         // Shares of a row differ by orders of magnitude: their square root is drawn.
         const share = count ? 12 + 68 * Math.sqrt(count / total) : 0;

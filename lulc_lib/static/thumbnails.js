@@ -11,6 +11,7 @@ function render({ model, el }) {
   const turn = [[-1, "‹", "previous page"], [1, "›", "next page"]].map(([by, sign, text]) => {
     const button = document.createElement("button");
     button.type = "button";
+    button.className = "lulc-button";
     button.textContent = sign;
     button.title = text;
     button.setAttribute("aria-label", text);

@@ -5,6 +5,7 @@ no state of its own: `shown` goes to the page, messages come back.
 """
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import anywidget
@@ -14,24 +15,40 @@ import traitlets
 from lulc_lib.export import static_text
 from lulc_lib.images import data_uri, png_bytes
 
-_STYLE = static_text("explorer.css")
+_STYLE = static_text("style.css") + static_text("explorer.css")
 
 
 def _script(name: str, shared: bool = False) -> str:
     return (static_text("shared.js") if shared else "") + static_text(name)
 
 
+class Form(anywidget.AnyWidget):
+    """Controls that `fixed` describes; `shown` has their values and what does not apply.
+
+    Sends {kind: "set", name, value}, {kind: "toggle", name, value, on}, {kind: "press", name} and
+    {kind: "upload", name} with the file's bytes.
+    """
+
+    _esm = _script("form.js")
+    _css = _STYLE
+    fixed = traitlets.Dict().tag(sync=True)
+    shown = traitlets.Dict().tag(sync=True)
+
+
 class Look(anywidget.AnyWidget):
-    """The tile with its brush, and beside it each model's probabilities and maps.
+    """The tile with its tools, and beside it each model's probabilities and maps.
 
     `fixed` never changes: names and colours of the classes, colour tables. Sends {kind: "stroke",
-    points, done} and {kind: "undo"}.
+    points, done}, {kind: "set", name, value}, {kind: "act", name}, {kind: "stop"}, {kind: "guess",
+    value} and {kind: "link", text}.
     """
 
     _esm = _script("look.js", shared=True)
     _css = _STYLE
     fixed = traitlets.Dict().tag(sync=True)
     shown = traitlets.Dict({"tile": "", "words": "", "answers": []}).tag(sync=True)
+    progress = traitlets.Dict({"words": "", "problem": "", "busy": False}).tag(sync=True)
+    link = traitlets.Unicode("").tag(sync=True)
 
 
 class Thumbnails(anywidget.AnyWidget):
@@ -56,11 +73,15 @@ class Matrix(anywidget.AnyWidget):
 
 
 class Scatter(anywidget.AnyWidget):
-    """The embedding map. Sends {kind: "point", index} and {kind: "lasso", indices}."""
+    """The embedding map.
+
+    Sends {kind: "hover", index}, {kind: "point", index} and {kind: "lasso", indices}.
+    """
 
     _esm = _script("scatter.js", shared=True)
     _css = _STYLE
     cloud = traitlets.Dict({"places": ""}).tag(sync=True)
+    hover = traitlets.Dict({"index": -1}).tag(sync=True)
     shown = traitlets.Dict({"words": "", "chosen": -1, "lassoed": False}).tag(sync=True)
 
 
@@ -69,11 +90,15 @@ def encoded(array: np.ndarray) -> str:
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")
 
 
-def sprite(images: np.ndarray) -> str:
+def sprite(images: Sequence[np.ndarray]) -> str:
     """Return tiles uint8 (N, 3, 64, 64) below each other as one PNG's data URI."""
     return data_uri(png_bytes(np.concatenate(list(images), axis=1)))
 
 
 def listener(element: Any, act: Any) -> None:
-    """Call `act(message)` for each message of an element."""
-    element.on_msg(lambda _, content, __: act(content))
+    """Call `act(message)` for each message of an element; a file's bytes come as "content"."""
+
+    def heard(_: Any, content: dict[str, Any], buffers: Any) -> None:
+        act({**content, "content": bytes(buffers[0])} if buffers else content)
+
+    element.on_msg(heard)

@@ -3,53 +3,81 @@
 A thin shell: what is shown is one `State`, pure functions turn it into data, elements draw these.
 """
 
-import contextlib
 import functools
-import html
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import ipywidgets
 import numpy as np
 
-from lulc_lib.anatomies import anatomy
+from lulc_lib.explanations import Explanation
 from lulc_lib.export import explain_for_page, gallery_html
 from lulc_lib.images import data_uri, open_picture, png_bytes, printable
 from lulc_lib.models import TileClassifier
-from lulc_lib.plots import GalleryFigure, Scale, colour_table, figure_png, plot_gallery
-from lulc_lib.predictions import Predictions, cached_predictions, kept_components, predict
-from lulc_lib.tiles import CLASS_COLORS, CLASSES, GROUND_METRES, TileSet, cell_metres
+from lulc_lib.plots import GROUND, GalleryFigure, Scale, colour_table, figure_png, plot_gallery
+from lulc_lib.predictions import (
+    Predictions,
+    cached_predictions,
+    kept_components,
+    predict,
+    store_predictions,
+)
+from lulc_lib.tiles import CLASS_COLORS, CLASSES, GROUND_METRES, TileSet
+from lulc_lib.widgets.cells import replace_earlier
 from lulc_lib.widgets.checks import checked_models, checked_tiles, matched
-from lulc_lib.widgets.elements import Look, Matrix, Scatter, Thumbnails, encoded, listener, sprite
+from lulc_lib.widgets.elements import (
+    Form,
+    Look,
+    Matrix,
+    Scatter,
+    Thumbnails,
+    encoded,
+    listener,
+    sprite,
+)
 from lulc_lib.widgets.finding import Facts, colour_distance, confusion, embed, find
 from lulc_lib.widgets.looking import (
+    Failure,
     Looking,
     asked_of,
-    is_slow,
+    beside_of,
+    deletion_found,
+    jobs_of,
     method_facts,
-    packed_deletion,
     packed_map,
     packed_model,
 )
-from lulc_lib.widgets.state import ALL, ANSWERS, SORTS, TARGETS, TOOLS, State, Stroke
+from lulc_lib.widgets.panel import detail_fields, does_not_apply, find_fields, shown_stage
+from lulc_lib.widgets.state import ALL, State, Stroke
+from lulc_lib.widgets.stories import STORIES, opening, packed
+from lulc_lib.widgets.work import Between, Job, Work
 
 PER_PAGE = 60  # thumbnails
-CHUNK = 32  # tiles predicted between two looks at whether something else is wanted
+CHUNK = 8  # tiles predicted between two looks at whether something else is wanted
+PAINTED_AT_ONCE = 4  # strokes; more are painted in the background
 _FINDS = ("label", "predicted", "answer", "judge", "confidence", "among", "sort")
 _TABLES = {
     kind: encoded(colour_table(Scale(1.0, kind == "diverging", False)))
     for kind in ("sequential", "diverging")
 }
-_NAMES = {
-    "blur": "blur it away",
-    "mean": "mean colour",
-    "texture": "neighbouring texture",
-    "linear": "mean of neighbours, with noise",
-    "swap": "pixels of another tile",
-    "erase": "give back",
+_TOOL_HELP = {
+    "blur": "the brush blurs what it touches",
+    "mean": "the brush puts the tile's mean colour",
+    "texture": "the brush puts neighbouring texture",
+    "linear": "the brush puts the mean of the neighbours, with noise",
+    "swap": "the brush puts the pixels of another tile",
+    "erase": "the brush gives the tile's own pixels back",
+    "undo": "take back the last stroke, also on another tile",
+    "redo": "paint again what was taken back",
+    "clean": "take back all strokes on this tile",
+    "take": "the brush takes pixels from this tile",
+    "before": "the tile before painting, or the other tile, stands beside it",
+    "previous": "the tile before",
+    "next": "the next tile",
 }
 
 
@@ -66,6 +94,8 @@ class Explorer(ipywidgets.VBox):
         state: what is shown now; `show` changes it.
         found: positions of the tiles that the state asks for.
     """
+
+    _work: Work | None = None
 
     def __init__(
         self,
@@ -94,16 +124,23 @@ class Explorer(ipywidgets.VBox):
         self.state = State(tile=tiles.names[0])
         self.found = np.arange(len(tiles))
         self._serial = 0
-        self._updating = False
-        self._worker: threading.Thread | None = None
+        self._taken = 0  # states taken: tells the page's answer to one change from that to another
+        self._turn = threading.RLock()  # held while the state or what is shown changes, never while
+        # a model is asked: so one thread at a time writes, and none waits for a computation
+        self._work = Work(self._on_work, self._on_failure)
+        self._chunks: dict[str, list[Predictions]] = {}  # predictions under way
+        self._done: list[tuple[str, tuple[Stroke, ...]]] = []  # tile and strokes before each change
+        self._undone: list[tuple[str, tuple[Stroke, ...]]] = []
+        self._own_words: dict[str, str] = {}
+        self._failure, self._saved = "", None
         self._cloud: str | None = None  # the model whose features the embedding map shows
         self._know()
-        self._make_controls()
         super().__init__(self._layout())
         self.add_class("lulc-explorer")
+        replace_earlier(self)
         self._go(self.state, everything=True)
         if set(self.models) - set(self.predictions):
-            self._in_background(self._predict_missing)
+            self._add("predictions", "predicting", self._predict_missing)
 
     def __repr__(self) -> str:
         return f"Explorer({', '.join(self.models)}: {len(self.tiles):,} tiles)"
@@ -119,17 +156,21 @@ class Explorer(ipywidgets.VBox):
         Raises:
             ValueError: if there is no such field, or its value is out of range or not here.
         """
-        state = self.state.change(**changes)
-        self._check_here(state)
-        self._go(state)
+        with self._turn:
+            state = self.state.change(**changes)
+            self._check_here(state)
+            self._go(state)
 
     def step(self, by: int = 1) -> None:
         """Show the next of the tiles found; a negative number steps back."""
-        names = [self.tiles.names[i] for i in self.found]
-        if names:
+        with self._turn:
+            names = [self.tiles.names[i] for i in self.found]
+            if not names:
+                return
             at = names.index(self.state.tile) if self.state.tile in names else -1
             at = (at + by) % len(names)
-            self._go(self.state.change(tile=names[at], page=at // PER_PAGE))
+            told = {"hidden": True, "guess": ""} if self.state.story else {}
+            self._go(self.state.at(names[at]).change(page=at // PER_PAGE, **told))
 
     def to_json(self) -> str:
         """Return what is shown as JSON text, which `restore` shows again."""
@@ -151,22 +192,36 @@ class Explorer(ipywidgets.VBox):
         Raises:
             ValueError: if no chosen method has a map of this tile.
         """
-        state, maps, problems = self.state, {}, []
+        state = self.state
+        return self._work.ask("drawing the picture", functools.partial(self._figure, state))
+
+    def _figure(self, state: State, between: Between) -> GalleryFigure:
+        maps, scales, problems = {}, {}, []
         for name in self.models:
             for method in state.methods:
+                key = name if len(state.methods) == 1 else f"{name} · {method}"
                 try:
-                    found = self.looking.map(asked_of(state, self.looking, name, method))
+                    asked = asked_of(state, self.looking, name, method)
+                    found = self.looking.map(asked, between)
+                    if state.scale == "shared":
+                        scales[key] = self.looking.scale(asked, between)
                 except ValueError as error:
-                    problems.append(_in_words(error))
+                    problems.append(f"{key}: no map, {_in_words(error)}")
                     continue
-                maps[name if len(state.methods) == 1 else f"{name} · {method}"] = found
+                maps[key] = found if state.sign == "signed" else positive(found)
         if not maps:
             raise ValueError("; ".join(problems))
+        if state.sign == "positive":
+            scales = {key: replace(scale, signed=False) for key, scale in scales.items()}
+        notes = [f"Note: {note}"] if (note := state.note(state.tile)) else []
+        look = {"opacity": state.opacity, "scales": scales, "notes": [*notes, *problems]}
         if state.strokes or state.tile in self.looking.own:
             shown = self.looking.painted(state.tile, state.strokes)[None]
             words = f"{Path(state.tile).stem}{', painted' if state.strokes else ''}"
-            return plot_gallery(shown, maps, names=[words])
-        return plot_gallery(self.tiles[self.looking.position[state.tile]], maps, self.predictions)
+            ground = None if state.tile in self.looking.own else GROUND
+            return plot_gallery(shown, maps, names=[words], ground=ground, **look)
+        tile = self.tiles[self.looking.position[state.tile]]
+        return plot_gallery(tile, maps, self.predictions, **look)
 
     def export_html(self, path: str | Path, count: int = 60) -> Path:
         """Write the first of the tiles found, with their maps, as one page that needs no kernel.
@@ -179,13 +234,22 @@ class Explorer(ipywidgets.VBox):
             The absolute path of the page.
 
         Raises:
-            ValueError: if no tile is found, or a chosen method cannot explain a model.
+            ValueError: if no tile is found, or no chosen method can explain a model.
         """
         if not len(self.found):
             raise ValueError("no tile is found, so that there is nothing to export")
         shown = self.tiles.select(self.found[:count], part=self.tiles.part)
-        maps = explain_for_page(self.models, shown, self.state.methods, self.predictions)
-        return gallery_html(shown, maps, path, self.predictions)
+        state = self.state
+
+        def write(between: Between) -> Path:
+            missing: dict[str, str] = {}
+            maps = explain_for_page(
+                self.models, shown, state.methods, self.predictions, missing=missing,
+                between=between,
+            )  # fmt: skip
+            return gallery_html(shown, maps, path, self.predictions, missing=missing)
+
+        return self._work.ask("writing the page", write)
 
     def add_picture(
         self, path: str | Path, fit: Literal["crop", "resize"] = "crop", scale: float | None = None
@@ -210,23 +274,25 @@ class Explorer(ipywidgets.VBox):
         """
         picture = open_picture(path, fit, scale)
         name = f"{printable(Path(path).name)} ({fit})"
-        words = f"{picture.fitted}; {picture.ground}"
+        words = f"{picture.fitted}; {picture.ground}".replace(str(Path(path).parent) + "/", "")
         if (far := colour_distance(picture.image, self.tiles)) > 1:
             words += (
                 f"; its colours lie {far:.1f} times as far from the mean of these tiles as 99 of "
                 "100 of them: what the models say of it means little"
             )
         self.looking.own[name], self._own_words[name] = picture.image, words
-        self._go(self.state.change(tile=name))
+        with self._turn:
+            self._go(self.state.at(name), own=True)
         return name
 
-    def wait(self, seconds: float = 600) -> None:
-        """Wait until what runs in the background is done."""
-        if self._worker is not None:
-            self._worker.join(seconds)
+    def wait(self, seconds: float = 600) -> bool:
+        """Wait until what runs in the background is done; return whether it is."""
+        return self._work.wait(seconds)
 
     def close(self) -> None:
-        """Take the panel off the page, with all its parts."""
+        """Take the panel off the page, with all its parts, and stop what it computes."""
+        if self._work is not None:  # not where an argument was refused
+            self._work.close()
         for part in list(_parts(self)):
             for name in ("layout", "style"):
                 if part.has_trait(name) and part.trait_has_value(name):
@@ -236,22 +302,36 @@ class Explorer(ipywidgets.VBox):
     # --- going from one state to the next ---
 
     def _check_here(self, state: State) -> None:
-        for name, value, known in (
-            ("judge", state.judge, (ALL, *self.models)),
-            ("tile", state.tile, (*self.looking.position, *self.looking.own)),
-        ):
-            if value not in known:
-                raise ValueError(f"this explorer has no {name} {value!r}")
+        tiles = {*self.looking.position, *self.looking.own}
+        strokes = [*state.strokes, *(one for _, made in state.paintings for one in made)]
+        used = [("tile", state.tile), ("other", state.other or state.tile),
+                ("beside", state.tile if state.beside in ("", "before") else state.beside),
+                *(("painted tile", tile) for tile, _ in state.paintings),
+                *(("tile of a stroke", one.other) for one in strokes if one.other)]  # fmt: skip
+        if state.judge not in (ALL, *self.models):
+            raise ValueError(f"this explorer has no judge {state.judge!r}")
+        for name, tile in used:
+            if tile not in tiles:
+                raise ValueError(f"this explorer has no {name} {tile!r}")
+        if state.story not in ("", *STORIES):
+            raise ValueError(f"there is no story {state.story!r}; there are {', '.join(STORIES)}")
         unknown = [m for m in state.methods if m not in method_facts()]
         if unknown:
             raise ValueError(f"there is no method {unknown[0]!r}; there are {list(method_facts())}")
 
-    def _go(self, state: State, everything: bool = False) -> None:
+    def _go(self, state: State, everything: bool = False, own: bool = False) -> None:
         """Take a new state; what goes wrong is said in the panel, where the reader looks."""
+        with self._turn:
+            self._take(state, everything, own)
+
+    def _take(self, state: State, everything: bool, own: bool) -> None:
         before = self.state
-        kept = (state.strokes, state.deleted) == (before.strokes, before.deleted)
-        if state.tile != before.tile and kept and not everything:
-            state = state.change(strokes=(), deleted=0.0)  # they belong to the tile
+        self._taken += 1
+        if state.tile != before.tile and state.paintings == before.paintings and not everything:
+            new = {n: getattr(state, n) for n in ("strokes", "deleted")
+                   if getattr(state, n) != getattr(before, n)}  # fmt: skip
+            carried = {name: getattr(state, name) for name in _CARRIED}
+            state = before.at(state.tile).change(**carried, **new)
         finds = everything or any(getattr(state, n) != getattr(before, n) for n in _FINDS)
         self.state = state
         try:
@@ -259,18 +339,20 @@ class Explorer(ipywidgets.VBox):
             if finds:
                 self._find(keep_page=everything)
             self._show_tile()  # first: it is what the reader waits for
-            if finds or self.state.page != before.page:
-                self._show_page(refresh=everything)
+            if finds or own or self.state.page != before.page:
+                self._show_page(refresh=everything or own)
             if finds or self.state.tile != before.tile:
                 self._thumbnails.chosen = self.state.tile
                 self._show_place()
             if finds:
                 self._show_matrix()
             if self._cloud not in (None, self._judge()):  # the embedding map shows another model
-                self._in_background(self._show_cloud)
+                self._add("cloud", "the map of features", self._show_cloud)
         except Exception as error:
             self._problem(_in_words(error))
         self._set_controls()
+        self._work.want([] if self.state.hidden else jobs_of(self.state, self.looking))
+        self._show_progress()
 
     def _find(self, keep_page: bool = False) -> None:
         self.found = find(self.state, self.facts)
@@ -280,7 +362,7 @@ class Explorer(ipywidgets.VBox):
         held = (own and keep_page) or self.looking.position.get(self.state.tile) in self.found
         if len(self.found) and not held:
             first = self.tiles.names[self.found[0]]
-            self.state = self.state.change(tile=first, strokes=(), deleted=0.0)
+            self.state = self.state.at(first)
         if not keep_page:
             self.state = self.state.change(page=0)
 
@@ -296,10 +378,14 @@ class Explorer(ipywidgets.VBox):
         page = min(state.page, pages - 1)
         here = self.found[page * PER_PAGE : (page + 1) * PER_PAGE]
         names = [self.tiles.names[i] for i in here]
+        own = list(self.looking.own) if page == 0 else []  # the way back to one's own pictures
+        names = [*own, *names]
         items = self._thumbnails.shown["items"]
         if refresh or names != [item["name"] for item in items]:
-            items = [self._thumbnail(i) for i in here]
-            self._thumbnails.sprite = sprite(self.tiles.images[here].numpy()) if count else ""
+            items = [{"name": name, "title": name, "mark": "open"} for name in own]
+            items += [self._thumbnail(i) for i in here]
+            pictures = [*(self.looking.own[name] for name in own), *self.tiles.images[here].numpy()]
+            self._thumbnails.sprite = sprite(pictures) if pictures else ""
         first = page * PER_PAGE + 1 if count else 0
         self._thumbnails.shown = {
             "items": items,
@@ -331,6 +417,7 @@ class Explorer(ipywidgets.VBox):
             "kept": encoded(kept),
             "chosen": self.looking.position.get(state.tile, -1),
             "lassoed": bool(state.among),
+            "inside": len(state.among),
         }
 
     def _thumbnail(self, i: int) -> dict[str, Any]:
@@ -346,135 +433,170 @@ class Explorer(ipywidgets.VBox):
     def _judge(self) -> str:
         return next(iter(self.models)) if self.state.judge == ALL else self.state.judge
 
-    def _show_tile(self) -> None:
-        """Draw what is known at once; what takes long comes when it is there."""
-        state, waiting = self.state, []
-        maps: dict[str, list[dict[str, Any]]] = {name: [] for name in self.models}
-        for name in self.models:
-            for method in state.methods:
-                if is_slow(method) and not self._at_hand(name, method):
-                    waiting.append((name, method))
-                    text = f"{method} takes a while; computing …"
-                    maps[name].append({"method": method, "waiting": text})
-                else:
-                    maps[name].append(packed_map(state, self.looking, name, method))
-        answers = [
-            {**packed_model(state, self.looking, name), "maps": maps[name]} for name in self.models
-        ]
-        self._serial += 1
-        tile = self.looking.painted(state.tile, state.strokes)
-        self._look.shown = {
-            "serial": self._serial,
-            "tile": encoded((tile * 255).round().byte().permute(1, 2, 0).numpy()),
-            "words": self._tile_words(),
-            "answers": answers,
+    def _show_tile(self, again: bool = True) -> None:
+        """Draw what is at hand; what must be computed first is announced.
+
+        Args:
+            again: also where nothing has changed, since the page waits for an answer.
+        """
+        state = self.state
+        side = self._side(state)
+        shown = {
+            **side,
+            "taken": self._taken,
+            "methods": list(state.methods),
             "opacity": state.opacity,
             "radius": state.radius,
+            "tool": state.tool,
+            "scale": state.scale,
+            "off": self._off(),
+            "help": _TOOL_HELP,
+            "deletion": [] if state.hidden else self._deletion(),
+            "story": packed(state.story, state.hidden, state.guess) if state.story else None,
+            "beside": self._side(beside_of(state)) if state.beside and not state.hidden else None,
         }
-        self._show_deletion()
-        if waiting:
-            self._in_background(functools.partial(self._compute, state, waiting))
+        sides = [shown, *([shown["beside"]] if shown["beside"] else [])]
+        shown["pending"] = sum(
+            (answer["verdict"] == "waiting") + sum("waiting" in one for one in answer["maps"])
+            for one in sides for answer in one["answers"]
+        ) + sum(one.get("pending", 0) for one in shown["deletion"])  # fmt: skip
+        if again or {**self._look.shown, "serial": 0} != {**shown, "serial": 0}:
+            self._serial += 1
+            self._look.shown = {**shown, "serial": self._serial}
+            self._look.link = state.to_link() if len(state.strokes) < 200 else ""
 
-    def _at_hand(self, model: str, method: str) -> bool:
-        try:
-            return self.looking.has(asked_of(self.state, self.looking, model, method))
-        except ValueError:
-            return True  # refused without computing
+    def _side(self, state: State) -> dict[str, Any]:
+        """Return a tile, painted or not, with each model's answer and maps."""
+        looking = self.looking
+        painted = looking.painted_found(state.tile, state.strokes, PAINTED_AT_ONCE)
+        tile = looking.image(state.tile) if painted is None else painted
+        answers = [
+            {
+                **packed_model(state, looking, name),
+                "maps": [packed_map(state, looking, name, method) for method in state.methods],
+            }
+            for name in self.models
+        ]
+        return {
+            "tile": encoded((tile * 255).round().byte().permute(1, 2, 0).numpy()),
+            "words": "which class is it?" if state.hidden else self._tile_words(state),
+            "answers": [] if state.hidden else answers,
+        }
 
-    def _tile_words(self) -> str:
-        state = self.state
+    def _off(self) -> dict[str, str]:
+        off = does_not_apply(self.state, self.models)
+        if not self._done:
+            off["undo"] = "nothing has been painted"
+        if not self._undone:
+            off["redo"] = "nothing was taken back"
+        return off
+
+    def _tile_words(self, state: State) -> str:
         label = self.looking.label(state.tile)
         words = [Path(state.tile).name]
         words.append("no label" if label is None else f"label {CLASSES[label]}")
-        count = len(state.strokes)
-        words.append(f"{count} stroke{'s'[: count != 1]}" if count else f"{GROUND_METRES} m across")
         if state.tile in self._own_words:
             words.append(self._own_words[state.tile])
+        else:
+            words.append(f"{GROUND_METRES} m across")
+        if count := len(state.strokes):
+            words.append(f"{count} stroke{'s'[: count != 1]}")
         return " · ".join(words)
 
-    def _show_deletion(self) -> None:
+    def _deletion(self) -> list[dict[str, Any]]:
+        """Return the tile without the pixels that the slider takes away, for each model."""
         state = self.state
         if state.deleted == 0:
-            self._deleted.value = ""
-            return
-        method = next((m for m in state.methods if not is_slow(m)), None)
-        if method is None:
-            self._deleted.value = "<p>Choose a method that takes one pass or two.</p>"
-            return
-        rows = []
+            return []
+        method, rows = state.methods[0], []
         for name in self.models:
             try:
-                found = packed_deletion(state, self.looking, name, method)
+                asked = asked_of(state, self.looking, name, method)
+                found = deletion_found(state, self.looking, name, method)
             except ValueError as error:
-                rows.append(f"<p>{html.escape(_in_words(error))}</p>")
+                rows.append({"words": f"{name}: {_in_words(error)}"})
                 continue
-            rows.append(f"<p><b>{html.escape(name)}</b>, {found['target']}</p><div>")
+            if found is None:
+                failed = isinstance(self.looking.map_found(asked), Failure)
+                words = f"no map by {method}" if failed else "to be computed …"
+                rows.append({"words": f"{name}: {words}", "pending": int(not failed)})
+                continue
             for order, words in (("map", f"by {method}"), ("random", "at random")):
-                picture = data_uri(png_bytes(found[order]["image"].transpose(2, 0, 1)))
-                sure = 100 * found[order]["probability"]
-                rows.append(
-                    f'<figure><img src="{picture}" width="112" height="112" '
-                    f'alt="{state.deleted:.0%} deleted {words}"><figcaption>{words}: '
-                    f"<b>{sure:.1f} %</b></figcaption></figure>"
-                )
-            rows.append("</div>")
-        self._deleted.value = f'<div class="lulc-deleted">{"".join(rows)}</div>'
+                words = f"{name}, {state.deleted:.0%} {words}: {found['target']}"
+                rows.append({
+                    "image": data_uri(png_bytes(found[order]["image"].transpose(2, 0, 1))),
+                    "alt": words, "words": words,
+                    "sure": f"{100 * found[order]['probability']:.1f} %",
+                })  # fmt: skip
+        return rows
 
     # --- in the background ---
 
-    def _in_background(self, work: Callable[[], None]) -> None:
-        """Do some work in a thread, after what runs there already."""
-        earlier = self._worker
+    def _add(self, key: str, words: str, make: Callable[[Between], None]) -> None:
+        """Do some work when nothing of what is looked at is left to compute."""
+        self._work.add(Job(key, words, make))
 
-        def run() -> None:
-            if earlier is not None:
-                earlier.join()
+    def _on_work(self) -> None:
+        """Draw what has been computed, and say how far the work is."""
+        with self._turn:
             try:
-                work()
+                self._show_tile(again=False)
             except Exception as error:
                 self._problem(_in_words(error))
+            self._show_progress()
 
-        self._worker = threading.Thread(target=run, daemon=True)
-        self._worker.start()
+    def _on_failure(self, error: Exception) -> None:
+        with self._turn:
+            self._problem(_in_words(error))
 
-    def _compute(self, state: State, waiting: list[tuple[str, str]]) -> None:
-        """Compute slow maps, unless another state is wanted by now."""
-        for done, (name, method) in enumerate(waiting):
-            if self.state != state:
-                return
-            self._say(f"{method} of {name}: map {done + 1} of {len(waiting)} …")
-            packed_map(state, self.looking, name, method)
-        self._say("")
-        if self.state == state:
-            self._show_tile()
+    def _show_progress(self) -> None:
+        now = self._work.progress
+        rest = f", {now.left - 1} more to do" if now.left > 1 else ""
+        words = f"{now.words}{rest} …" if now.words else ""
+        if now.held and not words:
+            words = f"stopped: {now.held} still to do"
+        self._look.progress = {
+            "words": words, "share": now.share, "busy": bool(now.words), "held": bool(now.held),
+            "problem": self._failure,
+        }  # fmt: skip
 
-    def _predict_missing(self) -> None:
+    def _stop_or_go_on(self) -> None:
+        if self._work.progress.held:
+            self._work.go_on()
+        else:
+            self._work.stop()
+        self._on_work()
+
+    def _predict_missing(self, between: Between) -> None:
         for name in [name for name in self.models if name not in self.predictions]:
-            self.predictions[name] = self._predicted(name, features=True)
-        self._know()
-        self._progress.layout.display = "none"
-        self._say("")
-        self._go(self.state, everything=True)
+            given = self._predicted(name, between)
+            with self._turn:
+                self.predictions[name] = given
+        with self._turn:
+            self._know()
+            self._go(self.state, everything=True)
 
-    def _predicted(self, name: str, features: bool) -> Predictions:
-        """Predict all tiles in chunks, so that nothing else waits longer than for one of them."""
-        chunks = []
-        self._progress.layout.display = None
-        self._progress.max = len(self.tiles)
-        for first in range(0, len(self.tiles), CHUNK):
-            some = self.tiles[first : first + CHUNK]
-            chunks.append(predict(self.models[name], some, features=features, cache=True))
-            self._progress.value = first + len(some)
-            self._say(f"{name} predicts: {first + len(some):,} of {len(self.tiles):,} tiles")
-        return joined(chunks, self.tiles)
+    def _predicted(self, name: str, between: Between) -> Predictions:
+        """Predict all tiles with features, in chunks that stay when the work is interrupted."""
+        model, chunks = self.models[name], self._chunks.setdefault(name, [])
+        for first in range(CHUNK * len(chunks), len(self.tiles), CHUNK):
+            between(CHUNK)
+            chunks.append(predict(model, self.tiles[first : first + CHUNK], features=True))
+        given = joined(self._chunks.pop(name), self.tiles)
+        store_predictions(model, self.tiles, given)
+        return given
 
-    def _show_cloud(self) -> None:
+    def _show_cloud(self, between: Between) -> None:
         """Bring the embedding map up to date with the judge."""
         judge = self._judge()
         if self._cloud == judge:
             return
-        features, spread = self._features(judge)
+        features, spread = self._features(judge, between)
         places, share = embed(features)
+        with self._turn:
+            self._draw_cloud(judge, places, share * spread)
+
+    def _draw_cloud(self, judge: str, places: np.ndarray, share: float) -> None:
         self._cloud = judge
         self._scatter.cloud = {
             "places": encoded(places),
@@ -485,10 +607,10 @@ class Explorer(ipywidgets.VBox):
         self._scatter.shown = {
             **self._scatter.shown,
             "words": f"{judge}'s features in two dimensions (PCA), which hold "
-            f"{share * spread:.0%} of their spread: neighbours here may be far apart there",
+            f"{share:.0%} of their spread: neighbours here may be far apart there",
         }
 
-    def _features(self, judge: str) -> tuple[np.ndarray, float]:
+    def _features(self, judge: str, between: Between) -> tuple[np.ndarray, float]:
         """Return a model's features, or the components kept beside it, and their part of it all."""
         given = self.predictions.get(judge)
         if given is not None and given.features is not None:
@@ -496,248 +618,229 @@ class Explorer(ipywidgets.VBox):
         if (kept := kept_components(self.models[judge], self.tiles)) is not None:
             return kept
         self._scatter.shown = {**self._scatter.shown, "words": f"asking {judge} for features …"}
-        given = self._predicted(judge, features=True)
-        self.predictions[judge] = given
-        self._progress.layout.display = "none"
-        self._say("")
+        given = self._predicted(judge, between)
+        with self._turn:
+            self.predictions[judge] = given
         return given.features, 1.0
 
     # --- the panel ---
 
-    def _make_controls(self) -> None:
-        self._own_words: dict[str, str] = {}
-        counts = {n: c for n, c in self.tiles.class_counts().items() if c}
-        labels = [(f"all ({len(self.tiles):,})", ALL)]
-        labels += [(f"{name} ({count:,})", name) for name, count in counts.items()]
-        models = [(f"{'any' if len(self.models) > 1 else 'the'} model", ALL)]
-        models += _pairs(list(self.models))
-        answers = ANSWERS if len(self.models) > 1 else ANSWERS[:-1]
-        words = {ALL: "right or wrong", "disagree": "models disagree"}
-        self._controls: dict[str, Any] = {
-            "label": _dropdown("Label", labels),
-            "predicted": _dropdown("Predicted", [("any class", ALL), *_pairs(CLASSES)]),
-            "answer": _dropdown("Answer", [(words.get(a, a), a) for a in answers]),
-            "judge": _dropdown("Asked of", models),
-            "sort": _dropdown("Sort by", [(_SORT_WORDS[s], s) for s in SORTS]),
-            "confidence": _slider(ipywidgets.FloatRangeSlider, "Confidence", 0, 1, 0.01),
-            "methods": ipywidgets.SelectMultiple(
-                options=list(method_facts()), description="Methods", rows=10,
-                layout=ipywidgets.Layout(width="224px"), style={"description_width": "80px"},
-            ),
-            "target": _dropdown("Map for", [(_TARGET_WORDS.get(t, t), t) for t in TARGETS]),
-            "contrast": _dropdown("and not", [("–", ""), *_pairs(CLASSES)]),
-            "stage": _dropdown("Layer", self._stages()),
-            "sign": _dropdown("Values", [("signed", "signed"), ("for it only", "positive")]),
-            "scale": _dropdown(
-                "Scale", [("shared by all tiles", "shared"), ("each map its own range", "per map")]
-            ),
-            "opacity": _slider(ipywidgets.FloatSlider, "Opacity", 0, 1, 0.05),
-            "tool": _dropdown("Brush", [(_NAMES[t], t) for t in TOOLS]),
-            "radius": _slider(ipywidgets.FloatSlider, "Radius", 1, 20, 0.5),
-            "deleted": _slider(ipywidgets.FloatSlider, "Delete", 0, 1, 0.01),
-        }  # fmt: skip
-        for name, control in self._controls.items():
-            control.observe(functools.partial(self._on_control, name), "value")
+    def _layout(self) -> list[ipywidgets.Widget]:
         classes = {"classes": list(CLASSES), "colours": list(CLASS_COLORS.values())}
         self._look = Look(fixed={**classes, "tables": _TABLES})
-        self._thumbnails, self._matrix = Thumbnails(), Matrix()
-        self._scatter = Scatter()
-        listener(self._look, self._on_look)
-        listener(self._thumbnails, self._on_thumbnails)
-        listener(self._matrix, self._on_matrix)
-        listener(self._scatter, self._on_scatter)
-        self._status, self._problems = ipywidgets.HTML(), ipywidgets.HTML()
-        self._deleted, self._links = ipywidgets.HTML(), ipywidgets.HTML()
-        self._upload = ipywidgets.FileUpload(
-            accept="image/*,.json", description="open a picture or a state",
-            layout=ipywidgets.Layout(width="auto"),
-        )  # fmt: skip
-        self._upload.observe(self._on_upload, "value")
-        fits = [("cut out its centre", "crop"), ("shrink the whole", "resize")]
-        self._fit = _dropdown("Picture", fits)
-        self._progress = ipywidgets.IntProgress(layout=ipywidgets.Layout(display="none"))
-        self._note = ipywidgets.Textarea(
-            description="Note", placeholder="what you see, and what would prove you wrong",
-            continuous_update=False, layout=ipywidgets.Layout(width="100%", max_width="560px"),
-        )  # fmt: skip
-        self._note.observe(self._on_note, "value")
-
-    def _stages(self) -> list[tuple[str, int]]:
-        """Return the layers to choose from, counted from the last, with each model's grid."""
-        found = {}
-        for name, model in self.models.items():
-            with contextlib.suppress(ValueError):  # without a grid there is nothing to choose
-                found[name] = anatomy(model)
-        fewest = min((len(one.grids) for one in found.values()), default=0)
-        options = [("the method's own choice", 0)]
-        for back in range(1, fewest + 1):
-            grids = []
-            for name, one in found.items():
-                h, w = one.grids[-back]
-                grids.append(f"{name} {h}x{w} = {cell_metres(h):.0f} m")
-            options.append((f"output {back} from the end: {', '.join(grids)}", back))
-        if any(one.blocks for one in found.values()):
-            options += [(f"first norm in block {back} from the end (ViT)", -back)
-                        for back in range(1, fewest + 1)]  # fmt: skip
-        return options
-
-    def _layout(self) -> list[ipywidgets.Widget]:
-        c = self._controls
+        self._finder = Form(fixed={"fields": find_fields(self.models, self.tiles)})
+        self._details = Form(fixed={"fields": detail_fields(self.models)})
+        self._thumbnails, self._matrix, self._scatter = Thumbnails(), Matrix(), Scatter()
+        for element, act in (
+            (self._look, self._on_look), (self._finder, self._on_form),
+            (self._details, self._on_form), (self._thumbnails, self._on_thumbnails),
+            (self._matrix, self._on_matrix), (self._scatter, self._on_scatter),
+        ):  # fmt: skip
+            listener(element, self._locked(act))
+        self._fit = "crop"
         self._tabs = ipywidgets.Tab(
             [self._thumbnails, self._matrix, self._scatter],
             titles=("tiles", "confusion", "features"),
         )
         self._tabs.observe(self._on_tab, "selected_index")
-        undo = _button("undo", "take back the last stroke", self._undo)
-        clean = _button("clean tile", "take back all strokes", lambda: self._paint(()))
-        other = _button("take from this tile", "the brush takes its pixels", self._take_from)
-        previous = _button("previous", "the tile before", lambda: self.step(-1))
-        following = _button("next", "the next tile", self.step)
-        clear = _button("clear filters", "show all tiles", self._clear)
-        keep = [
-            _button("keep as picture", "a PNG of what is looked at", self._keep_picture),
-            _button("keep as page", "the tiles found, as one HTML file", self._keep_page),
-            _button("keep as state", "JSON that opens this view again", self._keep_state),
-        ]
-        find_rows = [c[name] for name in ("label", "predicted", "answer", "judge", "sort")]
-        look_rows = [c[n] for n in ("target", "contrast", "stage", "sign", "scale", "opacity")]
         return [
-            _group("lulc-find", _row(*find_rows, c["confidence"], clear), self._tabs),
-            _group(
-                "lulc-see",
-                _row(previous, following, self._status, self._progress),
-                self._problems,
-                _row(c["methods"], ipywidgets.Box(look_rows).add_class("lulc-row")),
-                self._look,
-                _row(c["tool"], c["radius"], other, undo, clean),
-                _row(c["deleted"]),
-                self._deleted,
-                self._note,
-                _row(*keep, self._upload, self._fit),
-                self._links,
-            ),
+            self._finder.add_class("lulc-findbar"),
+            self._tabs.add_class("lulc-side"),
+            self._look,
+            self._details.add_class("lulc-details"),
         ]
 
     def _set_controls(self) -> None:
-        """Bring the controls up to the state, without their answering."""
-        self._updating = True
-        try:
-            for name, control in self._controls.items():
-                control.value = self._value_of(name)
-            self._note.value = self.state.note(self.state.tile)
-        finally:
-            self._updating = False
-
-    def _value_of(self, name: str) -> Any:
-        """Return what a control shows of the state: a layer that is not on its list by its like.
-
-        A convolutional network has no norms to choose from, so that -2 and 2 are one layer there;
-        a number beyond the first layer means the first.
-        """
-        value = getattr(self.state, name)
-        if name != "stage":
-            return value
-        listed = {stage for _, stage in self._controls["stage"].options}
-        fewest = max(listed)
-        like = max(-fewest, min(fewest, value))
-        return like if like in listed else abs(like)
-
-    def _say(self, text: str) -> None:
-        self._status.value = html.escape(text)
+        """Bring the controls up to the state."""
+        state = self.state
+        values = {name: getattr(state, name) for name in State.__annotations__}
+        values |= {"note": state.note(state.tile), "fit": self._fit,
+                   "stage": shown_stage(state.stage, self.models)}  # fmt: skip
+        for unsent in ("strokes", "paintings", "among", "notes"):
+            del values[unsent]
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        shown = {"values": values, "off": self._off(), "saved": self._saved,
+                 "notes": [list(note) for note in state.notes]}  # fmt: skip
+        self._finder.shown, self._details.shown = shown, shown
 
     def _problem(self, text: str) -> None:
-        self._problems.value = f"<p>{html.escape(text)}</p>" if text else ""
-        self._problems.layout.display = None if text else "none"
+        self._failure = text
+        self._show_progress()
 
     # --- what the reader does ---
 
-    def _on_control(self, name: str, change: dict[str, Any]) -> None:
-        if self._updating or change["new"] == getattr(self.state, name):
-            return
-        value = change["new"]
-        if name == "methods" and not value:
-            return
-        self._go(self.state.change(**{name: value}))
+    def _locked(self, act: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+        """Answer messages of an element one at a time; what goes wrong is said in the panel."""
 
-    def _on_note(self, change: dict[str, Any]) -> None:
-        if not self._updating:
-            self.state = self.state.with_note(self.state.tile, change["new"])
+        def answer(message: dict[str, Any]) -> None:
+            with self._turn:
+                try:
+                    act(message)
+                except Exception as error:
+                    self._problem(_in_words(error))
+
+        return answer
+
+    def _on_form(self, message: dict[str, Any]) -> None:
+        if message["kind"] == "set":
+            self._set(message["name"], message["value"])
+        elif message["kind"] == "toggle":
+            self._toggle(message["value"], message["on"])
+        elif message["kind"] == "upload":
+            self._open(message["name"], message["content"])
+        else:
+            {"clear": self._clear, "picture": self._keep_picture, "page": self._keep_page,
+             "state": self._keep_state}[message["name"]]()  # fmt: skip
+
+    def _set(self, name: str, value: Any) -> None:
+        """Change one field as a control does."""
+        if name == "fit":
+            self._fit = value
+        elif name == "note":
+            self._go(self.state.with_note(self.state.tile, value))
+        elif name == "tile":
+            self._go(self.state.at(value))
+        elif name == "story" and value:
+            self._tell(value)
+        elif name == "story":
+            self._go(self.state.change(story="", hidden=False, guess=""))
+        else:
+            self.show(**{name: tuple(value) if isinstance(value, list) else value})
+
+    def _toggle(self, method: str, on: bool) -> None:
+        """Take a method in or out; the last one stays."""
+        others = tuple(name for name in self.state.methods if name != method)
+        self.show(methods=(*others, method) if on or not others else others)
+
+    def _tell(self, story: str) -> None:
+        """Open a story, with its answers hidden until the reader has predicted."""
+        state = self.state.change(**opening(story, self.facts))
+        self._go(state, everything=False)
+
+    def _guess(self, value: str) -> None:
+        told = STORIES[self.state.story]
+        self._remember()
+        strokes = told.strokes or self.state.strokes
+        self._go(self.state.change(hidden=False, guess=value, strokes=strokes))
 
     def _on_tab(self, change: dict[str, Any]) -> None:
         if change["new"] == 2:
-            self._in_background(self._show_cloud)
+            self._add("cloud", "the map of features", self._show_cloud)
 
     def _on_look(self, message: dict[str, Any]) -> None:
-        if message["kind"] == "undo":
-            self._undo()
-            return
+        kind = message["kind"]
+        if kind == "stroke":
+            self._stroke(message["points"], message["done"])
+        elif kind == "set":
+            self._set(message["name"], message["value"])
+        elif kind == "stop":
+            self._stop_or_go_on()
+        elif kind == "guess":
+            self._guess(message["value"])
+        elif kind == "link":
+            state = State.from_link(message["text"])
+            self._check_here(state)
+            self._go(state, everything=True)
+        else:
+            {"undo": self._undo, "redo": self._redo, "clean": lambda: self._paint(()),
+             "take": self._take_from, "before": self._compare, "next": self.step,
+             "previous": lambda: self.step(-1)}[message["name"]]()  # fmt: skip
+
+    def _stroke(self, points: Any, done: bool) -> None:
         state = self.state
-        try:
-            stroke = Stroke(
-                state.tool, state.radius, message["points"],
-                state.other if state.tool == "swap" else "",
-            )  # fmt: skip
-        except ValueError:
-            self._problem("Choose the other tile first: open it and press 'take from this tile'.")
+        if state.tool == "swap" and not state.other:
+            self._problem("Choose the other tile first: open it and press 'take from it'.")
             return
+        stroke = Stroke(
+            state.tool, state.radius, points, state.other if state.tool == "swap" else ""
+        )
         kept = tuple(s for s in state.strokes if s is not self._under_way)
-        self._under_way = None if message["done"] else stroke
-        self._paint((*kept, stroke))
+        if self._under_way is None:
+            self._remember()
+        self._under_way = None if done else stroke
+        self._go(state.change(strokes=(*kept, stroke)))
 
     _under_way: Stroke | None = None  # the stroke whose end has not come yet
 
+    def _remember(self) -> None:
+        """Keep what is painted now, for undo."""
+        self._done.append((self.state.tile, self.state.strokes))
+        self._undone.clear()
+
     def _paint(self, strokes: tuple[Stroke, ...]) -> None:
+        self._remember()
         self._go(self.state.change(strokes=strokes))
 
     def _undo(self) -> None:
-        self._paint(self.state.strokes[:-1])
+        self._turn_back(self._done, self._undone)
+
+    def _redo(self) -> None:
+        self._turn_back(self._undone, self._done)
+
+    def _turn_back(
+        self,
+        source: list[tuple[str, tuple[Stroke, ...]]],
+        other: list[tuple[str, tuple[Stroke, ...]]],
+    ) -> None:
+        """Bring back what was painted before, on the tile that it was painted on."""
+        if source:
+            tile, strokes = source.pop()
+            there = self.state.at(tile)
+            other.append((tile, there.strokes))
+            self._under_way = None
+            self._go(there.change(strokes=strokes))
+
+    def _compare(self) -> None:
+        """Put the tile before painting, or the tile that the brush takes from, beside it."""
+        state = self.state
+        chosen = "before" if state.strokes else state.other
+        self._go(state.change(beside="" if state.beside else chosen))
 
     def _keep_picture(self) -> None:
-        self._offer("view.png", "image/png", lambda: figure_png(self.figure()))
+        make = functools.partial(self._figure, self.state)
+        self._keep("view.png", "image/png", lambda between: figure_png(make(between)))
 
     def _keep_page(self) -> None:
-        def page() -> bytes:
+        def page(between: Between) -> bytes:
+            between()
             with tempfile.TemporaryDirectory() as folder:
                 return self.export_html(Path(folder, "page.html")).read_bytes()
 
-        self._say("writing the page …")
-        self._in_background(lambda: self._offer("tiles.html", "text/html", page))
+        self._keep("tiles.html", "text/html", page)
 
     def _keep_state(self) -> None:
-        self._offer("state.json", "application/json", lambda: self.to_json().encode())
+        self._offer("view.json", "application/json", self.to_json().encode())
 
-    def _offer(self, name: str, mime: str, make: Callable[[], bytes]) -> None:
+    def _keep(self, name: str, mime: str, make: Callable[[Between], bytes]) -> None:
+        """Make a file in the background, and put a link to it on the page."""
+
+        def keep(between: Between) -> None:
+            content = make(between)
+            with self._turn:
+                self._offer(name, mime, content)
+
+        self._add(f"keep {name}", f"writing {name}", keep)
+
+    def _offer(self, name: str, mime: str, content: bytes) -> None:
         """Put a link on the page that saves a file; no server and no path is needed for it."""
-        try:
-            address = data_uri(make(), mime)
-        except Exception as error:
-            self._problem(_in_words(error))
-            return
-        self._say("")
-        self._links.value = (
-            f'<a class="lulc-link" download="{name}" href="{address}">save {name}</a>'
-        )
+        self._saved = {"name": name, "address": data_uri(content, mime)}
+        self._set_controls()
 
-    def _on_upload(self, change: dict[str, Any]) -> None:
-        if not change["new"]:
+    def _open(self, name: str, content: bytes) -> None:
+        """Open a file of the reader's: a view that was kept, or a picture."""
+        if name.lower().endswith(".json"):
+            self.restore(content.decode("utf-8", errors="replace"))
             return
-        given = change["new"][0]
-        content = bytes(given["content"])
-        try:
-            if given["name"].lower().endswith(".json"):
-                self.restore(content.decode("utf-8", errors="replace"))
-            else:
-                with tempfile.TemporaryDirectory() as folder:
-                    file = Path(folder, Path(given["name"]).name)
-                    file.write_bytes(content)
-                    self.add_picture(file, self._fit.value)
-        except Exception as error:
-            self._problem(_in_words(error))
-        self._upload.value = ()
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, Path(name).name)
+            file.write_bytes(content)
+            try:
+                self.add_picture(file, self._fit)
+            except (ValueError, OSError) as error:
+                raise ValueError(str(error).replace(str(file), file.name)) from error
 
     def _take_from(self) -> None:
         self._go(self.state.change(other=self.state.tile, tool="swap"))
-        self._say(f"the brush takes the pixels of {Path(self.state.other).name}")
 
     def _clear(self) -> None:
         plain = {name: getattr(State(), name) for name in _FINDS}
@@ -745,7 +848,8 @@ class Explorer(ipywidgets.VBox):
 
     def _on_thumbnails(self, message: dict[str, Any]) -> None:
         if message["kind"] == "pick":
-            self._go(self.state.change(tile=message["name"]))
+            told = {"hidden": True, "guess": ""} if self.state.story else {}
+            self._go(self.state.at(message["name"]).change(**told))
             return
         pages = max(1, -(-len(self.found) // PER_PAGE))
         page = min(max(self.state.page + message["by"], 0), pages - 1)
@@ -761,20 +865,28 @@ class Explorer(ipywidgets.VBox):
         self._tabs.selected_index = 0
 
     def _on_scatter(self, message: dict[str, Any]) -> None:
+        if message["kind"] == "hover":
+            index = message["index"]
+            tile = self.tiles.images[index].permute(1, 2, 0).numpy()
+            words = self._thumbnail(index)["title"]
+            self._scatter.hover = {"index": index, "tile": encoded(tile), "words": words}
+            return
         if message["kind"] == "point":
-            self._go(self.state.change(tile=self.tiles.names[message["index"]]))
+            self._go(self.state.at(self.tiles.names[message["index"]]))
             return
         names = tuple(self.tiles.names[i] for i in message["indices"])
         self._go(self.state.change(among=names))
 
 
-_SORT_WORDS = {
-    "order": "their order",
-    "loss": "largest loss",
-    "confidence": "least confidence",
-    "disagreement": "largest disagreement",
-}
-_TARGET_WORDS = {"predicted": "the predicted class", "label": "the label"}
+_CARRIED = tuple(  # of a state with another tile: all but what belongs to the tile
+    name for name in State.__annotations__
+    if name not in ("tile", "strokes", "paintings", "deleted")
+)  # fmt: skip
+
+
+def positive(found: Explanation) -> Explanation:
+    """Return maps of what speaks for the class alone."""
+    return replace(found, heatmap=np.maximum(found.heatmap, 0), grid=np.maximum(found.grid, 0))
 
 
 def joined(chunks: Sequence[Predictions], tiles: TileSet) -> Predictions:
@@ -800,40 +912,3 @@ def _parts(widget: ipywidgets.Widget) -> Iterator[ipywidgets.Widget]:
 
 def _in_words(error: Exception) -> str:
     return str(error) or type(error).__name__
-
-
-def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    return [(name, name) for name in names]
-
-
-def _dropdown(text: str, options: Any) -> ipywidgets.Dropdown:
-    return ipywidgets.Dropdown(
-        options=options,
-        description=text,
-        layout=ipywidgets.Layout(width="224px"),
-        style={"description_width": "80px"},
-    )
-
-
-def _slider(kind: type, text: str, low: float, high: float, step: float) -> Any:
-    value = (low, high) if kind is ipywidgets.FloatRangeSlider else low
-    return kind(
-        value=value, min=low, max=high, step=step, description=text, continuous_update=False,
-        layout=ipywidgets.Layout(width="280px"), style={"description_width": "80px"},
-    )  # fmt: skip
-
-
-def _button(text: str, tooltip: str, act: Callable[[], None]) -> ipywidgets.Button:
-    button = ipywidgets.Button(
-        description=text, tooltip=tooltip, layout=ipywidgets.Layout(width="auto")
-    )
-    button.on_click(lambda _: act())
-    return button
-
-
-def _row(*parts: ipywidgets.Widget) -> ipywidgets.Box:
-    return ipywidgets.Box(parts).add_class("lulc-row")
-
-
-def _group(name: str, *parts: ipywidgets.Widget) -> ipywidgets.VBox:
-    return ipywidgets.VBox(parts).add_class(name)

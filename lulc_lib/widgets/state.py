@@ -1,5 +1,6 @@
 """What the explorer shows, as one piece of plain data that goes to JSON and back."""
 
+import base64
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -85,6 +86,11 @@ class State:
         strokes: what was painted on the tile, in order.
         deleted: share of the pixels that the deletion slider takes away.
         notes: ((tile, text), ...).
+        beside: what stands beside the tile: "before" painting, another tile's name, "" for nothing.
+        paintings: ((tile, strokes), ...), what was painted on other tiles.
+        story: name of a story that is being told, "" for none.
+        hidden: whether label, answers and maps are hidden until the reader has said what to expect.
+        guess: what the reader expected.
     """
 
     label: str = ALL
@@ -109,11 +115,18 @@ class State:
     strokes: tuple[Stroke, ...] = ()
     deleted: float = 0.0
     notes: tuple[tuple[str, str], ...] = field(default=())
+    beside: str = ""
+    paintings: tuple[tuple[str, tuple[Stroke, ...]], ...] = ()
+    story: str = ""
+    hidden: bool = False
+    guess: str = ""
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
             _one_of(name, getattr(self, name), allowed)
-        for name in ("judge", "tile", "other"):
+        if not isinstance(self.hidden, bool):
+            raise ValueError(f"hidden must be True or False, got {self.hidden!r}")
+        for name in ("judge", "tile", "other", "beside", "story", "guess"):
             _text(name, getattr(self, name))
         for name in ("opacity", "deleted"):
             _within(name, getattr(self, name), 0, 1)
@@ -129,8 +142,14 @@ class State:
         object.__setattr__(self, "methods", _texts("methods", self.methods))
         if not self.methods:
             raise ValueError("methods must name at least one method, got ()")
-        strokes = tuple(s if isinstance(s, Stroke) else _made(Stroke, s) for s in self.strokes)
-        object.__setattr__(self, "strokes", strokes)
+        object.__setattr__(self, "strokes", _strokes(self.strokes))
+        try:
+            paintings = tuple((_text("tile", t), _strokes(s)) for t, s in self.paintings)
+        except TypeError:
+            raise ValueError(
+                f"paintings must be pairs (tile, strokes), got {self.paintings!r}"
+            ) from None
+        object.__setattr__(self, "paintings", paintings)
         try:
             notes = tuple((_text("note", tile), _text("note", text)) for tile, text in self.notes)
         except (TypeError, ValueError):
@@ -150,6 +169,15 @@ class State:
                 raise ValueError(f"the explorer's state has no {name!r}{hint} It has {known}")
         return replace(self, **changes)
 
+    def at(self, tile: str) -> "State":
+        """Return the state with another tile and what was painted on it; the strokes here stay."""
+        if tile == self.tile:
+            return self
+        kept = {**dict(self.paintings), self.tile: self.strokes}
+        strokes = kept.pop(tile, ())
+        paintings = tuple((name, made) for name, made in kept.items() if made and name)
+        return replace(self, tile=tile, strokes=strokes, paintings=paintings, deleted=0.0)
+
     def note(self, tile: str) -> str:
         """Return the note on a tile, "" where there is none."""
         return dict(self.notes).get(tile, "")
@@ -162,6 +190,26 @@ class State:
     def to_json(self) -> str:
         """Return the state as JSON text."""
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
+
+    def to_link(self) -> str:
+        """Return what differs from the plain state as text for the end of an address."""
+        plain = asdict(State())
+        values = {name: value for name, value in asdict(self).items() if value != plain[name]}
+        text = json.dumps({"format": FORMAT, **values}, separators=(",", ":"))
+        return base64.urlsafe_b64encode(text.encode()).decode("ascii").rstrip("=")
+
+    @classmethod
+    def from_link(cls, text: str) -> "State":
+        """Read a state from the end of an address.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        try:
+            read = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        except ValueError:
+            raise ValueError("the address holds no view: its end was cut or changed") from None
+        return cls.from_json(read.decode("utf-8", errors="replace"))
 
     @classmethod
     def from_json(cls, text: str) -> "State":
@@ -190,6 +238,10 @@ _CHOICES = {
     "scale": SCALES,
     "tool": TOOLS,
 }
+
+
+def _strokes(values: Any) -> tuple[Stroke, ...]:
+    return tuple(s if isinstance(s, Stroke) else _made(Stroke, s) for s in values)
 
 
 def _made(kind: type, values: Any) -> Any:

@@ -46,17 +46,17 @@ def answers(panel) -> list[str]:
     return panel.locator(".lulc-bar-value").evaluate_all(PROBABILITIES)
 
 
-def serial(panel) -> int:
-    """The number of the view that the page has drawn last."""
-    return int(panel.locator(".lulc-look").get_attribute("data-serial"))
+def taken(panel) -> int:
+    """The number of the state that the page has drawn last."""
+    return int(panel.locator(".lulc-look").get_attribute("data-taken"))
 
 
 def redrawn(page, panel, act) -> None:
-    """Act, and wait until the page has drawn what came of it."""
-    before = serial(panel)
+    """Act, and wait until the page has drawn all that came of it."""
+    before = taken(panel)
     act()
     page.wait_for_function(
-        "([el, n]) => Number(el.dataset.serial) > n",
+        "([el, n]) => Number(el.dataset.taken) > n && el.dataset.pending === '0'",
         arg=[panel.locator(".lulc-look").element_handle(), before],
     )
 
@@ -82,7 +82,7 @@ def test_find(lab, page, panel, screenshot):
     panel.get_by_role("tab", name="confusion").click()
     cell = panel.locator(".lulc-cell:not([disabled])").first
     right = "el => el.getBoundingClientRect().right"
-    edge = panel.locator(".lulc-find").evaluate(right)
+    edge = panel.locator(".lulc-side").evaluate(right)
     assert panel.locator(".lulc-cell").last.evaluate(right) < edge - 4  # the whole matrix is seen
     words = cell.get_attribute("aria-label")
     screenshot("explorer-confusion")
@@ -102,30 +102,63 @@ def test_find(lab, page, panel, screenshot):
         page.mouse.move(left + x * side, top + y * side, steps=4)
     screenshot("explorer-lasso")
     page.mouse.up()
+    panel.get_by_text("tiles in the lasso").wait_for()
+    canvas.hover(position={"x": side / 2, "y": side / 2})
+    page.mouse.wheel(0, -400)
+    assert panel.get_by_role("button", name="whole map").is_enabled()
+    panel.get_by_role("button", name="whole map").click()
     panel.get_by_role("button", name="clear the lasso").click()
     panel.get_by_role("tab", name="tiles").click()
-    panel.get_by_text("of 80").wait_for()
+    panel.get_by_text("–60 of 80").wait_for()
     assert lab.errors(page) == []
+
+
+def unfold(panel, words):
+    """Open a section below the tile."""
+    section = panel.locator("details.lulc-section", has_text=words).first
+    if section.get_attribute("open") is None:
+        section.locator("summary").first.click()
+    return section
+
+
+def choose(page, panel, *names):
+    """Tick just these methods."""
+    section = unfold(panel, "Maps:")
+    boxes = section.locator(".lulc-methods input")
+    ticked = boxes.evaluate_all("all => all.filter(one => one.checked).map(one => one.value)")
+    for name in [*(n for n in names if n not in ticked), *(n for n in ticked if n not in names)]:
+        redrawn(page, panel, section.locator(f'.lulc-methods input[value="{name}"]').click)
 
 
 def test_look(lab, page, panel, screenshot):
     """Method, target and layer change the maps; what cannot be is said beside them."""
-    methods = panel.get_by_label("Methods")
-    redrawn(page, panel, lambda: methods.select_option(["gradcam", "eigencam"]))
+    choose(page, panel, "gradcam", "eigencam")
     assert panel.locator(".lulc-map").count() == 4
-    assert panel.get_by_text("eigencam does not look at the class").count() == 2
+    assert panel.locator(".lulc-method").count() == 2  # one legend for the maps of a method
+    assert "for the class" in panel.locator(".lulc-method").first.inner_text()
+    panel.locator(".lulc-map details summary").last.click()
+    panel.get_by_text("eigencam does not look at the class").last.wait_for()
     redrawn(page, panel, lambda: panel.get_by_label("Map for").select_option("SeaLake"))
-    assert panel.locator(".lulc-map figcaption").first.inner_text().startswith("gradcam · SeaLake")
-    redrawn(page, panel, lambda: panel.get_by_label("Values").select_option("for it only"))
-    redrawn(page, panel, lambda: methods.select_option(["rollout"]))
+    assert "map for SeaLake" in panel.locator(".lulc-map figcaption").first.inner_text()
+    redrawn(
+        page, panel, lambda: panel.get_by_label("Show").select_option("only what is for the class")
+    )
+    assert panel.get_by_label("and not", exact=True).is_disabled()  # with its reason beside it
+    assert "only finercam compares" in panel.locator('[data-name="contrast"]').inner_text()
+    own = panel.get_by_role("button", name="each map its own range").first
+    redrawn(page, panel, own.click)
+    assert panel.get_by_text("not to be compared with other maps").count() == 2
+    redrawn(page, panel, panel.get_by_role("button", name="one scale for all tiles").first.click)
+    screenshot("explorer-methods")
+    choose(page, panel, "rollout")
     panel.get_by_text("resnet50 has no map by rollout").wait_for()
     screenshot("explorer-problem")
-    redrawn(page, panel, lambda: methods.select_option(["gradcam"]))
+    choose(page, panel, "gradcam")
     assert lab.errors(page) == []
 
 
 def test_paint(lab, page, panel, screenshot):
-    """A stroke of the mouse changes probabilities; undo, and keys on the tile, do as well."""
+    """A stroke of the mouse changes probabilities; undo, redo, compare and keys work."""
     tile = panel.locator(".lulc-tile")
     tile.scroll_into_view_if_needed()
     clean = answers(panel)
@@ -139,31 +172,66 @@ def test_paint(lab, page, panel, screenshot):
     assert painted != clean
     assert panel.locator(".lulc-bar-before").count() >= 4
     screenshot("explorer-painted")
+    compare = panel.get_by_role("button", name="compare")
+    redrawn(page, panel, compare.click)
+    panel.locator(".lulc-still").wait_for()
+    assert panel.locator(".lulc-pair .lulc-stack").count() == 4
+    page.mouse.move(box["x"] + 100, box["y"] + 100)
+    rings = panel.locator(".lulc-spot").evaluate_all(
+        "all => all.filter(one => getComputedStyle(one, '::after').display === 'block').length"
+    )
+    assert rings == 5  # the other tile and four maps
+    screenshot("explorer-compare")
+    redrawn(page, panel, compare.click)
     redrawn(page, panel, lambda: panel.get_by_role("button", name="undo").click())
-    panel.get_by_text("640 m across").wait_for()
     assert answers(panel) == clean
+    redrawn(page, panel, lambda: panel.get_by_role("button", name="next", exact=True).click())
+    redrawn(page, panel, lambda: panel.get_by_role("button", name="redo").click())
+    assert answers(panel) == painted  # on the tile that it was painted on
+    redrawn(page, panel, lambda: panel.get_by_role("button", name="undo").click())
     tile.focus()
     for key in ("ArrowLeft", "ArrowUp", "Space"):
         page.keyboard.press(key)
     panel.get_by_text("1 stroke").wait_for()
     assert page.locator(".jp-Notebook .jp-Cell").count() == 3  # the notebook took none of the keys
     redrawn(page, panel, lambda: page.keyboard.press("Backspace"))
-    panel.get_by_text("640 m across").wait_for()
+    redrawn(page, panel, lambda: page.keyboard.press("m"))
+    assert panel.locator('[data-tool="mean"]').get_attribute("aria-pressed") == "true"
+    assert panel.locator('[data-tool="swap"]').is_disabled()
+    assert "take from it" in panel.locator('[data-tool="swap"]').get_attribute("title")
+    assert lab.errors(page) == []
+
+
+def test_a_story_is_told(lab, page, panel, screenshot):
+    """The answers are hidden until the reader has predicted; then they are shown beside it."""
+    redrawn(page, panel, lambda: panel.get_by_label("Story").select_option("A lost river"))
+    assert panel.locator(".lulc-answer").count() == 0
+    assert "River" not in panel.locator(".lulc-caption").inner_text()
+    screenshot("explorer-story")
+    redrawn(page, panel, panel.locator(".lulc-guess button").nth(3).click)
+    panel.get_by_text("You expected Highway").wait_for()
+    assert panel.locator(".lulc-answer").count() == 2
+    redrawn(page, panel, panel.get_by_role("button", name="end the story").click)
+    redrawn(page, panel, panel.get_by_role("button", name="clear filters").click)
+    unfold(panel, "Maps:")
+    redrawn(page, panel, lambda: panel.get_by_label("Map for").select_option("the predicted class"))
     assert lab.errors(page) == []
 
 
 def test_keep(lab, page, panel, screenshot, tmp_path):
-    """Picture, page and state can be saved, the page opens, the state opens the same view."""
+    """Picture, page and view can be saved, the page opens, the view opens as it was."""
+    panel.get_by_role("tab", name="tiles").click()
     redrawn(
         page, panel, lambda: panel.get_by_label("Label", exact=True).select_option("Forest (8)")
     )
-    note = panel.get_by_label("Note")
+    section = unfold(panel, "Delete, note, keep")
+    note = panel.get_by_label("Note on this tile")
     note.fill("trees")
-    note.blur()
+    redrawn(page, panel, note.blur)
     saved = {}
-    for button, name in (("picture", "view.png"), ("page", "tiles.html"), ("state", "state.json")):
+    for button, name in (("picture", "view.png"), ("page", "tiles.html"), ("view", "view.json")):
         panel.get_by_role("button", name=f"keep as {button}").click()
-        link = panel.locator(f'a[download="{name}"]')
+        link = panel.locator(f'a[download="{name}"]').last
         link.wait_for()
         with page.expect_download() as download:
             link.click()
@@ -171,15 +239,15 @@ def test_keep(lab, page, panel, screenshot, tmp_path):
         download.value.save_as(saved[name])
     assert saved["view.png"].read_bytes().startswith(b"\x89PNG")
     assert saved["tiles.html"].read_text().count("<article") == 8
-    state = json.loads(saved["state.json"].read_text())
+    state = json.loads(saved["view.json"].read_text())
     assert state["label"] == "Forest"
     assert [text for _, text in state["notes"]] == ["trees"]
     redrawn(page, panel, lambda: panel.get_by_role("button", name="clear filters").click())
-    with page.expect_file_chooser() as chooser:
-        panel.get_by_role("button", name="open a picture or a state").click()
-    redrawn(page, panel, lambda: chooser.value.set_files(saved["state.json"]))
+    chooser = section.locator('input[type="file"]')
+    redrawn(page, panel, lambda: chooser.set_input_files(saved["view.json"]))
     panel.get_by_text("1–8 of 8").wait_for()
     assert note.input_value() == "trees"
+    assert section.locator(".lulc-notes li").count() == 1
     screenshot("explorer-restored")
     assert lab.errors(page) == []
 
@@ -189,12 +257,12 @@ def test_it_opens_before_its_predictions(lab, page, cells, screenshot):
     bare = cells.nth(2)
     bare.scroll_into_view_if_needed()
     bare.locator(".lulc-over").first.wait_for()
-    bare.get_by_label("Answer").select_option("wrong")
+    bare.get_by_label("Answer", exact=True).select_option("wrong")
     bare.locator(".lulc-thumbnail.lulc-is-wrong").first.wait_for()
     assert lab.errors(page) == []
 
 
-@pytest.mark.parametrize("width", [1200, 700])
+@pytest.mark.parametrize("width", [1200, 700, 400])
 @pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
 def test_it_is_legible(page, panel, screenshot, width, theme):
     """Nothing sticks out of the panel, and words stand out from their ground, in both themes."""
@@ -203,14 +271,53 @@ def test_it_is_legible(page, panel, screenshot, width, theme):
     dark = theme.endswith("Dark")
     page.wait_for_function(f"document.body.dataset.jpThemeLight === '{str(not dark).lower()}'")
     page.wait_for_timeout(500)
+    panel.locator(".lulc-findbar").evaluate("bar => bar.scrollIntoView({block: 'start'})")
     screenshot(f"explorer-{width}-{'dark' if dark else 'light'}")
     right = "part => part.getBoundingClientRect().right"
-    parts = panel.locator(".lulc-look, .lulc-grid, .lulc-row > *, .lulc-map, .lulc-bar-value")
-    edges = parts.evaluate_all(f"parts => parts.map({right})")
+    parts = panel.locator(".lulc-look, .lulc-grid, .lulc-field, .lulc-map, .lulc-bar-value")
+    edges = parts.evaluate_all(
+        "parts => parts.map(p => [p.getBoundingClientRect().right, p.className + p.innerText])"
+    )
     assert len(edges) > 20
-    assert max(edges) <= panel.evaluate(right) + 1
+    edge = panel.evaluate(right) + 1
+    assert [words for found, words in edges if found > edge] == []
+    if width == 700:  # the tile is on the first screen
+        tile = panel.locator(".lulc-tile").bounding_box()
+        top = panel.locator(".lulc-explorer").bounding_box()["y"]
+        assert tile["y"] + tile["height"] - top < 700
     light = panel.locator(".lulc-caption, .lulc-answer h4, .lulc-bar-name").evaluate_all(CONTRAST)
     assert min(light) >= 4.5
+
+
+def test_a_cell_that_runs_again_leaves_no_widgets(lab, page, cells):
+    """The kernel holds as many widgets after the cell has run again as before."""
+    run = """code => new Promise(done => {
+        const kernel = jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+        const asked = kernel.requestExecute({
+            code, silent: true,
+            user_expressions: {n: 'len(__import__("ipywidgets").widgets.widget._instances)'},
+        });
+        asked.done.then(reply => done(reply.content.user_expressions.n.data['text/plain']));
+    })"""
+    before = page.evaluate(run, "pass")
+    lab.run_all(page)
+    cells.nth(1).locator(".lulc-over").first.wait_for()
+    cells.nth(2).locator(".lulc-over").first.wait_for()
+    assert page.evaluate(run, "pass") == before
+
+
+def test_a_restarted_kernel_is_said(lab, page, panel, screenshot):
+    """The panel says that it no longer answers, in one place and in words."""
+    page.evaluate("jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    gone = panel.locator(".lulc-explorer.jupyter-widgets-disconnected")
+    gone.wait_for()
+    words = gone.evaluate("one => getComputedStyle(one, '::before').content")
+    assert "The kernel was restarted" in words
+    screenshot("explorer-restarted")
+    broken = panel.locator(".lulc-explorer .jupyter-widgets-disconnected").evaluate_all(
+        "all => all.filter(one => getComputedStyle(one, '::before').display !== 'none').length"
+    )
+    assert broken == 0
 
 
 CONTRAST = """parts => parts.map(part => {

@@ -123,3 +123,59 @@ def test_nothing_sticks_out(opened, screenshot, width, theme):
     page.wait_for_timeout(200)
     screenshot(f"page-{width}-{theme}")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_phone_sees_a_tile_on_its_first_screen(opened, screenshot):
+    """At 400 px the first tile lies on the screen; filters and scales unfold."""
+    page = opened
+    page.set_viewport_size({"width": 400, "height": 800})
+    page.evaluate("scrollTo(0, 0)")
+    page.wait_for_timeout(200)
+    screenshot("page-400")
+    tile = page.locator(".card .tile").first.bounding_box()
+    assert tile["y"] + tile["height"] <= 800
+    assert not page.locator("#sort").is_visible()
+    page.locator("#more").click()
+    assert page.locator("#sort").is_visible()
+    assert page.locator(".scale").first.is_visible()
+    page.locator("#more").click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    page.set_viewport_size({"width": 1200, "height": 1000})
+
+
+def test_the_page_says_that_its_tiles_are_a_selection(opened):
+    """So that nobody reads an accuracy from how many are right."""
+    words = opened.locator(".selection").inner_text()
+    assert "how many are right here is not the accuracy" in words
+
+
+def test_a_maps_own_range_and_the_link(opened):
+    """One click stretches each map; the address carries the filters and opens them again."""
+    page = opened
+    over = page.locator(".card .map:not([hidden]) .over").first
+    pixels = "canvas => canvas.toDataURL()"
+    before = over.evaluate(pixels)
+    page.locator("#own").check()
+    assert over.evaluate(pixels) != before
+    page.locator("#own").uncheck()
+    assert over.evaluate(pixels) == before
+    page.locator("#label").select_option("River")
+    assert page.url.endswith("#label=River")
+    count = len(shown(page))
+    page.locator("#label").select_option("")
+    assert "#" not in page.url
+    page.evaluate("location.hash = 'label=River&sort=nonsense'")
+    page.wait_for_function(f"document.querySelectorAll('.card:not([hidden])').length === {count}")
+    page.locator("#label").select_option("")
+
+
+def test_headings_are_not_under_the_bar(opened):
+    """A card that is scrolled to has its heading below the bar of filters."""
+    page = opened
+    page.set_viewport_size({"width": 1200, "height": 700})
+    card = page.locator(".card").nth(12)
+    card.evaluate("card => card.scrollIntoView({block: 'start'})")
+    page.wait_for_timeout(200)
+    bar = page.locator(".controls").bounding_box()
+    heading = card.locator("h2").bounding_box()
+    assert heading["y"] >= bar["y"] + bar["height"] - 1

@@ -1,0 +1,207 @@
+// Controls: fields, sections and buttons that Python describes in `fixed`; `shown` holds their
+// values and what does not apply, with its reason. Every change goes back as a message.
+
+function make(tag, className, text) {
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  if (text !== undefined) element.textContent = text;
+  return element;
+}
+
+function render({ model, el }) {
+  el.classList.add("lulc-form");
+  el.setAttribute("data-lm-suppress-shortcuts", "true");
+  const set = (name, value) => model.send({ kind: "set", name, value });
+  const updates = []; // each brings one control up to `shown`
+
+  function wrap(field, control) {
+    const label = make("label", "lulc-field");
+    label.dataset.name = field.name;
+    label.append(make("span", "", field.label), control);
+    if (field.help) label.title = field.help;
+    for (const one of label.querySelectorAll("select, textarea, input:only-of-type")) {
+      one.setAttribute("aria-label", field.label);
+    }
+    const why = make("span", "lulc-why");
+    why.hidden = true;
+    label.append(why);
+    updates.push((shown) => {
+      const reason = shown.off?.[field.name] ?? "";
+      for (const one of label.querySelectorAll("select, input, textarea")) one.disabled = !!reason;
+      label.toggleAttribute("data-off", !!reason);
+      why.textContent = reason;
+      why.hidden = !reason;
+    });
+    return label;
+  }
+
+  const kinds = {
+    select(field) {
+      const control = make("select");
+      for (const [text, value] of field.options) {
+        const option = make("option", "", text);
+        option.value = value;
+        control.append(option);
+      }
+      control.addEventListener("change", () => {
+        const value = field.number ? Number(control.value) : control.value;
+        set(field.name, value);
+      });
+      updates.push((shown) => { control.value = String(shown.values[field.name]); });
+      return wrap(field, control);
+    },
+    percent(field) { // two ends of a range of probabilities
+      const row = make("span", "lulc-inline");
+      const ends = [0, 1].map((at) => {
+        const input = make("input");
+        input.type = "number";
+        input.min = 0;
+        input.max = 100;
+        input.setAttribute("aria-label", `${field.label} ${["from", "to"][at]}`);
+        input.addEventListener("change", () => {
+          const values = ends.map((one) => Math.min(1, Math.max(0, Number(one.value) / 100)));
+          set(field.name, values.sort((a, b) => a - b));
+        });
+        return input;
+      });
+      row.append(ends[0], "to", ends[1], "%");
+      updates.push((shown) => {
+        ends.forEach((input, at) => {
+          input.value = Math.round(100 * shown.values[field.name][at]);
+        });
+      });
+      return wrap(field, row);
+    },
+    range(field) {
+      const row = make("span", "lulc-inline");
+      const control = make("input");
+      const words = make("output");
+      Object.assign(control, { type: "range", min: field.min, max: field.max, step: field.step });
+      const say = () => { words.textContent = `${Math.round(100 * control.value)} %`; };
+      control.addEventListener("input", say);
+      control.addEventListener("change", () => set(field.name, Number(control.value)));
+      row.append(control, words);
+      updates.push((shown) => {
+        control.value = shown.values[field.name];
+        say();
+      });
+      return wrap(field, row);
+    },
+    text(field) {
+      const control = make("textarea");
+      control.placeholder = field.placeholder;
+      control.addEventListener("change", () => set(field.name, control.value));
+      updates.push((shown) => { control.value = shown.values[field.name]; });
+      return wrap(field, control);
+    },
+    methods(field) { // a box for each method, by family
+      const list = make("div", "lulc-methods");
+      list.setAttribute("role", "group");
+      list.setAttribute("aria-label", field.label);
+      const boxes = [];
+      for (const family of field.families) {
+        const group = make("div");
+        group.append(make("h5", "", family.name));
+        for (const one of family.methods) {
+          const label = make("label");
+          const box = make("input");
+          box.type = "checkbox";
+          box.value = one.name;
+          box.addEventListener("change", () => {
+            // One method, not the list: the page may not have drawn an earlier change yet.
+            model.send({ kind: "toggle", name: field.name, value: one.name, on: box.checked });
+          });
+          boxes.push(box);
+          const name = make("span", "", `${one.name} `);
+          name.append(make("span", "lulc-muted", one.cost));
+          label.append(box, name, make("small", "", one.help));
+          if (one.figure) label.append(make("small", "", one.figure));
+          group.append(label);
+        }
+        list.append(group);
+      }
+      updates.push((shown) => {
+        for (const box of boxes) box.checked = shown.values[field.name].includes(box.value);
+      });
+      return list;
+    },
+    button(field) {
+      const button = make("button", "lulc-button", field.label);
+      button.type = "button";
+      button.title = field.help ?? "";
+      button.addEventListener("click", () => model.send({ kind: "press", name: field.name }));
+      updates.push((shown) => {
+        const reason = shown.off?.[field.name] ?? "";
+        button.disabled = !!reason;
+        button.title = reason || field.help || "";
+      });
+      return button;
+    },
+    upload(field) {
+      const control = make("input");
+      control.type = "file";
+      control.accept = field.accept;
+      control.addEventListener("change", async () => {
+        const file = control.files[0];
+        if (!file) return;
+        model.send({ kind: "upload", name: file.name }, undefined, [await file.arrayBuffer()]);
+        control.value = "";
+      });
+      return wrap(field, control);
+    },
+    saved() { // the file that was made last
+      const link = make("a", "lulc-saved");
+      updates.push((shown) => {
+        link.hidden = !shown.saved;
+        if (!shown.saved) return;
+        link.download = shown.saved.name;
+        link.href = shown.saved.address;
+        link.textContent = `save ${shown.saved.name}`;
+      });
+      return link;
+    },
+    notes() { // all notes, each a way back to its tile
+      const list = make("ul", "lulc-notes");
+      list.setAttribute("aria-label", "Notes");
+      updates.push((shown) => {
+        list.replaceChildren(...(shown.notes ?? []).map(([tile, text]) => {
+          const item = make("li");
+          const button = make("button", "lulc-link-button", tile.split("/").pop());
+          button.type = "button";
+          button.addEventListener("click", () => set("tile", tile));
+          item.append(button, ` ${text}`);
+          return item;
+        }));
+        list.hidden = !(shown.notes ?? []).length;
+      });
+      return list;
+    },
+    glossary(field) {
+      const list = make("dl", "lulc-glossary");
+      for (const [word, meaning] of field.words) {
+        list.append(make("dt", "", word), make("dd", "", meaning));
+      }
+      return list;
+    },
+    section(field) {
+      const section = make("details", "lulc-section");
+      section.open = !!field.open;
+      section.append(make("summary", "", field.label));
+      const body = make("div");
+      body.append(...field.fields.map((one) => kinds[one.kind](one)));
+      section.append(body);
+      return section;
+    },
+  };
+
+  el.replaceChildren(...model.get("fixed").fields.map((field) => kinds[field.kind](field)));
+  const draw = () => {
+    const shown = model.get("shown");
+    if (shown.values) updates.forEach((update) => update(shown));
+  };
+  model.on("change:shown", draw);
+  draw();
+  return () => model.off("change:shown", draw);
+}
+
+export default { render };
