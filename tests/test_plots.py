@@ -636,7 +636,7 @@ def test_maps_without_ground_name_no_metres(tiles: TileSet):
 
 
 def test_maps_are_as_large_as_asked(tiles: TileSet):
-    """`side` is the width of a picture in inches; the labels keep their room beside it."""
+    """`side` is the width of a picture in inches; the labels keep their space beside it."""
     for side in (0.8, 1.6):
         figure = plots.plot_maps(tiles[:1], {"a": np.zeros((1, 4, 4))}, side=side)
         picture = figure.axes[0].get_position()

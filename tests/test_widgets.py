@@ -222,7 +222,7 @@ def test_slow_methods_come_later(shown, monkeypatch):
     shown.wait()
     later = shown._look.shown["answers"][0]["maps"]
     assert "waiting" in first[1]
-    assert "values" in first[0]  # it was at hand
+    assert "values" in first[0]  # it was known
     assert "values" in later[1]
     shown.show(methods=("smoothgrad",))
     shown.show(methods=("gradcam",))  # meanwhile the reader goes on
@@ -499,7 +499,7 @@ def explained(monkeypatch):
 
 
 def test_a_click_is_answered_while_a_slow_map_is_computed(shown, few, explained):
-    """Another tile, its answers and the maps at hand are shown at once; the slow map is dropped."""
+    """Another tile, its answers and the maps that are known are shown at once; the slow map is dropped."""
     counts, begun, _ = explained
     shown.show(tile=few.names[3])
     shown.wait()
@@ -717,7 +717,7 @@ def test_a_cell_that_runs_again_replaces_its_panel(models, few, given, monkeypat
 
 
 def test_the_panel_of_the_app_asks_no_model_first(few, monkeypatch):
-    """It shows the models at hand on the test tiles of the split."""
+    """It shows the models on the test tiles of the split."""
     from lulc_lib.widgets import app
 
     monkeypatch.setenv("LULC_SMOKE", "1")

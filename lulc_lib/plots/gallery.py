@@ -240,7 +240,7 @@ def gallery_columns(
 
 
 def _scale(found: Explanation, given: Scale | None) -> Scale:
-    """Return the scale of a column: signed where its method is, whatever the values at hand."""
+    """Return the scale of a column: signed where its method is, whatever its values are."""
     if given is None:
         known = METHODS.get(found.method)
         signed = bool(known and known.signed) or bool((found.heatmap < 0).any())

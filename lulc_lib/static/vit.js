@@ -2,7 +2,7 @@
 //
 // T tokens of D values; N of them are patches, in h rows and w columns, and come after the prefix (a
 // class token). K classes. A matrix lies row by row in one memory, `heap`: it begins at `at`, its rows
-// are `step` values apart, a multiple of 8, and there is room for a multiple of 4 rows.
+// are `step` values apart, a multiple of 8, and there is space for a multiple of 4 rows.
 
 const up = (n, to) => Math.ceil(n / to) * to;
 

@@ -434,7 +434,7 @@ class Explorer(ipywidgets.VBox):
         return next(iter(self.models)) if self.state.judge == ALL else self.state.judge
 
     def _show_tile(self, again: bool = True) -> None:
-        """Draw what is at hand; what must be computed first is announced.
+        """Draw what is known; what must be computed first is announced.
 
         Args:
             again: also where nothing has changed, since the page waits for an answer.

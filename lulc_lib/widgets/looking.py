@@ -434,7 +434,7 @@ def packed_model(state: State, looking: Looking, model: str) -> dict[str, Any]:
 
 
 def packed_map(state: State, looking: Looking, model: str, method: str) -> dict[str, Any]:
-    """Return one map for the page from what is at hand, without computing anything.
+    """Return one map for the page from what is known, without computing anything.
 
     Where there is none, the reason in words is "problem"; where it is still to be computed,
     "waiting" says so. Until the shared scale is made, the map has its own range.
@@ -545,7 +545,7 @@ def _deletion(state: State, looking: Looking, model: str, found: Explanation) ->
 
 
 def jobs_of(state: State, looking: Looking) -> list[Job]:
-    """Return what must be computed before all that a state asks for is at hand, in order.
+    """Return what must be computed before all that a state asks for is known, in order.
 
     Painting and answers come first, then the maps that take one pass or two, the light model's
     before the heavy one's; then slow maps, what the deletion slider asks, and shared scales.
