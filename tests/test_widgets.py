@@ -499,7 +499,7 @@ def explained(monkeypatch):
 
 
 def test_a_click_is_answered_while_a_slow_map_is_computed(shown, few, explained):
-    """Another tile, its answers and the maps that are known are shown at once; the slow map is dropped."""
+    """Another tile and the maps that are known are shown at once; the slow map is dropped."""
     counts, begun, _ = explained
     shown.show(tile=few.names[3])
     shown.wait()
