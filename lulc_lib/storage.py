@@ -123,7 +123,10 @@ def load_arrays(kind: str, key: dict[str, Any]) -> dict[str, np.ndarray] | None:
     Warns:
         CacheWarning: if the file is damaged.
     """
-    path = _kept(kind, key)
+    try:
+        path = _kept(kind, key)
+    except OSError:  # no folder for the cache
+        return None
     try:
         with open_checked(path) as file, np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
