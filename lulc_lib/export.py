@@ -399,7 +399,8 @@ def _legend(c: int, column: Column, ground: float | None, shown: set[int]) -> st
 <p>{html.escape(column.method)}{layer}<br>{html.escape("; ".join(notes))}</p>
 <div class="bar"><img src="{data_uri(png_bytes(bar))}"
 alt="Colour bar of {name}, from {ends[0]} to {ends[1]}" width="256" height="12"></div>
-<p class="ends"><span>{ends[0]} {low_words}</span>{middle}<span>{words[1]} {ends[1]}</span></p>
+<p class="ends"><span>{ends[0]}<br>{low_words}</span>{middle}
+<span>{ends[1]}<br>{words[1]}</span></p>
 </section>"""
 
 
