@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import nn
 
@@ -71,6 +72,17 @@ def test_held_gates_leave_the_outputs_of_torchvision(images):
     np.testing.assert_allclose(held, logits_of(model, images), atol=1e-5)
     found = explain(model, images, "libragrad", layer=anatomy(model).outputs[0])
     assert np.ptp(found.grid) > 0
+
+
+@pytest.mark.parametrize("function", [F.gelu, F.silu, torch.tanh, F.elu, F.mish])
+def test_a_held_gate_does_not_jump_at_zero(function):
+    """What is exactly 0 has the gate of its neighbours: rounding decides what is exactly 0."""
+    x = torch.tensor([-1e-3, 0.0, 1e-3], requires_grad=True)
+    with HeldGates():
+        held = function(x)
+    (gates,) = torch.autograd.grad(held.sum(), x)
+    assert held[1] == 0
+    torch.testing.assert_close(gates[1], (gates[0] + gates[2]) / 2, atol=1e-3, rtol=0)
 
 
 def test_without_biases_libragrad_is_complete(images):

@@ -56,9 +56,10 @@ class HeldGates(OpenAttention):
 
 
 def _gated(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return x times the function's ratio to x, the ratio held; where x is 0 both are."""
+    """Return x times the function's ratio to x, the ratio held; at 0 it is the one just below."""
     with torch.no_grad():
-        gate = torch.where(x == 0, 0.0, function(x) / x)
+        near = torch.where(x == 0, -1e-4, x)
+        gate = function(near) / near
     return x * gate
 
 
