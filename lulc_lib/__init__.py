@@ -28,6 +28,7 @@ _HOME = {
     "colour_baseline": "baselines",
     "concepts": "factors",
     "create_model": "models",
+    "compare": "metrics",
     "evaluate": "metrics",
     "explain": "explanations",
     "fit": "training",

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -163,13 +164,7 @@ def evaluate(
         ValueError: if there are no labels, no tiles or no resamples, or if the model was trained
             on some of the tiles.
     """
-    labels = predictions._need_labels()
-    if not len(labels):
-        raise ValueError("there are no predictions to evaluate: the set of tiles is empty")
-    if isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 1:
-        raise ValueError(f"resamples must be a whole number of at least 1, got {resamples!r}")
-    if not allow_training_tiles:
-        _refuse_training_tiles(predictions)
+    labels = _scorable(predictions, allow_training_tiles, resamples)
     scorer = _Scorer(labels, predictions.probabilities, predictions.predicted)
     once = np.ones((1, len(labels)), dtype=np.int32)
     values = scorer.figures(once)
@@ -191,6 +186,150 @@ def evaluate(
         resamples=resamples,
         seed=seed,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Two models on the same tiles: by how much the second is ahead of the first.
+
+    Attributes:
+        models: names of the first and the second.
+        macro_f1: second less first, with the interval of the paired bootstrap; > 0 where the
+            second is better. Likewise macro_auprc and accuracy.
+        macro_auprc: see macro_f1.
+        accuracy: see macro_f1.
+        per_class: DataFrame indexed by class with `support` (tiles with that label), F1 as `first`
+            and `second`, their `difference`, and its paired 95 % interval as `low` and `high`.
+        both_right: number of tiles that both get right.
+        first_alone: that the first alone gets right.
+        second_alone: that the second alone gets right.
+        neither: that neither gets right.
+        p_value: of McNemar's exact test, two-sided, in (0, 1]: how likely a division of the tiles
+            that one model alone gets right is at least as uneven, were the models equally good.
+        n: number of tiles.
+    """
+
+    models: tuple[str, str]
+    macro_f1: Interval
+    macro_auprc: Interval
+    accuracy: Interval
+    per_class: pd.DataFrame
+    both_right: int
+    first_alone: int
+    second_alone: int
+    neither: int
+    p_value: float
+    n: int
+
+    def __repr__(self) -> str:
+        first, second = self.models
+        low, high = self.macro_f1.low, self.macro_f1.high
+        return (
+            f"Comparison({second} less {first} on {self.n:,} tiles: macro-F1 "
+            f"{self.macro_f1.value:+.4f} [{low:+.4f}, {high:+.4f}], McNemar p = {self.p_value:.2g})"
+        )
+
+
+def compare(
+    first: Predictions,
+    second: Predictions,
+    *,
+    allow_training_tiles: bool = False,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two models on the same tiles, tile by tile.
+
+    Each bootstrap draw of tiles scores both models, so that what is easy or hard for both cancels
+    out and the interval of the difference is shorter than two separate intervals suggest. McNemar's
+    test (McNemar 1947, doi:10.1007/BF02295996), in its exact form, looks at the tiles that one
+    model alone gets right. Both speak of the choice of test tiles, not of another training.
+
+    Args:
+        first: predictions of labelled tiles by one model.
+        second: predictions of the same tiles, in the same order, by the other.
+        allow_training_tiles: compare also where a model was trained on some of the tiles.
+        resamples: how many draws, at least 1.
+        seed: of the draws.
+
+    Raises:
+        ValueError: if there are no labels, tiles or resamples, if the tiles are not the same, or if
+            a model was trained on some of them.
+    """
+    both = first, second
+    labels, _ = (_scorable(one, allow_training_tiles, resamples) for one in both)
+    _check_same_tiles(first, second)
+    scorers = [_Scorer(labels, one.probabilities, one.predicted) for one in both]
+
+    def apart(weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Return second less first for each row of weights, F1 by class as well."""
+        one, other = (
+            scorer.figures(weights) | {"f1": _rates(scorer.confusion(weights))["f1"]}
+            for scorer in scorers
+        )
+        return {name: other[name] - one[name] for name in one}
+
+    values = apart(np.ones((1, len(labels)), dtype=np.int32))
+    drawn = [apart(weights) for weights in _draws(len(labels), resamples, seed)]
+    draws = {name: np.concatenate([one[name] for one in drawn]) for name in values}
+    right = first.correct, second.correct
+    alone = [int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())]
+    return Comparison(
+        models=(first.model, second.model),
+        **{
+            name: _interval(values[name][0], draws[name], name)
+            for name in ("macro_f1", "macro_auprc", "accuracy")
+        },
+        per_class=_differences([scorer.per_class() for scorer in scorers], draws["f1"]),
+        both_right=int((right[0] & right[1]).sum()),
+        first_alone=alone[0],
+        second_alone=alone[1],
+        neither=int((~right[0] & ~right[1]).sum()),
+        p_value=_mcnemar(*alone),
+        n=len(labels),
+    )
+
+
+def _scorable(predictions: Predictions, allow_training_tiles: bool, resamples: int) -> np.ndarray:
+    """Return the labels of predictions that may be scored."""
+    labels = predictions._need_labels()
+    if not len(labels):
+        raise ValueError("there are no predictions to evaluate: the set of tiles is empty")
+    if isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 1:
+        raise ValueError(f"resamples must be a whole number of at least 1, got {resamples!r}")
+    if not allow_training_tiles:
+        _refuse_training_tiles(predictions)
+    return labels
+
+
+def _check_same_tiles(first: Predictions, second: Predictions) -> None:
+    if first.names != second.names or first.digest != second.digest:
+        shared = len(set(first.names) & set(second.names))
+        raise ValueError(
+            f"the two models must have predicted the same tiles in the same order: {len(first):,} "
+            f"and {len(second):,} tiles have {shared:,} names in common; predict the same part of "
+            "the same split with both"
+        )
+    if not np.array_equal(first._need_labels(), second._need_labels()):
+        raise ValueError("the two models' predictions give the same tiles other labels")
+
+
+def _differences(tables: Sequence[pd.DataFrame], draws: np.ndarray) -> pd.DataFrame:
+    """Return F1 by class of both models, and the difference with its interval."""
+    first, second = (table.f1 for table in tables)
+    ends = np.full((2, len(CLASSES)), np.nan)
+    for c, own in enumerate(draws.T):
+        if np.isfinite(own).any():
+            ends[:, c] = np.nanpercentile(own, [2.5, 97.5])
+    columns = {"support": tables[0].support, "first": first, "second": second}
+    return pd.DataFrame(columns).assign(difference=second - first, low=ends[0], high=ends[1])
+
+
+def _mcnemar(first_alone: int, second_alone: int) -> float:
+    """Return the exact two-sided p-value of a division that a fair coin would make, in (0, 1]."""
+    count = first_alone + second_alone
+    tail = sum(comb(count, k) for k in range(min(first_alone, second_alone) + 1))
+    return min(1.0, 2 * tail / 2**count)
 
 
 class _Scorer:

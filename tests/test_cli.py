@@ -175,6 +175,8 @@ def test_no_command_shows_the_help(lulc):
         (["train", "--pretrained", "no.bin", "--drawn"], "there is no weights file .*no.bin"),
         (["train", "--data", "nowhere"], "--data names .*nowhere, which does not exist"),
         (["train", *DRAWN, "--split", "spatial", "--model", "resnet10t"], "needs load_eurosat"),
+        (["compare", "vit", "vit"], "vit is named twice"),
+        (["compare", "vit"], "arguments are required: B"),
         (["evaluate", "vt"], "there is no checkpoint 'vt' .*; there is resnet50, vit"),
         (["evaluate", "vit", "--data", "nowhere"], "--data names nowhere"),
         (["evaluate", "vit", *DRAWN, "--split", "seed43"], "unknown split 'seed43'; the splits"),
@@ -292,6 +294,10 @@ def test_train_scores_saves_and_resumes(lulc):
     assert "has learning_rate=0.001, not 0.5" in err
     again = ("train", *DRAWN, "--start", "runs/first/first", "--name", "second")
     assert lulc(*again, "--epochs", "1", "--set", "augment=flip")[0] == 0
+    code, out, _ = lulc("compare", "runs/first/first", "runs/second/second", *DRAWN)
+    assert code == 0
+    assert "second less first on 12 tiles: drawn tiles, seed42/test" in out
+    assert "McNemar's exact p = " in out
     second, longer = load_checkpoint("runs/second/second")
     assert [config.augment for config in longer.stages()] == ["none", "flip"]
     assert [row["epoch"] for row in longer.history["epochs"]] == [0, 1]

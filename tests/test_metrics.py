@@ -13,7 +13,7 @@ from sklearn import metrics as sk
 from torchmetrics.functional import classification as tm
 
 from lulc_lib import metrics
-from lulc_lib.metrics import Interval, evaluate
+from lulc_lib.metrics import Interval, compare, evaluate
 from lulc_lib.predictions import Predictions
 from lulc_lib.tiles import CLASSES
 
@@ -286,3 +286,74 @@ def test_evaluating_needs_no_oracle_and_warns_of_nothing():
         warnings.simplefilter("error")
         evaluate(predictions(3, decimals=0))
         evaluate(predictions(1))
+
+
+# --- compare --------------------------------------------------------------------------------------
+
+
+def test_compare_known_answer_by_hand():
+    """Twelve tiles of two classes: who is right alone, and McNemar's p, worked out on paper."""
+    labels, names = [0] * 6 + [1] * 6, tuple("abcdefghijkl")
+    guesses = {"one": [0] * 6 + [1] * 6, "other": [1] * 5 + [0] + [1] * 5 + [0]}
+    said = [
+        Predictions(9 * np.eye(10)[guess], labels, names, model=name)
+        for name, guess in guesses.items()
+    ]
+    found = compare(*said)
+    assert (found.both_right, found.first_alone, found.second_alone, found.neither) == (6, 6, 0, 0)
+    assert found.p_value == 2 / 2**6
+    assert found.accuracy == -0.5
+    # Class 0: 1 hit, 5 misses, 1 false alarm; class 1: 5 hits, 1 miss, 5 false alarms.
+    assert found.macro_f1 == pytest.approx((2 / 8 + 10 / 16) / 2 - 1, abs=1e-12)
+    assert found.per_class.difference["Forest"] == pytest.approx(10 / 16 - 1, abs=1e-12)
+    assert np.isnan(found.per_class.difference["River"])
+    assert found.models == ("one", "other")
+    assert "p = 0.031" in repr(found)
+
+
+def test_compare_turns_round_and_pairs_its_draws():
+    """Turned round, each sign changes; of a model with itself, nothing differs in any draw."""
+    one, other = (predictions(seed=3, skill=skill) for skill in (1.0, 2.0))
+    found, turned = compare(one, other), compare(other, one)
+    assert found.macro_f1.low > 0
+    for name in ("macro_f1", "macro_auprc", "accuracy"):
+        a, b = getattr(found, name), getattr(turned, name)
+        assert (a.value, a.low, a.high) == pytest.approx((-b.value, -b.high, -b.low), abs=1e-12)
+        difference = getattr(evaluate(other), name) - getattr(evaluate(one), name)
+        assert a.value == pytest.approx(difference, abs=1e-12)
+    assert found.p_value == turned.p_value
+    itself = compare(one, one)
+    assert (itself.macro_f1.low, itself.macro_f1.high, itself.p_value) == (0, 0, 1)
+
+
+def test_compare_covers_no_difference_as_often_as_it_says():
+    """Two models of the same skill: the interval holds 0 in about 95 of 100 sets of tiles."""
+    held = []
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        labels = generator.integers(0, 10, 300)
+        names = tuple(map(str, range(300)))
+        shared = generator.normal(size=(300, 10)) + 1.5 * np.eye(10)[labels]
+        pair = [Predictions(shared + generator.normal(size=(300, 10)), labels, names)
+                for _ in range(2)]  # fmt: skip
+        figure = compare(*pair, resamples=100).accuracy
+        held.append(figure.low <= 0 <= figure.high)
+    assert 0.85 <= np.mean(held) <= 1
+
+
+def test_compare_refuses_other_tiles():
+    """Other tiles, another order, other labels and training tiles are named."""
+    one = predictions()
+    turned = dataclasses.replace(one, names=one.names[::-1])
+    with pytest.raises(
+        ValueError, match="same tiles in the same order: 400 and 400 tiles have 400"
+    ):
+        compare(one, turned)
+    with pytest.raises(ValueError, match="400 and 5 tiles have 5 names in common"):
+        compare(one, predictions(count=5))
+    with pytest.raises(ValueError, match="other labels"):
+        compare(one, dataclasses.replace(one, labels=(one.labels + 1) % 10))
+    with pytest.raises(ValueError, match="was trained on 400 of these 400"):
+        compare(one, dataclasses.replace(one, seen=np.ones(400, dtype=bool)))
+    with pytest.raises(ValueError, match="resamples must be a whole number"):
+        compare(one, one, resamples=0)

@@ -12,7 +12,18 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from lulc_lib import __version__
-from lulc_lib.cli import cards, demo, doctor, evaluate, explain, gallery, live, report, train
+from lulc_lib.cli import (
+    cards,
+    compare,
+    demo,
+    doctor,
+    evaluate,
+    explain,
+    gallery,
+    live,
+    report,
+    train,
+)
 from lulc_lib.cli.parsing import Formatter, Parser
 from lulc_lib.files import FolderLockedError
 
@@ -21,6 +32,7 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "doctor": (doctor, "say what is here, what is missing, and what that prevents"),
     "train": (train, "train a model and score it on the test tiles"),
     "evaluate": (evaluate, "score a model, with 95 % intervals"),
+    "compare": (compare, "compare two models on the same tiles, with paired intervals"),
     "explain": (explain, "draw what a model looks at in any picture"),
     "gallery": (gallery, "write one web page with many tiles and their maps"),
     "live": (live, "write one web page in which a Vision Transformer answers the brush"),
