@@ -152,6 +152,7 @@ def test_no_command_shows_the_help(lulc):
     [
         (["evalute"], r"there is no command 'evalute'; did you mean 'evaluate'\?; there is demo"),
         (["train", "--epoch", "3"], r"there is no option --epoch; did you mean '--epochs'\?"),
+        (["train", "--drawn", "--out", "runs/run"], "a run cannot be called 'run', since its"),
         (["demo", "now"], "do not know what to do with 'now'"),
         (["evaluate"], "arguments are required: NAME"),
         (["evaluate", "vit", "--part", "tset"], "--part: .*'tset'; did you mean 'test'"),

@@ -275,6 +275,11 @@ def _run_folder(options: argparse.Namespace, config: RunConfig) -> Path:
             f"a run cannot be called {folder.name!r}, since its checkpoint gets that name: leave "
             f"out {folder.suffix}"
         )
+    if f"{folder.name}.json".lower() == _RECORD:
+        raise ValueError(
+            f"a run cannot be called {folder.name!r}, since its checkpoint's card would replace "
+            f"{_RECORD}, which says what the run was asked; choose another name"
+        )
     return folder
 
 
