@@ -1,5 +1,7 @@
 """One thread computes, the newest wish first; what is passed over is stopped and begun again."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -148,3 +150,31 @@ def test_a_slow_map_can_be_stopped(method):
     assert model.training
     assert not any(m._forward_hooks for m in model.modules())
     assert all(p.grad is None for p in model.parameters())
+
+
+_ENDS = """
+import time
+from lulc_lib.widgets.work import Job, StoppedError, Work
+
+def make(between):
+    try:
+        while True:
+            between()
+            time.sleep(0.01)
+    except StoppedError:
+        print("stopped", flush=True)
+        raise
+
+work = Work(lambda: None, print)
+work.add(Job("long", "", make))
+while not work.progress.words and work.progress.left == 0:
+    time.sleep(0.01)
+"""
+
+
+def test_a_process_that_ends_stops_its_work_first():
+    """A script may end while work runs: the job is stopped between two pieces, not torn off."""
+    ran = subprocess.run(
+        [sys.executable, "-c", _ENDS], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (ran.returncode, ran.stdout.strip()) == (0, "stopped"), ran.stderr

@@ -1,12 +1,15 @@
 """What the explorer computes: one thread, the newest wish first, each piece of it stoppable."""
 
+import atexit
 import threading
 import time
+import weakref
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 TELL = 0.25  # seconds between two words about the progress of one job
+LAST = 10.0  # seconds that the end of the process waits for the piece that runs
 
 Between = Callable[..., None]  # called between two pieces of a job, with the images of the next one
 
@@ -75,6 +78,7 @@ class Work:
         self._passed = 0  # images of the job that runs
         self._told = 0.0
         self._closed = False
+        _ALIVE.add(self)
 
     def want(self, jobs: Sequence[Job]) -> None:
         """Replace what is wanted now; what was stopped and is still wanted stays stopped."""
@@ -221,3 +225,14 @@ class Work:
                 self._told = now
         if tells:
             self._tell()
+
+
+_ALIVE: "weakref.WeakSet[Work]" = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """End all work before the interpreter goes: a thread inside PyTorch would abort the process."""
+    for work in list(_ALIVE):
+        work.close()
+        work.wait(LAST)
