@@ -153,10 +153,14 @@ def test_a_slow_map_can_be_stopped(method):
 
 
 _ENDS = """
+import threading
 import time
 from lulc_lib.widgets.work import Job, StoppedError, Work
 
+begun = threading.Event()
+
 def make(between):
+    begun.set()
     try:
         while True:
             between()
@@ -167,8 +171,7 @@ def make(between):
 
 work = Work(lambda: None, print)
 work.add(Job("long", "", make))
-while not work.progress.words and work.progress.left == 0:
-    time.sleep(0.01)
+begun.wait(20)
 """
 
 
