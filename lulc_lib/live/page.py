@@ -27,8 +27,9 @@ from lulc_lib.tiles import CLASS_COLORS, CLASSES, METRES_PER_PIXEL, TILE_SIZE, T
 ACROSS = 10  # tiles in a row of the picture that holds them all
 MOST_TILES = 400
 SCRIPTS = (
-    "live_engine.js", "live_draw.js", "live_fills.js", "live_state.js", "live_stories.js",
-    "live.js",
+    "live_engine.js", "live_numbers.js", "live_draw.js", "live_fills.js", "live_state.js",
+    "live_tiles.js", "live_seen.js", "live_answers.js", "live_show.js", "live_curve.js",
+    "live_find.js", "live_share.js", "live_brush.js", "live_stories.js", "live.js",
 )  # fmt: skip
 _LIMITS = (
     "A map shows which cells a method credits for a class. It does not show where the class is, "

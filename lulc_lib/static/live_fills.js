@@ -102,12 +102,14 @@ function filled(image, owner, side, other, empty) {
   return out;
 }
 
-// Which filling owns each pixel after some strokes. A stroke has `kind`, one of FILLS, "erase" or
-// "clear", a `size` across, and `points` [[x, y], ...], in pixels.
+// Which filling owns each pixel after some strokes. A stroke has `kind`, one of FILLS, "erase",
+// "clear" or "painting", a `size` across, and `points` [[x, y], ...], in pixels; a painting is the
+// sum of earlier strokes, as the text `cells` of live_state.js.
 function ownersOf(strokes, side) {
   const owner = new Uint8Array(side * side);
-  for (const { kind, size, points } of strokes) {
+  for (const { kind, size, points, cells } of strokes) {
     if (kind === "clear") owner.fill(0);
+    else if (kind === "painting") owner.set(readPainting(cells, side));
     else stamp(owner, side, points, size / 2, FILLS.indexOf(kind) + 1);
   }
   return owner;

@@ -482,36 +482,90 @@ def send(page, event, file):
     )
 
 
-def test_links_carry_the_state(live):
-    """A link brings back tile, map, strokes and turn, and with them the same answer."""
-    live.evaluate("lulcPage.set({ tile: 1, target: 4, against: 2, turn: 1 })")
+def followed(page) -> str:
+    """Copy the link, leave its view, follow the link, and return its words."""
+    page.locator('[data-act="link"]').click()
+    address = part(page, "linktext").input_value()
+    page.evaluate("lulcPage.follow('')")
+    settle(page)
+    page.evaluate("text => lulcPage.follow(text)", address.split("#")[1])
+    settle(page)
+    return address
+
+
+@pytest.mark.parametrize("fill", ["blur", "mean", "texture", "swap"])
+def test_links_carry_the_state(live, fill):
+    """A link brings back tile, map, painting, deletion and turn: the same picture and answer."""
+    live.evaluate("lulcPage.set({ tile: 1, target: 4, against: 2, turn: 1, whole: true })")
+    part(live, "fill").select_option(fill)
+    if fill == "swap":
+        part(live, "other").select_option("5")
     drag(live)
-    wished, before = logits(live), live.evaluate("lulcPage.look().state")
-    live.locator('[data-act="link"]').click()
-    address = part(live, "linktext").input_value()
+    drag(live, (0.137, 0.711), (0.853, 0.342))
+    live.locator('[data-tool="erase"]').click()
+    drag(live, (0.2, 0.2), (0.7, 0.6))
+    live.locator('[data-tool="paint"]').click()
+    part(live, "removed").fill("3")
+    settle(live)
+    wished, seen = logits(live), pixels(live)
+    before = live.evaluate("lulcPage.look().state")
+    address = followed(live)
     assert "<" not in address
-    live.evaluate("lulcPage.follow('')")
-    settle(live)
-    live.evaluate("text => lulcPage.follow(text)", address.split("#")[1])
-    settle(live)
     after = live.evaluate("lulcPage.look().state")
     assert {**after, "strokes": 0} == {**before, "strokes": 0}
-    assert np.abs(logits(live) - wished).max() < 0.1  # strokes are kept to whole pixels
+    assert (pixels(live) == seen).all()
+    assert (logits(live) == wished).all()
     assert part(live, "name").inner_text() == MARKUP
     assert live.locator(".ll-root img").count() == 0
+    live.locator('[data-act="undo"]').click()
+    settle(live)
+    assert live.evaluate("lulcPage.look().state.strokes") == []
+
+
+def test_the_longest_link_is_short(live):
+    """However much is painted, a painting takes at most a letter for each pixel of the tile."""
+    live.evaluate(
+        """lulcPage.set({ strokes: Array.from({ length: 2048 }, (_, i) => ({
+          kind: FILLS[i % 4], size: 1, points: [[(2 * i) % 64 + 0.5, Math.floor(i / 32) + 0.5]],
+        })) })"""
+    )
+    settle(live)
+    seen = pixels(live)
+    address = followed(live)
+    assert 4096 < len(address.split("#")[1]) < 4096 + 400
+    assert (pixels(live) == seen).all()
+
+
+def test_many_strokes_stay(live):
+    """Beyond a hundred strokes the oldest become one: what was painted stays."""
+    points = [[i % 60 + 2.5, i % 50 + 5.5] for i in range(130)]
+    apart = live.evaluate(
+        """points => {
+          const strokes = points.map((at) => ({ kind: "mean", size: 3, points: [at] }));
+          let kept = [];
+          for (const stroke of strokes) kept = merged([...kept, stroke], 64);
+          const [all, some] = [ownersOf(strokes, 64), ownersOf(kept, 64)];
+          return [kept.length, all.filter((value, i) => value !== some[i]).length];
+        }""",
+        points,
+    )
+    assert apart[0] <= 100
+    assert apart[1] == 0
 
 
 def test_a_link_with_markup_stays_text(live):
     """What a link names that is not there is said, as text, and the rest is followed."""
     live.evaluate(
-        "lulcPage.follow('tile=%3Cimg src=x onerror=alert(1)%3E&target=River&strokes=b9_x~m5_3.3')"
+        "lulcPage.follow('tile=%3Cimg src=x onerror=alert(1)%3E&target=River"
+        "&painting=K9x_B&turn=9')"
     )
     settle(live)
     words = part(live, "notes").inner_text()
     assert "this page has no tile “<img src=x onerror=alert(1)>”" in words
-    assert "some strokes of the link cannot be read" in words
+    assert "the painting of the link cannot be read" in words
+    assert "this page has no turn “9”" in words
     state = live.evaluate("lulcPage.look().state")
-    assert (state["target"], len(state["strokes"])) == (CLASSES.index("River"), 1)
+    assert (state["target"], state["strokes"]) == (CLASSES.index("River"), [])
     assert live.locator(".ll-root img").count() == 0
 
 
@@ -618,6 +672,16 @@ def test_from_a_server(page, file, model, tiles, policy, kind, where):
             other.close()
 
 
+def ready(frame) -> bool:
+    """Return whether a frame is live; not while it goes from its empty page to ours."""
+    from playwright.sync_api import Error
+
+    try:
+        return frame.evaluate(READY)
+    except Error:
+        return False
+
+
 def test_in_a_sandboxed_frame(page, file, model, tiles):
     """In an iframe's srcdoc that may run scripts and nothing else, it is live as well."""
     other = page.context.browser.new_page()
@@ -627,7 +691,7 @@ def test_in_a_sandboxed_frame(page, file, model, tiles):
             "text => { document.querySelector('iframe').srcdoc = text; }", file.read_text()
         )
         end = time.monotonic() + 60
-        while len(other.frames) < 2 or not other.frames[1].evaluate(READY):
+        while len(other.frames) < 2 or not ready(other.frames[1]):
             if time.monotonic() > end:
                 pytest.fail("the frame is not live")
             time.sleep(0.05)
@@ -645,7 +709,7 @@ def test_opened_by_a_link(page, file):
     """The words behind # choose the first view."""
     other = page.context.browser.new_page()
     try:
-        other.goto(f"{file.as_uri()}#target=Forest&strokes=m20_30.30-40.40")
+        other.goto(f"{file.as_uri()}#target=Forest&painting=KrsMgK2dk")
         until(other, READY)
         state = other.evaluate("lulcPage.look().state")
         assert (state["target"], len(state["strokes"])) == (CLASSES.index("Forest"), 1)

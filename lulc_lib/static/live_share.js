@@ -1,0 +1,44 @@
+// Sharing: a link that carries the state, and a picture of what is seen.
+
+function sharingOn(page) {
+  const { part, data, tiles, answers } = page;
+
+  function link() {
+    const { state } = page;
+    if (state.tile >= tiles.count) {
+      page.note("A link cannot carry your own picture, which stays on this device. Save the picture instead.");
+      return;
+    }
+    const text = `${page.options.address ?? location.href.split("#")[0]}#${toLink(state, data)}`;
+    part("linkline").hidden = false;
+    part("linktext").value = text;
+    part("linktext").select();
+    const copied = navigator.clipboard?.writeText(text) ?? Promise.reject(new Error("no clipboard"));
+    copied.then(() => page.tell("The link was copied."), () => page.tell("Copy the link from the field."));
+  }
+
+  // Draws what is seen as one picture, with what it is written below.
+  function picture() {
+    const canvas = document.createElement("canvas");
+    const shown = [part("tile"), part("map"), ...(answers.beside ? [part("besidemap")] : [])];
+    canvas.width = 20 + 320 * shown.length;
+    canvas.height = 440;
+    const context = canvas.getContext("2d");
+    context.fillStyle = "#fff";
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.imageSmoothingEnabled = false;
+    shown.forEach((one, i) => context.drawImage(one, 20 + 320 * i, 20, 300, 300));
+    context.fillStyle = "#1f2933";
+    context.font = "14px sans-serif";
+    const lines = [`${tiles.nameOf(page.state.tile)}: ${part("said").textContent}`, `${part("mapped").textContent}; ${part("verdict").textContent}`, ...(answers.beside ? [part("besidename").textContent] : []), data.credit];
+    lines.forEach((line, i) => context.fillText(line, 20, 350 + 22 * i, canvas.width - 40));
+    const image = canvas.toDataURL("image/png");
+    const anchor = make("a");
+    anchor.href = image;
+    anchor.download = "view.png";
+    anchor.click();
+    page.tell("The picture was saved.");
+    return image;
+  }
+  return { link, picture };
+}
