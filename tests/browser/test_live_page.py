@@ -590,6 +590,19 @@ def test_nothing_sticks_out(live, screenshot, width, theme):
     assert live.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.parametrize("size", [(400, 800), (360, 740), (700, 1000), (1200, 1000)])
+def test_first_screen_shows_tile_and_answers(live, size):
+    """Without scrolling one sees the tile, what the network says of it, and its bars."""
+    width, height = size
+    live.set_viewport_size({"width": width, "height": height})
+    live.evaluate("scrollTo(0, 0)")
+    ends = {name: part(live, name).bounding_box() for name in ("tile", "said", "bars")}
+    assert ends["tile"]["y"] >= 0
+    assert ends["tile"]["width"] > 200
+    for name, box in ends.items():
+        assert box["y"] + min(box["height"], 130) < height, name
+
+
 # --- other places ------------------------------------------------------------------------------
 
 
