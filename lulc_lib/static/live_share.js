@@ -1,5 +1,17 @@
 // Sharing: a link that carries the state, and a picture of what is seen.
 
+const PICTURE_FONT = "14px sans-serif";
+
+// Breaks a text into lines of at most some pixels, between words.
+function wrapped(context, text, width) {
+  context.font = PICTURE_FONT;
+  return text.split(" ").reduce((lines, word) => {
+    const longer = `${lines.at(-1)} ${word}`;
+    if (lines.length && context.measureText(longer).width <= width) return [...lines.slice(0, -1), longer];
+    return [...lines, word];
+  }, []);
+}
+
 function sharingOn(page) {
   const { part, data, tiles, answers } = page;
 
@@ -22,16 +34,23 @@ function sharingOn(page) {
     const canvas = document.createElement("canvas");
     const shown = [part("tile"), part("map"), ...(answers.beside ? [part("besidemap")] : [])];
     canvas.width = 20 + 320 * shown.length;
-    canvas.height = 440;
     const context = canvas.getContext("2d");
+    const text = (name) => part(name).textContent;
+    const scale = (name) => `The scale goes from ${text(`${name}low`)} to ${text(`${name}high`)}.`;
+    const lines = [
+      `${tiles.nameOf(page.state.tile)}: ${text("said")}`,
+      `${text("mapped")}; ${text("verdict")} ${scale("")}`,
+      ...(answers.beside ? [`${text("besidename")}; ${text("besidewords")} ${scale("beside")}`] : []),
+      data.credit,
+    ].flatMap((line) => wrapped(context, line, canvas.width - 40));
+    canvas.height = 360 + 20 * lines.length;
     context.fillStyle = "#fff";
     context.fillRect(0, 0, canvas.width, canvas.height);
     context.imageSmoothingEnabled = false;
     shown.forEach((one, i) => context.drawImage(one, 20 + 320 * i, 20, 300, 300));
     context.fillStyle = "#1f2933";
-    context.font = "14px sans-serif";
-    const lines = [`${tiles.nameOf(page.state.tile)}: ${part("said").textContent}`, `${part("mapped").textContent}; ${part("verdict").textContent}`, ...(answers.beside ? [part("besidename").textContent] : []), data.credit];
-    lines.forEach((line, i) => context.fillText(line, 20, 350 + 22 * i, canvas.width - 40));
+    context.font = PICTURE_FONT;
+    lines.forEach((line, i) => context.fillText(line, 20, 350 + 20 * i, canvas.width - 40));
     const image = canvas.toDataURL("image/png");
     const anchor = make("a");
     anchor.href = image;

@@ -88,6 +88,8 @@ function fromLink(text, data) {
   whole("whole", 1, (value) => { state.whole = value === 1; });
   whole("removed", STEPS, (value) => { state.removed = value; });
   whole("token", data.cells * data.cells - 1, (value) => { state.token = value; });
+  const known = [...Object.keys(START), "painting"];
+  for (const name of words.keys()) if (!known.includes(name)) problems.push(`a link has no “${name.slice(0, 80)}”`);
   const cells = words.get("painting");
   if (cells !== null && readPainting(cells, data.tiles.side)) state.strokes = [{ kind: "painting", cells }];
   else if (cells !== null) problems.push("the painting of the link cannot be read");

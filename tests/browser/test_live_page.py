@@ -5,9 +5,11 @@ import contextlib
 import functools
 import http.server
 import json
+import struct
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -536,6 +538,21 @@ def test_the_longest_link_is_short(live):
     assert (pixels(live) == seen).all()
 
 
+def test_a_stroke_touches_what_lies_near_its_line(live):
+    """It owns the pixels whose middle is within half its size of the line, ends included."""
+    points = np.array([[10.3, 12.8], [50.1, 20.4], [45.0, 60.2]])
+    owner = live.evaluate(
+        "points => Array.from(ownersOf([{ kind: 'mean', size: 7, points }], 64))", points.tolist()
+    )
+    middles = np.stack(np.meshgrid(np.arange(64), np.arange(64)), axis=-1) + 0.5
+    near = np.zeros((64, 64), bool)
+    for start, end in zip(points[:-1], points[1:], strict=True):
+        along = ((middles - start) @ (end - start) / ((end - start) ** 2).sum()).clip(0, 1)
+        foot = start + along[..., None] * (end - start)
+        near |= ((middles - foot) ** 2).sum(axis=-1) <= 3.5**2
+    assert (np.array(owner).reshape(64, 64) == 2 * near).all()
+
+
 def test_many_strokes_stay(live):
     """Beyond a hundred strokes the oldest become one: what was painted stays."""
     points = [[i % 60 + 2.5, i % 50 + 5.5] for i in range(130)]
@@ -557,16 +574,48 @@ def test_a_link_with_markup_stays_text(live):
     """What a link names that is not there is said, as text, and the rest is followed."""
     live.evaluate(
         "lulcPage.follow('tile=%3Cimg src=x onerror=alert(1)%3E&target=River"
-        "&painting=K9x_B&turn=9')"
+        "&painting=K9x_B&turn=9&%3Cb%3E=1')"
     )
     settle(live)
     words = part(live, "notes").inner_text()
     assert "this page has no tile “<img src=x onerror=alert(1)>”" in words
     assert "the painting of the link cannot be read" in words
     assert "this page has no turn “9”" in words
+    assert "a link has no “<b>”" in words
     state = live.evaluate("lulcPage.look().state")
     assert (state["target"], state["strokes"]) == (CLASSES.index("River"), [])
     assert live.locator(".ll-root img").count() == 0
+
+
+def test_the_picture_says_what_it_shows(live):
+    """The saved picture holds all its words in lines that fit, below the tile and its maps."""
+    with live.expect_download() as download:
+        live.locator('[data-act="picture"]').click()
+    width, height = struct.unpack(">II", Path(download.value.path()).read_bytes()[16:24])
+    assert width == 980
+    assert 440 <= height < 700
+    lines = live.evaluate(
+        """() => {
+          const context = document.createElement("canvas").getContext("2d");
+          return wrapped(context, "a word ".repeat(100), 300)
+            .map((line) => context.measureText(line).width);
+        }"""
+    )
+    assert len(lines) > 5
+    assert max(lines) <= 300
+
+
+@pytest.mark.parametrize("media", [{"forced_colors": "active"}, {"media": "print"}])
+def test_bars_stay_on_paper_and_in_forced_colours(live, screenshot, media):
+    """Bars mean something, so that they are drawn in their colours."""
+    live.emulate_media(**media)
+    screenshot(f"live-{'-'.join(media.values())}")
+    bar = live.locator(".ll-bar").first
+    colour = bar.evaluate("bar => getComputedStyle(bar).backgroundColor")
+    kept = bar.evaluate("bar => getComputedStyle(bar.parentElement).printColorAdjust")
+    live.emulate_media(forced_colors="none", media="screen")
+    assert colour == bar.evaluate("bar => bar.style.backgroundColor")
+    assert kept == "exact"
 
 
 def test_about_names_limits_and_licence(live):
