@@ -292,7 +292,7 @@ def _about(
     """Return headings and texts of the page's last panel."""
     notes = getattr(model.card, "notes", "")
     shown = f"{len(tiles):,} tiles: {tiles.source}, {tiles.part}."
-    said = [f"{m['method']} at {m['layer']}: {m['verdict']}" for m in methods]
+    said = [f"{m['method']} at {m['layer']}: {m['verdict'].rstrip('.')}." for m in methods]
     other = [["Beside it", f"{beside[0]}, {_metric(beside[1], 'accuracy')}."]] if beside else []
     return [
         ["The network", f"{name}, {_metric(model, 'accuracy')}. {notes}".strip()],

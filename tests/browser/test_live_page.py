@@ -4,6 +4,7 @@ import base64
 import contextlib
 import functools
 import http.server
+import itertools
 import json
 import struct
 import threading
@@ -546,7 +547,7 @@ def test_a_stroke_touches_what_lies_near_its_line(live):
     )
     middles = np.stack(np.meshgrid(np.arange(64), np.arange(64)), axis=-1) + 0.5
     near = np.zeros((64, 64), bool)
-    for start, end in zip(points[:-1], points[1:], strict=True):
+    for start, end in itertools.pairwise(points):
         along = ((middles - start) @ (end - start) / ((end - start) ** 2).sum()).clip(0, 1)
         foot = start + along[..., None] * (end - start)
         near |= ((middles - foot) ** 2).sum(axis=-1) <= 3.5**2
