@@ -40,7 +40,7 @@ function curveOn(page) {
   function draw() {
     const canvas = part("curve");
     const context = canvas.getContext("2d");
-    const [left, top, width, height] = [44, 10, canvas.width - 56, canvas.height - 44];
+    const [left, top, width, height] = [44, 10, canvas.width - 74, canvas.height - 44];
     const [muted, rule, accent, ink] = ["muted", "rule", "accent", "ink"].map((name) => page.colour(name));
     context.clearRect(0, 0, canvas.width, canvas.height);
     context.font = "13px system-ui, sans-serif";
