@@ -219,10 +219,11 @@ function lulcLive(root, data, weights, options = {}) {
     root.dataset.live = Math.round(performance.now());
     root.dataset.ready = "live";
   }
-  open().catch((error) => {
+  page.started = open().then(() => true, (error) => { // whether the engine runs
     note(`The page could not start its engine: ${error.message}`);
     part("status").textContent = "not live";
     root.dataset.ready = "failed";
+    return false;
   });
 
   return {

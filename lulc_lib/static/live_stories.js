@@ -69,7 +69,7 @@ function storiesOf(data) {
 
 // Tells the stories: a question, the answer that a reader gives, then what happens.
 function storiesOn(page) {
-  const { part, data, answers } = page;
+  const { part, data } = page;
   let telling = 0; // the story that was begun last
 
   function tell() {
@@ -104,11 +104,8 @@ function storiesOn(page) {
     body.replaceChildren(make("p", "", story.ask(said, story.tile)), options);
   }
   async function reveal(story, body, before, answered, serial) {
-    if (!answers.live) {
-      page.note("The engine is still starting; try again in a moment.");
-      return;
-    }
     body.querySelectorAll("button").forEach((button) => { button.disabled = true; });
+    if (!(await page.started) || serial !== telling) return;
     const remove = (step) => {
       page.set({ removed: step });
       page.curve.grow();

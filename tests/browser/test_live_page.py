@@ -768,6 +768,46 @@ def test_in_a_sandboxed_frame(page, file, model, tiles):
         other.close()
 
 
+@pytest.mark.parametrize("left", [1000, 1001])
+def test_a_file_that_was_cut_is_refused(page, file, tmp_path, left):
+    """Where a part of the weights is missing, the page says so instead of answering."""
+    whole = file.read_text()
+    cut = tmp_path / "cut.html"
+    cut.write_text(whole[: whole.index('data-block="weights">') + left])
+    other = page.context.browser.new_page()
+    try:
+        other.goto(cut.as_uri())
+        until(other, READY)
+        assert other.locator(".ll-root").get_attribute("data-ready") == "failed"
+        assert "this file was cut" in part(other, "notes").inner_text()
+    finally:
+        other.close()
+
+
+def test_a_story_waits_for_the_engine(page, file):
+    """An answer given while the engine starts is told once it runs."""
+    other = page.context.browser.new_page()
+    slow = """const Quick = Worker;
+      Worker = function (url) {
+        const worker = new Quick(url);
+        const post = worker.postMessage.bind(worker);
+        worker.postMessage = (said) => setTimeout(post, said.spec ? 1500 : 0, said);
+        return worker;
+      };"""
+    try:
+        other.add_init_script(slow)
+        other.goto(file.as_uri())
+        until(other, "document.querySelector('.ll-root').dataset.ready === 'tiles'")
+        other.locator('[data-tab="stories"]').click()
+        other.locator(".ll-story-title").first.click()
+        other.locator(".ll-story .ll-buttons button").first.click()
+        assert other.locator(".ll-reveal").count() == 0
+        other.locator(".ll-reveal").wait_for()
+        assert part(other, "notes").is_hidden()
+    finally:
+        other.close()
+
+
 def test_opened_by_a_link(page, file):
     """The words behind # choose the first view."""
     other = page.context.browser.new_page()
