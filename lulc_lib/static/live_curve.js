@@ -75,9 +75,9 @@ function curveOn(page) {
     const { removed } = page.state;
     const gone = `${Math.round((100 * removed) / STEPS)} %`;
     part("removedwords").textContent = gone;
-    if (!curve) return;
-    const [a, b] = [curve.map[removed], curve.random[removed]];
-    part("curve").setAttribute("aria-label", b === undefined ? "The curve is being drawn" : `With ${gone} of the cells taken away, ${data.classes[curve.target]} has ${words(a)} in the map's order and ${words(b)} in random order`);
+    const [a, b] = [curve?.map[removed], curve?.random[removed]];
+    const empty = curve ? "The curve is being drawn" : "No curve yet: move the slider";
+    part("curve").setAttribute("aria-label", b === undefined ? empty : `With ${gone} of the cells taken away, ${data.classes[curve.target]} has ${words(a)} in the map's order and ${words(b)} in random order`);
   }
   return { drop, grow: () => grow().catch((error) => page.note(error.message)), draw, mark, get now() { return curve; } };
 }

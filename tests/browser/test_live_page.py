@@ -335,6 +335,34 @@ def test_keys_paint_and_undo(live):
     assert live.evaluate("lulcPage.look().state.tile") == 1
 
 
+def test_a_stroke_ends_where_the_tile_changes(live):
+    """Turned in the middle of a stroke, it ends; with another tile, it goes."""
+    box = part(live, "tile").bounding_box()
+    place = (box["x"] + 90, box["y"] + 90)
+    for change, strokes in (("r", 1), (None, 0)):
+        live.mouse.move(*place)
+        live.mouse.down()
+        live.mouse.move(place[0] + 20, place[1])
+        if change:
+            live.keyboard.press(change)
+        else:
+            live.evaluate("lulcPage.set({ tile: 4 })")
+        live.mouse.move(place[0], place[1] + 60)
+        live.mouse.up()
+        settle(live)
+        assert live.evaluate("lulcPage.look().state.strokes.length") == strokes
+
+
+def test_everything_has_a_name(live):
+    """A screen reader finds a name for each control and each picture."""
+    tree = live.context.new_cdp_session(live).send("Accessibility.getFullAXTree")["nodes"]
+    named = {"button", "combobox", "checkbox", "slider", "radio", "tab", "listbox", "image",
+             "application", "textbox", "option", "region"}  # fmt: skip
+    found = [node for node in tree if node.get("role", {}).get("value") in named]
+    assert len(found) > 60
+    assert [node for node in found if not node.get("name", {}).get("value")] == []
+
+
 def test_maps_of_any_target_and_why_not_another(live, model, tiles):
     """Target and contrast change the map; a difference of classes is the difference of maps."""
     whole = pack_vit(model).model
@@ -804,6 +832,24 @@ def test_a_story_waits_for_the_engine(page, file):
         assert other.locator(".ll-reveal").count() == 0
         other.locator(".ll-reveal").wait_for()
         assert part(other, "notes").is_hidden()
+    finally:
+        other.close()
+
+
+def test_one_tile_and_one_network(page, model, tiles, tmp_path):
+    """A page of one tile with nothing beside it works, by a link too; swapping shows the tile."""
+    file = live_html(model, tiles[:1], tmp_path / "live.html")
+    other = page.context.browser.new_page()
+    problems = []
+    other.on("pageerror", lambda error: problems.append(str(error)))
+    try:
+        other.goto(f"{file.as_uri()}#fill=swap&painting=KrsSgK2dk")
+        until(other, READY)
+        assert other.locator(".ll-root").get_attribute("data-ready") == "live"
+        assert part(other, "notes").is_hidden()
+        assert (pixels(other) == as_images(tiles[:1]).numpy()).all()
+        assert part(other, "beside").is_hidden()
+        assert problems == []
     finally:
         other.close()
 
