@@ -176,23 +176,18 @@ def gallery_html(
         gallery_columns(tiles, {n: g[target] for n, g in variants.items() if target in g})
     models = list(dict.fromkeys(column.model for column in columns))
     title = title or f"What {_listed(models)} look{'s' if len(models) == 1 else ''} at"
-    style = (
-        static_text("style.css")
-        + static_text("gallery.css")
-        + "".join(
-            f".chip.{name} {{ background: {colour}; }}\n" for name, colour in CLASS_COLORS.items()
-        )
+    style = "".join(
+        f".chip.{name} {{ background: {colour}; }}\n" for name, colour in CLASS_COLORS.items()
     )
     shown = _shown_at_first(columns)
     width = 165 * (1 + len(shown)) + 12 * len(shown) + 30  # below it, maps wrap
     style += f"#cards {{ --card-width: {width}px; }}\n"
     script = static_text("shared.js") + static_text("gallery.js")
-    page = string.Template(static_text("gallery.html")).substitute(
-        style=style,
-        style_hash=block_hash(style),
-        script=script,
-        script_hash=block_hash(script),
-        title=html.escape(title),
+    page = page_text(
+        "gallery",
+        title,
+        style,
+        script,
         summary=html.escape(_summary(tiles, columns)),
         selection=html.escape(_selection(tiles)),
         filters=_filters(tiles, columns) + _targets(variants),
@@ -483,7 +478,47 @@ def static_text(name: str) -> str:
     return file.read_text(encoding="utf-8").replace("\r\n", "\n")
 
 
-def block_hash(text: str) -> str:
+def page_text(
+    name: str,
+    title: str,
+    style: str,
+    script: str,
+    more: Mapping[str, str] | None = None,
+    **blocks: str,
+) -> str:
+    """Return a page that asks for nothing, in which its own style and script alone are taken.
+
+    Args:
+        name: whose body, `static/NAME.html`, and layout, `static/NAME.css`, it is.
+        title: plain text.
+        style: rules after those of `static/style.css` and the layout.
+        script: what runs.
+        more: what its policy allows besides, directive -> sources.
+        blocks: what stands in the body, as HTML.
+    """
+    title = html.escape(title)
+    style = static_text("style.css") + static_text(f"{name}.css") + style
+    policy = {
+        "default-src": "'none'",
+        "img-src": "data:",
+        "style-src": f"'{_block_hash(style)}'",
+        "script-src": f"'{_block_hash(script)}'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    for directive, sources in (more or {}).items():
+        policy[directive] = f"{policy.get(directive, '')} {sources}".strip()
+    body = string.Template(static_text(f"{name}.html"))
+    return string.Template(static_text("page.html")).substitute(
+        policy="; ".join(f"{directive} {sources}" for directive, sources in policy.items()),
+        title=title,
+        style=style,
+        body=body.substitute(title=title, script=script, **blocks).rstrip(),
+        kind=f"lulc-{name}",
+    )
+
+
+def _block_hash(text: str) -> str:
     """Return the hash by which a content security policy knows an inline block."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 

@@ -322,3 +322,24 @@ def test_browser_draws_the_page(some: TileSet, tmp_path: Path):
     assert "5 of 5 tiles" in page.text["p"]
     assert [card.get("data-drawn") for card in page.all("article")] == ["yes"] * 5
     assert len(page.all("canvas", class_="under")) == 10
+
+
+STATIC = Path(__file__).parents[1] / "lulc_lib" / "static"
+
+
+def test_each_token_is_set_once():
+    """Colours for light and dark stand in style.css alone, each in one line."""
+    owner = (STATIC / "style.css").read_text()
+    names = re.findall(r"^  (--lulc-[a-z-]+):", owner, re.MULTILINE)
+    assert len(names) == len(set(names)) > 10
+    for sheet in STATIC.glob("*.css"):
+        text = sheet.read_text()
+        assert set(re.findall(r"var\((--lulc-[a-z-]+)", text)) <= set(names), sheet.name
+        if sheet.name != "style.css":
+            assert not re.search(r"--(lulc|ll)-[a-z-]+:|prefers-color-scheme", text), sheet.name
+
+
+def test_pages_share_their_head():
+    """Only one file is a whole document; the others are bodies."""
+    heads = [file.name for file in STATIC.glob("*.html") if "<head>" in file.read_text()]
+    assert heads == ["page.html"]

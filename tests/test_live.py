@@ -154,6 +154,8 @@ def test_data_agree_with_the_library(vit: TileClassifier, few: TileSet):
     for row in data["methods"]:
         assert len(base64.b64decode(row["values"])) == len(few) * data["cells"] ** 2
     assert "not evaluated" in data["facts"]
+    maps = dict(data["about"])["The maps"]
+    assert all(f"{row['layer']}: {row['verdict'].rstrip('.')}." in maps for row in data["methods"])
 
 
 def test_page_stands_alone_and_escapes(vit: TileClassifier, few: TileSet, tmp_path: Path):

@@ -1,8 +1,6 @@
 """Write the live page: one HTML file with a Vision Transformer, tiles and their first answers."""
 
 import base64
-import html
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from lulc_lib.evidence import known_card
 from lulc_lib.explanations import Explanation, explain, recommended
 from lulc_lib.explanations.attention import look
 from lulc_lib.explanations.batch import Batch
-from lulc_lib.export import block_hash, credit, json_block, pack_grid, static_text
+from lulc_lib.export import credit, json_block, pack_grid, page_text, static_text
 from lulc_lib.images import data_uri, png_bytes
 from lulc_lib.live.kernel import committed
 from lulc_lib.live.packing import PackedVit, live_methods, pack_vit
@@ -27,8 +25,9 @@ from lulc_lib.tiles import CLASS_COLORS, CLASSES, METRES_PER_PIXEL, TILE_SIZE, T
 ACROSS = 10  # tiles in a row of the picture that holds them all
 MOST_TILES = 400
 SCRIPTS = (
-    "live_engine.js", "live_draw.js", "live_fills.js", "live_state.js", "live_stories.js",
-    "live.js",
+    "live_engine.js", "live_numbers.js", "live_draw.js", "live_fills.js", "live_state.js",
+    "live_tiles.js", "live_seen.js", "live_answers.js", "live_show.js", "live_curve.js",
+    "live_find.js", "live_share.js", "live_brush.js", "live_stories.js", "live.js",
 )  # fmt: skip
 _LIMITS = (
     "A map shows which cells a method credits for a class. It does not show where the class is, "
@@ -67,14 +66,13 @@ def live_html(
         OSError: if the file cannot be written.
     """
     made = live_data(model, tiles, beside, title=title, cache=cache)
-    style, script = static_text("live.css"), f"{live_script()}\n{static_text('live_page.js')}"
-    page = string.Template(static_text("live.html")).substitute(
-        title=html.escape(made.data["title"]),
-        style=style,
-        style_hash=block_hash(style),
-        script=script,
-        script_hash=block_hash(script),
-        body=static_text("live_body.html"),
+    page = page_text(
+        "live",
+        made.data["title"],
+        "",
+        f"{live_script()}\n{static_text('live_page.js')}",
+        {"script-src": "'wasm-unsafe-eval'", "worker-src": "blob:"},
+        markup=static_text("live_body.html"),
         data=json_block(made.data),
         weights=_base64(made.weights),
     )
@@ -294,7 +292,7 @@ def _about(
     """Return headings and texts of the page's last panel."""
     notes = getattr(model.card, "notes", "")
     shown = f"{len(tiles):,} tiles: {tiles.source}, {tiles.part}."
-    said = [f"{m['method']} at {m['layer']}: {m['verdict']}" for m in methods]
+    said = [f"{m['method']} at {m['layer']}: {m['verdict'].rstrip('.')}." for m in methods]
     other = [["Beside it", f"{beside[0]}, {_metric(beside[1], 'accuracy')}."]] if beside else []
     return [
         ["The network", f"{name}, {_metric(model, 'accuracy')}. {notes}".strip()],

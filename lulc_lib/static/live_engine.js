@@ -7,7 +7,10 @@ function serveEngine({ makeVit, fromHalf, bytesOf64 }) {
   return (message) => {
     const start = performance.now();
     if (message.spec) {
-      const { weights } = message;
+      const { weights, spec } = message;
+      const wanted = 2 * spec.tensors.reduce((sum, [, count]) => sum + count, 0);
+      const held = typeof weights === "string" ? Math.floor(0.75 * weights.trim().length) : weights.length;
+      if (held < wanted) throw new Error(`this file was cut: it holds ${held.toLocaleString("en")} of ${wanted.toLocaleString("en")} bytes of weights. Copy or load it again.`);
       vit = makeVit(message.spec, fromHalf(typeof weights === "string" ? bytesOf64(weights) : weights), message.kernels);
       return { kind: vit.kind, tried: vit.tried };
     }

@@ -102,30 +102,47 @@ function filled(image, owner, side, other, empty) {
   return out;
 }
 
-// Which filling owns each pixel after some strokes. A stroke has `kind`, one of FILLS, "erase" or
-// "clear", a `size` across, and `points` [[x, y], ...], in pixels.
+// Which filling owns each pixel after some strokes. A stroke has `kind`, one of FILLS, "erase",
+// "clear" or "painting", a `size` across, and `points` [[x, y], ...], in pixels; a painting is the
+// sum of earlier strokes, as the text `cells` of live_state.js.
 function ownersOf(strokes, side) {
   const owner = new Uint8Array(side * side);
-  for (const { kind, size, points } of strokes) {
+  for (const stroke of strokes) {
+    const { kind } = stroke;
     if (kind === "clear") owner.fill(0);
-    else stamp(owner, side, points, size / 2, FILLS.indexOf(kind) + 1);
+    else if (kind === "painting") owner.set(readPainting(stroke.cells, side));
+    else {
+      const value = FILLS.indexOf(kind) + 1;
+      touchedBy(stroke, side).forEach((is, i) => { if (is) owner[i] = value; });
+    }
   }
   return owner;
 }
 
-function stamp(owner, side, points, radius, value) {
-  points.forEach(([x, y], i) => {
-    const [u, v] = points[Math.max(0, i - 1)];
-    const steps = Math.max(1, Math.ceil(2 * Math.hypot(x - u, y - v)));
-    for (let s = 1; s <= steps; s += 1) {
-      const [cx, cy] = [u + ((x - u) * s) / steps, v + ((y - v) * s) / steps];
-      for (let row = Math.max(0, Math.floor(cy - radius)); row < Math.min(side, cy + radius + 1); row += 1) {
-        for (let column = Math.max(0, Math.floor(cx - radius)); column < Math.min(side, cx + radius + 1); column += 1) {
-          if (Math.hypot(column + 0.5 - cx, row + 0.5 - cy) <= radius) owner[row * side + column] = value;
-        }
-      }
+// Which pixels a stroke touches: those whose middle is nearer to its line than half its size.
+const touched = new WeakMap(); // strokes never change
+function touchedBy(stroke, side) {
+  if (!touched.has(stroke)) {
+    const mask = new Uint8Array(side * side);
+    stroke.points.forEach((end, i) => stamp(mask, side, stroke.points[Math.max(0, i - 1)], end, stroke.size / 2));
+    touched.set(stroke, mask);
+  }
+  return touched.get(stroke);
+}
+function stamp(mask, side, [u, v], [x, y], radius) {
+  const [dx, dy] = [x - u, y - v];
+  const long = dx * dx + dy * dy;
+  const within = (value) => Math.min(side, Math.max(0, Math.floor(value)));
+  const left = within(Math.min(u, x) - radius);
+  const right = within(Math.max(u, x) + radius + 1);
+  const bottom = within(Math.max(v, y) + radius + 1);
+  for (let row = within(Math.min(v, y) - radius); row < bottom; row += 1) {
+    for (let column = left; column < right; column += 1) {
+      const [a, b] = [column + 0.5 - u, row + 0.5 - v];
+      const along = long ? Math.min(1, Math.max(0, (a * dx + b * dy) / long)) : 0;
+      if ((a - along * dx) ** 2 + (b - along * dy) ** 2 <= radius * radius) mask[row * side + column] = 1;
     }
-  });
+  }
 }
 
 // Where each pixel of a turned and flipped image comes from: quarter turns clockwise after a flip

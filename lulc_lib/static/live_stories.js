@@ -66,3 +66,56 @@ function storiesOf(data) {
     },
   ].map((story) => ({ ...story, tile: story.find() })).filter((story) => story.tile >= 0);
 }
+
+// Tells the stories: a question, the answer that a reader gives, then what happens.
+function storiesOn(page) {
+  const { part, data } = page;
+  let telling = 0; // the story that was begun last
+
+  function tell() {
+    for (const story of storiesOf(data)) {
+      const item = make("li", "ll-story");
+      const start = make("button", "ll-story-title", story.title);
+      start.type = "button";
+      const body = make("div");
+      body.setAttribute("aria-live", "polite");
+      item.append(start, body);
+      start.addEventListener("click", () => begin(story, body));
+      part("stories").append(item);
+    }
+  }
+  async function begin(story, body) {
+    const serial = (telling += 1);
+    part("stories").querySelectorAll("div").forEach((other) => other.replaceChildren());
+    page.set({ ...START, whole: page.state.whole, other: page.state.other, tile: story.tile, anew: true });
+    await page.settled();
+    if (serial !== telling) return;
+    const logits = data.logits[story.tile];
+    const order = Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a]);
+    const before = { target: order[0], p: softmax(logits)[order[0]] };
+    const said = { predicted: data.classes[order[0]], second: data.classes[order[1]], sure: words(before.p) };
+    const options = make("div", "ll-buttons");
+    story.options.forEach((text, i) => {
+      const option = make("button", "", text);
+      option.type = "button";
+      option.addEventListener("click", () => reveal(story, body, before, i, serial));
+      options.append(option);
+    });
+    body.replaceChildren(make("p", "", story.ask(said, story.tile)), options);
+  }
+  async function reveal(story, body, before, answered, serial) {
+    body.querySelectorAll("button").forEach((button) => { button.disabled = true; });
+    if (!(await page.started) || serial !== telling) return;
+    const remove = (step) => {
+      page.set({ removed: step });
+      page.curve.grow();
+    };
+    story.then({ set: page.set, remove }, story.tile);
+    await page.settled();
+    if (serial !== telling) return;
+    const [right, text] = story.tell(before, softmax(page.last.logits), story.tile);
+    const verdict = right < 0 ? "" : right === answered ? "As you said. " : "Not as you said. ";
+    body.append(make("p", "ll-reveal", verdict + text));
+  }
+  return { tell };
+}

@@ -33,7 +33,7 @@ class Live(anywidget.AnyWidget):
     """
 
     _esm = _script()
-    _css = static_text("live.css")
+    _css = static_text("style.css") + static_text("live.css")
     data = traitlets.Dict().tag(sync=True)
     weights = traitlets.Bytes().tag(sync=True)
 

@@ -4,10 +4,13 @@ import base64
 import contextlib
 import functools
 import http.server
+import itertools
 import json
+import struct
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -332,6 +335,34 @@ def test_keys_paint_and_undo(live):
     assert live.evaluate("lulcPage.look().state.tile") == 1
 
 
+def test_a_stroke_ends_where_the_tile_changes(live):
+    """Turned in the middle of a stroke, it ends; with another tile, it goes."""
+    box = part(live, "tile").bounding_box()
+    place = (box["x"] + 90, box["y"] + 90)
+    for change, strokes in (("r", 1), (None, 0)):
+        live.mouse.move(*place)
+        live.mouse.down()
+        live.mouse.move(place[0] + 20, place[1])
+        if change:
+            live.keyboard.press(change)
+        else:
+            live.evaluate("lulcPage.set({ tile: 4 })")
+        live.mouse.move(place[0], place[1] + 60)
+        live.mouse.up()
+        settle(live)
+        assert live.evaluate("lulcPage.look().state.strokes.length") == strokes
+
+
+def test_everything_has_a_name(live):
+    """A screen reader finds a name for each control and each picture."""
+    tree = live.context.new_cdp_session(live).send("Accessibility.getFullAXTree")["nodes"]
+    named = {"button", "combobox", "checkbox", "slider", "radio", "tab", "listbox", "image",
+             "application", "textbox", "option", "region"}  # fmt: skip
+    found = [node for node in tree if node.get("role", {}).get("value") in named]
+    assert len(found) > 60
+    assert [node for node in found if not node.get("name", {}).get("value")] == []
+
+
 def test_maps_of_any_target_and_why_not_another(live, model, tiles):
     """Target and contrast change the map; a difference of classes is the difference of maps."""
     whole = pack_vit(model).model
@@ -482,37 +513,138 @@ def send(page, event, file):
     )
 
 
-def test_links_carry_the_state(live):
-    """A link brings back tile, map, strokes and turn, and with them the same answer."""
-    live.evaluate("lulcPage.set({ tile: 1, target: 4, against: 2, turn: 1 })")
+def followed(page) -> str:
+    """Copy the link, leave its view, follow the link, and return its words."""
+    page.locator('[data-act="link"]').click()
+    address = part(page, "linktext").input_value()
+    page.evaluate("lulcPage.follow('')")
+    settle(page)
+    page.evaluate("text => lulcPage.follow(text)", address.split("#")[1])
+    settle(page)
+    return address
+
+
+@pytest.mark.parametrize("fill", ["blur", "mean", "texture", "swap"])
+def test_links_carry_the_state(live, fill):
+    """A link brings back tile, map, painting, deletion and turn: the same picture and answer."""
+    live.evaluate("lulcPage.set({ tile: 1, target: 4, against: 2, turn: 1, whole: true })")
+    part(live, "fill").select_option(fill)
+    if fill == "swap":
+        part(live, "other").select_option("5")
     drag(live)
-    wished, before = logits(live), live.evaluate("lulcPage.look().state")
-    live.locator('[data-act="link"]').click()
-    address = part(live, "linktext").input_value()
+    drag(live, (0.137, 0.711), (0.853, 0.342))
+    live.locator('[data-tool="erase"]').click()
+    drag(live, (0.2, 0.2), (0.7, 0.6))
+    live.locator('[data-tool="paint"]').click()
+    part(live, "removed").fill("3")
+    settle(live)
+    wished, seen = logits(live), pixels(live)
+    before = live.evaluate("lulcPage.look().state")
+    address = followed(live)
     assert "<" not in address
-    live.evaluate("lulcPage.follow('')")
-    settle(live)
-    live.evaluate("text => lulcPage.follow(text)", address.split("#")[1])
-    settle(live)
     after = live.evaluate("lulcPage.look().state")
     assert {**after, "strokes": 0} == {**before, "strokes": 0}
-    assert np.abs(logits(live) - wished).max() < 0.1  # strokes are kept to whole pixels
+    assert (pixels(live) == seen).all()
+    assert (logits(live) == wished).all()
     assert part(live, "name").inner_text() == MARKUP
     assert live.locator(".ll-root img").count() == 0
+    live.locator('[data-act="undo"]').click()
+    settle(live)
+    assert live.evaluate("lulcPage.look().state.strokes") == []
+
+
+def test_the_longest_link_is_short(live):
+    """However much is painted, a painting takes at most a letter for each pixel of the tile."""
+    live.evaluate(
+        """lulcPage.set({ strokes: Array.from({ length: 2048 }, (_, i) => ({
+          kind: FILLS[i % 4], size: 1, points: [[(2 * i) % 64 + 0.5, Math.floor(i / 32) + 0.5]],
+        })) })"""
+    )
+    settle(live)
+    seen = pixels(live)
+    address = followed(live)
+    assert 4096 < len(address.split("#")[1]) < 4096 + 400
+    assert (pixels(live) == seen).all()
+
+
+def test_a_stroke_touches_what_lies_near_its_line(live):
+    """It owns the pixels whose middle is within half its size of the line, ends included."""
+    points = np.array([[10.3, 12.8], [50.1, 20.4], [45.0, 60.2]])
+    owner = live.evaluate(
+        "points => Array.from(ownersOf([{ kind: 'mean', size: 7, points }], 64))", points.tolist()
+    )
+    middles = np.stack(np.meshgrid(np.arange(64), np.arange(64)), axis=-1) + 0.5
+    near = np.zeros((64, 64), bool)
+    for start, end in itertools.pairwise(points):
+        along = ((middles - start) @ (end - start) / ((end - start) ** 2).sum()).clip(0, 1)
+        foot = start + along[..., None] * (end - start)
+        near |= ((middles - foot) ** 2).sum(axis=-1) <= 3.5**2
+    assert (np.array(owner).reshape(64, 64) == 2 * near).all()
+
+
+def test_many_strokes_stay(live):
+    """Beyond a hundred strokes the oldest become one: what was painted stays."""
+    points = [[i % 60 + 2.5, i % 50 + 5.5] for i in range(130)]
+    apart = live.evaluate(
+        """points => {
+          const strokes = points.map((at) => ({ kind: "mean", size: 3, points: [at] }));
+          let kept = [];
+          for (const stroke of strokes) kept = merged([...kept, stroke], 64);
+          const [all, some] = [ownersOf(strokes, 64), ownersOf(kept, 64)];
+          return [kept.length, all.filter((value, i) => value !== some[i]).length];
+        }""",
+        points,
+    )
+    assert apart[0] <= 100
+    assert apart[1] == 0
 
 
 def test_a_link_with_markup_stays_text(live):
     """What a link names that is not there is said, as text, and the rest is followed."""
     live.evaluate(
-        "lulcPage.follow('tile=%3Cimg src=x onerror=alert(1)%3E&target=River&strokes=b9_x~m5_3.3')"
+        "lulcPage.follow('tile=%3Cimg src=x onerror=alert(1)%3E&target=River"
+        "&painting=K9x_B&turn=9&%3Cb%3E=1')"
     )
     settle(live)
     words = part(live, "notes").inner_text()
     assert "this page has no tile “<img src=x onerror=alert(1)>”" in words
-    assert "some strokes of the link cannot be read" in words
+    assert "the painting of the link cannot be read" in words
+    assert "this page has no turn “9”" in words
+    assert "a link has no “<b>”" in words
     state = live.evaluate("lulcPage.look().state")
-    assert (state["target"], len(state["strokes"])) == (CLASSES.index("River"), 1)
+    assert (state["target"], state["strokes"]) == (CLASSES.index("River"), [])
     assert live.locator(".ll-root img").count() == 0
+
+
+def test_the_picture_says_what_it_shows(live):
+    """The saved picture holds all its words in lines that fit, below the tile and its maps."""
+    with live.expect_download() as download:
+        live.locator('[data-act="picture"]').click()
+    width, height = struct.unpack(">II", Path(download.value.path()).read_bytes()[16:24])
+    assert width == 980
+    assert 440 <= height < 700
+    lines = live.evaluate(
+        """() => {
+          const context = document.createElement("canvas").getContext("2d");
+          return wrapped(context, "a word ".repeat(100), 300)
+            .map((line) => context.measureText(line).width);
+        }"""
+    )
+    assert len(lines) > 5
+    assert max(lines) <= 300
+
+
+@pytest.mark.parametrize("media", [{"forced_colors": "active"}, {"media": "print"}])
+def test_bars_stay_on_paper_and_in_forced_colours(live, screenshot, media):
+    """Bars mean something, so that they are drawn in their colours."""
+    live.emulate_media(**media)
+    screenshot(f"live-{'-'.join(media.values())}")
+    bar = live.locator(".ll-bar").first
+    colour = bar.evaluate("bar => getComputedStyle(bar).backgroundColor")
+    kept = bar.evaluate("bar => getComputedStyle(bar.parentElement).printColorAdjust")
+    live.emulate_media(forced_colors="none", media="screen")
+    assert colour == bar.evaluate("bar => bar.style.backgroundColor")
+    assert kept == "exact"
 
 
 def test_about_names_limits_and_licence(live):
@@ -534,6 +666,19 @@ def test_nothing_sticks_out(live, screenshot, width, theme):
     live.wait_for_timeout(100)
     screenshot(f"live-{width}-{theme}")
     assert live.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("size", [(400, 800), (360, 740), (700, 1000), (1200, 1000)])
+def test_first_screen_shows_tile_and_answers(live, size):
+    """Without scrolling one sees the tile, what the network says of it, and its bars."""
+    width, height = size
+    live.set_viewport_size({"width": width, "height": height})
+    live.evaluate("scrollTo(0, 0)")
+    ends = {name: part(live, name).bounding_box() for name in ("tile", "said", "bars")}
+    assert ends["tile"]["y"] >= 0
+    assert ends["tile"]["width"] > 200
+    for name, box in ends.items():
+        assert box["y"] + min(box["height"], 130) < height, name
 
 
 # --- other places ------------------------------------------------------------------------------
@@ -618,6 +763,16 @@ def test_from_a_server(page, file, model, tiles, policy, kind, where):
             other.close()
 
 
+def ready(frame) -> bool:
+    """Return whether a frame is live; not while it goes from its empty page to ours."""
+    from playwright.sync_api import Error
+
+    try:
+        return frame.evaluate(READY)
+    except Error:
+        return False
+
+
 def test_in_a_sandboxed_frame(page, file, model, tiles):
     """In an iframe's srcdoc that may run scripts and nothing else, it is live as well."""
     other = page.context.browser.new_page()
@@ -627,7 +782,7 @@ def test_in_a_sandboxed_frame(page, file, model, tiles):
             "text => { document.querySelector('iframe').srcdoc = text; }", file.read_text()
         )
         end = time.monotonic() + 60
-        while len(other.frames) < 2 or not other.frames[1].evaluate(READY):
+        while len(other.frames) < 2 or not ready(other.frames[1]):
             if time.monotonic() > end:
                 pytest.fail("the frame is not live")
             time.sleep(0.05)
@@ -641,11 +796,69 @@ def test_in_a_sandboxed_frame(page, file, model, tiles):
         other.close()
 
 
+@pytest.mark.parametrize("left", [1000, 1001])
+def test_a_file_that_was_cut_is_refused(page, file, tmp_path, left):
+    """Where a part of the weights is missing, the page says so instead of answering."""
+    whole = file.read_text()
+    cut = tmp_path / "cut.html"
+    cut.write_text(whole[: whole.index('data-block="weights">') + left])
+    other = page.context.browser.new_page()
+    try:
+        other.goto(cut.as_uri())
+        until(other, READY)
+        assert other.locator(".ll-root").get_attribute("data-ready") == "failed"
+        assert "this file was cut" in part(other, "notes").inner_text()
+    finally:
+        other.close()
+
+
+def test_a_story_waits_for_the_engine(page, file):
+    """An answer given while the engine starts is told once it runs."""
+    other = page.context.browser.new_page()
+    slow = """const Quick = Worker;
+      Worker = function (url) {
+        const worker = new Quick(url);
+        const post = worker.postMessage.bind(worker);
+        worker.postMessage = (said) => setTimeout(post, said.spec ? 1500 : 0, said);
+        return worker;
+      };"""
+    try:
+        other.add_init_script(slow)
+        other.goto(file.as_uri())
+        until(other, "document.querySelector('.ll-root').dataset.ready === 'tiles'")
+        other.locator('[data-tab="stories"]').click()
+        other.locator(".ll-story-title").first.click()
+        other.locator(".ll-story .ll-buttons button").first.click()
+        assert other.locator(".ll-reveal").count() == 0
+        other.locator(".ll-reveal").wait_for()
+        assert part(other, "notes").is_hidden()
+    finally:
+        other.close()
+
+
+def test_one_tile_and_one_network(page, model, tiles, tmp_path):
+    """A page of one tile with nothing beside it works, by a link too; swapping shows the tile."""
+    file = live_html(model, tiles[:1], tmp_path / "live.html")
+    other = page.context.browser.new_page()
+    problems = []
+    other.on("pageerror", lambda error: problems.append(str(error)))
+    try:
+        other.goto(f"{file.as_uri()}#fill=swap&painting=KrsSgK2dk")
+        until(other, READY)
+        assert other.locator(".ll-root").get_attribute("data-ready") == "live"
+        assert part(other, "notes").is_hidden()
+        assert (pixels(other) == as_images(tiles[:1]).numpy()).all()
+        assert part(other, "beside").is_hidden()
+        assert problems == []
+    finally:
+        other.close()
+
+
 def test_opened_by_a_link(page, file):
     """The words behind # choose the first view."""
     other = page.context.browser.new_page()
     try:
-        other.goto(f"{file.as_uri()}#target=Forest&strokes=m20_30.30-40.40")
+        other.goto(f"{file.as_uri()}#target=Forest&painting=KrsMgK2dk")
         until(other, READY)
         state = other.evaluate("lulcPage.look().state")
         assert (state["target"], len(state["strokes"])) == (CLASSES.index("Forest"), 1)
