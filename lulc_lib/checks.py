@@ -80,6 +80,9 @@ def check(function: Callable) -> Answer:
         return Answer(name, False, f"{name}: not done yet.")
     except _WrongError as error:
         return Answer(name, False, f"{name}: not right yet. {error}")
+    except Exception as error:  # such as a list where the check takes a part of a tensor
+        read = f"The check cannot use what your function returned. {_told(error, None)}"
+        return Answer(name, False, f"{name}: not right yet. {read}")
     return Answer(name, True, f"{name}: correct. It gives the expected values on every example.")
 
 
@@ -431,9 +434,8 @@ def _in_cells(ask: Callable) -> None:
 
 @_exercise
 def _worst_match(ask: Callable) -> None:
-    tiles = synthetic(1, seed=0)
-    devices = []
-    with torch.random.fork_rng(devices=devices):
+    tiles = synthetic(1, seed=0)[:4]
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = create_model("vit").eval()
     twice = tiles[np.repeat(np.arange(0, len(tiles), 2), 2)]
@@ -442,7 +444,7 @@ def _worst_match(ask: Callable) -> None:
     first, second = (concepts(model, tiles[start::2], 2).directions for start in (0, 1))
     expected = (first @ second.T).max(axis=1).min()
     because = "of each concept's best cosine the lowest is asked for"
-    _expect("ten drawn tiles and 2 concepts", ask(model, tiles, 2), expected, because, 1e-3)
+    _expect("four drawn tiles and 2 concepts", ask(model, tiles, 2), expected, because, 1e-3)
 
 
 @_exercise
