@@ -47,7 +47,7 @@ _HOME = {
 }
 _MODULES = (
     "anatomies", "archive", "arrays", "attention", "augmentation", "baselines", "cards",
-    "checkpoints", "cli", "config", "decoded", "drawn_tiles", "eurosat", "evidence",
+    "checkpoints", "checks", "cli", "config", "decoded", "drawn_tiles", "eurosat", "evidence",
     "explanations", "export", "factors", "faithfulness", "files", "hardware", "hub", "images",
     "kept", "live", "metrics", "models", "plots", "predictions", "public_lists", "quickstart",
     "report_cards", "running", "splits", "storage", "tiles", "training", "weights", "widgets",

@@ -16,7 +16,8 @@ ORDER = (
     "archive", "decoded", "eurosat", "public_lists", "splits", "drawn_tiles", "weights", "running",
     "attention", "anatomies", "models", "augmentation", "kept", "predictions", "metrics",
     "baselines", "evidence", "cards", "checkpoints", "training", "quickstart", "explanations",
-    "faithfulness", "report_cards", "factors", "plots", "export", "live", "widgets", "cli",
+    "faithfulness", "report_cards", "factors", "checks", "plots", "export", "live", "widgets",
+    "cli",
 )  # fmt: skip
 OWNERS = {
     "IPython": "plots",

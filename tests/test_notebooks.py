@@ -121,10 +121,19 @@ def code_faults(notebook: NotebookNode) -> list[str]:
         if "exercise" in tags(cell):
             if "raises-exception" not in tags(cell) or "NotImplementedError" not in cell.source:
                 wrong.append("an exercise is no stub tagged raises-exception")
+            if following is None or "check-exercise" not in tags(following):
+                wrong.append("an exercise is not followed by its check")
+        if "check-exercise" in tags(cell):
             if following is None or "solution" not in tags(following):
                 wrong.append("an exercise is not followed by its solution")
             elif not following.metadata.get("jupyter", {}).get("source_hidden"):
                 wrong.append("a solution is not collapsed")
+            elif cell.source not in following.source:
+                wrong.append("a solution does not call the exercise's check")
+    for before, cell in itertools.pairwise(notebook.cells):
+        hints = cell.source.count("<details>") if cell.cell_type == "markdown" else 0
+        if "check-exercise" in tags(before) and hints not in (2, 3):
+            wrong.append("an exercise's check is not followed by two or three hints, collapsed")
     return wrong
 
 
@@ -243,9 +252,11 @@ def sample() -> NotebookNode:
             execution_count=5,
             metadata={"tags": ["exercise", "raises-exception"]},
         ),
+        new_code_cell("print(amount)", execution_count=6, metadata={"tags": ["check-exercise"]}),
+        new_markdown_cell("<details>\nAdd.\n</details>\n" * 2),
         new_code_cell(
-            "amount *= 2",
-            execution_count=6,
+            "amount *= 2\nprint(amount)",
+            execution_count=7,
             metadata={"tags": ["solution"], "jupyter": {"source_hidden": True}},
         ),
     ]
@@ -294,8 +305,11 @@ def _source(number: int, text: str) -> Callable[[NotebookNode], None]:
         (_source(3, "import os"), "imports stand in 2 cells"),
         (_source(0, "# Two?\n\n[next](no_such.ipynb)"), "not there"),
         (_source(6, "pass"), "an exercise is no stub"),
-        (lambda notebook: notebook.cells.pop(7), "not followed by its solution"),
-        (lambda notebook: notebook.cells[7].metadata.pop("jupyter"), "not collapsed"),
+        (lambda notebook: notebook.cells.pop(7), "not followed by its check"),
+        (lambda notebook: notebook.cells.pop(9), "not followed by its solution"),
+        (lambda notebook: notebook.cells[9].metadata.pop("jupyter"), "not collapsed"),
+        (_source(9, "pass"), "does not call the exercise's check"),
+        (_source(8, "Add."), "two or three hints"),
         (lambda notebook: notebook.cells[3].metadata.pop("tags"), "tagged parameters"),
         (lambda notebook: notebook.cells[5].metadata.pop("tags"), "tagged check"),
         (lambda notebook: notebook.cells[2].metadata.update(execution={}), "execution noise"),

@@ -1,0 +1,219 @@
+"""The checks of the exercises: stubs are not done, solutions pass, wrong answers are told why.
+
+Stubs and solutions are read out of the notebooks, so that they cannot drift.
+"""
+
+import ast
+import copy
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from run_notebooks import code_cells, notebook_paths
+
+import lulc_lib as lulc
+from lulc_lib import checks
+
+
+def _define(names: dict[str, Any], source: str, kinds: tuple[type, ...]) -> str:
+    """Run the statements of these kinds and return the name of the last function."""
+    body = [node for node in ast.parse(source).body if isinstance(node, kinds)]
+    exec(compile(ast.Module(body, []), "<cell>", "exec"), names)
+    return next((node.name for node in reversed(body) if isinstance(node, ast.FunctionDef)), "")
+
+
+def _exercises() -> dict[str, dict[str, Callable]]:
+    """Return name -> the functions "stub" and "solution" of each exercise in the notebooks."""
+    found: dict[str, dict[str, Callable]] = {}
+    for path in notebook_paths():
+        names: dict[str, Any] = {"lulc": lulc}
+        for cell in code_cells(nbformat.read(path, as_version=4)):
+            tags = {*cell.metadata.get("tags", [])}
+            kinds = (ast.FunctionDef, ast.Import, ast.ImportFrom)
+            name = _define(names, cell.source, kinds)
+            for tag, word in (("exercise", "stub"), ("solution", "solution")):
+                if tag in tags:
+                    found.setdefault(name, {})[word] = names[name]
+    return found
+
+
+EXERCISES = _exercises()
+
+
+def _lossy(model, x, labels, count):
+    model.zero_grad()
+    for part, own in zip(x.chunk(count), labels.chunk(count), strict=True):
+        (F.cross_entropy(model(part), own) / count).backward()
+    return torch.cat([weight.grad.flatten() for weight in model.parameters()])
+
+
+def _without_determinant(train, labels, test):
+    columns = []
+    for k in range(10):
+        own = train[labels == k]
+        off = test - own.mean(axis=0)
+        columns.append(-0.5 * np.einsum("ni,ij,nj->n", off, np.linalg.inv(np.cov(own.T)), off))
+    return np.stack(columns, axis=1)
+
+
+def _smoothed_over_others(logits, labels, share):
+    targets = F.one_hot(labels, 10) * (1 - share) + (1 - F.one_hot(labels, 10)) * share / 9
+    return -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean()
+
+
+def _black(images, cells):
+    mask = cells.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None]
+    return torch.where(mask, 0.0, images)
+
+
+def _by_value(explanations):
+    rows = np.stack([one.heatmap.reshape(len(one), -1) for one in explanations.values()])
+    return np.mean([np.corrcoef(rows[:, n]) for n in range(rows.shape[1])], axis=0)
+
+
+def _best_match(model, tiles, n):
+    halves = [lulc.concepts(model, tiles[start::2], n).directions for start in (0, 1)]
+    return float((halves[0] @ halves[1].T).max())
+
+
+def _corner(images, side):
+    return F.interpolate(images[:, :, :side, :side], (64, 64), mode="bilinear")
+
+
+def _red(tiles):
+    return dataclasses.replace(tiles, images=tiles.images[:, :1].repeat(1, 3, 1, 1))
+
+
+def _one_tail(b, c):
+    return sum(math.comb(b + c, k) for k in range(min(b, c) + 1)) / 2 ** (b + c)
+
+
+def _trained(tiles):
+    return lulc.explain(lulc.load_checkpoint("vit")[0], tiles, "gradcam")
+
+
+def _of_columns(confusion):
+    return np.mean(np.diagonal(confusion) / np.maximum(confusion.sum(axis=0), 1))
+
+
+WRONG = {
+    "second_guess": (lambda x: x.argmax(axis=1), "expected [3.0, 1.0], because the second largest"),
+    "cell_size": (
+        lambda e: (64 / e.grid.shape[1], 4096 / e.grid[0].size),
+        "expected [80.0, 64.0], because 64 pixels of 10 m",
+    ),
+    "greyed": (_red, "expected [60.0, 60.0, 60.0], because the mean of the three"),
+    "overlap": (lambda a, b: len({*a.names} & {*b.names}) / len(b), "expected 0.5, because 2 of"),
+    "log_likelihood": (_without_determinant, "log-determinant enter"),
+    "smoothed_loss": (_smoothed_over_others, "share / 10 for every class"),
+    "gradient_in_parts": (_lossy, "a part counts by its share of the tiles"),
+    "shuffled": (lambda images, order: images, "patch 1, from columns 8 to 15, comes first"),
+    "weights_of_block": (lambda d: 12 * d * d, "returned 12.0; expected 25.0"),
+    "balanced_accuracy": (_of_columns, "of the two labels are found"),
+    "mcnemar": (_one_tail, "2 of 1024 ways"),
+    "cooled": (
+        lambda pred, t: dataclasses.replace(pred, logits=pred.logits * t),
+        "every logit is divided by T",
+    ),
+    "map_of_nothing": (_trained, "expected a network with random weights"),
+    "covered": (_black, "take the tile's own mean"),
+    "surest_error": (lambda pred: int(pred.confidence.argmax()), "tile 0 is surer, but right"),
+    "enlarged": (_corner, "are the centre"),
+    "rank_agreement": (_by_value, "only the order counts"),
+    "in_cells": (
+        lambda e, n: e.heatmap[:, :: 64 // n, :: 64 // n],
+        "because its value is the mean of the map",
+    ),
+    "worst_match": (_best_match, "the lowest is asked for"),
+    "points": (lambda m, r, c: (r, c) == (0, 0), "lower left quarter"),
+    "cheating": (lambda maps, blob: maps * blob, "expected none below 0"),
+    "divided": (lambda p: 0 if p.max() > 1 else 1, "divided 2 times your function returned 1.0"),
+    "faked_score": (lambda h, t, s: (h + t) / 2, "expected 0.8, because 0.6 of the tiles"),
+}
+
+
+def _named(function: Callable, name: str) -> Callable:
+    """Return a function under the name that the exercise gave it."""
+    function = copy.copy(function)
+    function.__name__ = name
+    return function
+
+
+def test_every_exercise_has_a_check_and_a_wrong_answer():
+    """Exercises, checks and wrong answers have the same names."""
+    assert set(EXERCISES) == set(checks._CHECKS) == set(WRONG)
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_a_stub_is_not_done(name: str):
+    """The notebook's stub is told as not done."""
+    answer = checks.check(EXERCISES[name]["stub"])
+    assert (answer.passed, answer.text) == (False, f"{name}: not done yet.")
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_a_solution_passes(name: str, capsys: pytest.CaptureFixture):
+    """The notebook's solution passes and says so in one sentence."""
+    checks.check(EXERCISES[name]["solution"]).confirm()
+    assert capsys.readouterr().out.startswith(f"{name}: correct.")
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_answer_fails_for_its_reason(name: str):
+    """A plausible wrong answer fails, and the message names what is wrong with it."""
+    function, reason = WRONG[name]
+    answer = checks.check(_named(function, name))
+    assert not answer.passed
+    assert reason in answer.text, answer.text
+    with pytest.raises(AssertionError, match="not right yet"):
+        answer.confirm()
+
+
+def _failing(b, c):
+    return [][b]
+
+
+def _from_torch(b, c):
+    return F.unfold(torch.zeros(1, 1, 8, 8, dtype=torch.bool) @ 1, 8)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda b, c: None, "not done yet"),
+        (lambda b, c: ..., "not done yet"),
+        (_failing, "raised IndexError in line"),
+        (lambda b, c: "much", "returned a str; expected numbers"),
+        (lambda b, c: [1, 2], "array of shape (2,); expected shape ()"),
+        (_from_torch, "not right yet. It raised"),
+    ],
+)
+def test_what_is_no_answer_is_told_in_a_line(function: Callable, said: str):
+    """Nothing returned, an exception and a value of another kind are each told in one line."""
+    text = repr(checks.check(_named(function, "mcnemar")))
+    assert said in text
+    assert "\n" not in text
+
+
+def test_what_is_no_exercise_is_an_error():
+    """A value and a function of another name are named."""
+    with pytest.raises(TypeError, match="expected the function of an exercise, got 3"):
+        checks.check(3)
+    with pytest.raises(ValueError, match="no exercise asks for a function 'len'"):
+        checks.check(len)
+
+
+def test_a_value_that_the_check_cannot_use_is_told():
+    """A list where a tensor is needed is told in a line, not as a traceback."""
+    answer = checks.check(_named(lambda images, order: images.tolist(), "shuffled"))
+    assert not answer.passed
+    answer = checks.check(_named(lambda explanation: object(), "cell_size"))
+    assert "expected numbers" in answer.text
+    answer = checks.check(_named(lambda images, order: images[0, 0, 0, 0].item(), "shuffled"))
+    assert "\n" not in answer.text
