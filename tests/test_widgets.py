@@ -878,7 +878,9 @@ def test_stories_hide_the_answers_until_the_reader_has_predicted(models):
     }
     shown = Explorer(models, tiles, given)
     for story in STORIES:
+        shown.show(target="Forest")
         put(shown, "story", story)
+        assert shown.state.target == STORIES[story].changes.get("target", "predicted")
         assert shown._look.shown["answers"] == []
         assert "label" not in shown._look.shown["words"]
         names = [*CLASSES, "resnet50", "vit", *(Path(name).name for name in tiles.names)]
