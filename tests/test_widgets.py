@@ -835,8 +835,10 @@ def test_what_does_not_apply_is_said(shown):
 def test_own_pictures_are_among_the_thumbnails(shown, few, tmp_path):
     """There is a way back to them, and they are not said to be 640 m across."""
     (tmp_path / "mine.png").write_bytes(png_bytes(few.images[3].numpy()))
+    put(shown, "story", "river")
     name = shown.add_picture(tmp_path / "mine.png", "crop")
     shown.wait()
+    assert shown._look.shown["story"] is None  # it tells of other tiles
     assert thumbnails(shown)[0] == name
     assert not any("1 cell" in w for w in shown._look.shown["answers"][0]["maps"][0]["words"])
     shown._on_thumbnails({"kind": "pick", "name": few.names[2]})
@@ -856,6 +858,12 @@ def test_two_tiles_stand_side_by_side(shown, few):
     assert "values" in beside["answers"][1]["maps"][0]
     shown._on_look({"kind": "act", "name": "before"})
     assert shown._look.shown["beside"] is None
+    shown._on_look({"kind": "stroke", "points": [[30, 30]], "done": True})
+    shown._on_look({"kind": "act", "name": "before"})
+    beside = shown._look.shown["beside"]
+    assert (beside["name"], beside["caption"]) == ("before painting", "")  # it is the same tile
+    shown.step()
+    assert shown._look.shown["beside"] is None  # nothing is painted there
 
 
 def test_a_view_fits_into_an_address(shown, models, few, given):

@@ -355,7 +355,7 @@ function render({ model, el }) {
     if (shown.beside) {
       other.replaceChildren(tileCanvas(tileData(shown.beside.tile), "lulc-still"));
       other.title = shown.beside.words;
-      caption.append(make("br"), `${shown.beside.name}: ${shown.beside.words}`);
+      if (shown.beside.caption) caption.append(make("br"), `${shown.beside.name}: ${shown.beside.caption}`);
     }
     for (const [name] of TOOLS) buttons[name].setAttribute("aria-pressed", name === shown.tool);
     buttons.before.setAttribute("aria-pressed", !!shown.beside);

@@ -321,7 +321,10 @@ class Explorer(ipywidgets.VBox):
             )
         self.looking.own[name], self._own_words[name] = picture.image, words
         with self._turn:
-            self._go(self.state.at(name), own=True)
+            changes = {"story": "", "hidden": False, "guess": ""}
+            if self.state.target == "label":  # it has none
+                changes["target"] = "predicted"
+            self._go(self.state.at(name).change(**changes), own=True)
         return name
 
     def wait(self, seconds: float = 600) -> bool:
@@ -371,6 +374,9 @@ class Explorer(ipywidgets.VBox):
                    if getattr(state, n) != getattr(before, n)}  # fmt: skip
             carried = {name: getattr(state, name) for name in _CARRIED}
             state = before.at(state.tile).change(**carried, **new)
+        moved = state.tile != before.tile and not everything
+        if moved and not state.strokes and (state.beside, before.beside) == ("before", "before"):
+            state = state.change(beside="")  # the two would be the same
         finds = everything or any(getattr(state, n) != getattr(before, n) for n in _FINDS)
         self.state = state
         try:
@@ -518,7 +524,8 @@ class Explorer(ipywidgets.VBox):
         """Return what stands beside the tile, and what it is called there."""
         before = state.beside == "before"
         name = "before painting" if before else f"other tile, {Path(state.beside).name}"
-        return {**self._side(beside_of(state)), "name": name}
+        side = self._side(beside_of(state))
+        return {**side, "name": name, "caption": "" if before else side["words"]}
 
     def _side(self, state: State) -> dict[str, Any]:
         """Return a tile, painted or not, with each model's answer and maps."""
