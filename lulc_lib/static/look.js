@@ -456,10 +456,11 @@ function render({ model, el }) {
     if (event.target.matches(typed) || event.defaultPrevented || !keys[event.key]) return;
     keys[event.key]();
     event.preventDefault();
+    event.stopPropagation();
   }
   document.addEventListener("pointerdown", takeFocus, true);
   document.addEventListener("focusin", takeFocus);
-  document.addEventListener("keydown", takeKey);
+  window.addEventListener("keydown", takeKey, true); // before JupyterLab hears it
 
   // One cursor: the same place is ringed on the tile, on the other tile and on all maps.
   board.addEventListener("pointermove", (event) => {
@@ -499,7 +500,7 @@ function render({ model, el }) {
     removeEventListener("hashchange", readLink);
     document.removeEventListener("pointerdown", takeFocus, true);
     document.removeEventListener("focusin", takeFocus);
-    document.removeEventListener("keydown", takeKey);
+    window.removeEventListener("keydown", takeKey, true);
     model.off("change:link", drawLink);
     model.off("change:shown", draw);
     model.off("change:progress", drawProgress);
