@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -22,7 +23,9 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "app.json"
-WANTED = {"usable_s": 30.0}
+PROMISED = (ROOT / "app" / "voila.py").read_text()  # what `make app` counts for a page
+PAGE_MB = float(re.search(r"^PAGE_MEMORY = ([\d.e]+)", PROMISED, re.MULTILINE)[1]) / 1e6
+WANTED = {"usable_s": 30.0, "page_mb": PAGE_MB}
 
 
 def kernel_megabytes(server: int) -> float:
@@ -83,11 +86,13 @@ def main() -> int:
         finally:
             server.terminate()
             server.wait(20)
-    print(json.dumps(found))
+    for name, most in WANTED.items():
+        print(f"{name}: {found[name]} (wanted: at most {most:g})")
+    print(f"the kernel takes {found['first_mb']} MB when the first map is there", flush=True)
     if not quick:
         found |= {"wanted": WANTED, "machine": platform.machine()}
         RESULTS.write_text(json.dumps(found, indent=2) + "\n")
-    return int(not quick and found["usable_s"] > WANTED["usable_s"])
+    return int(not quick and any(found[name] > most for name, most in WANTED.items()))
 
 
 if __name__ == "__main__":

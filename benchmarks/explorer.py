@@ -7,7 +7,7 @@ In the kernel: (a) first picture, from making the explorer with its predictions 
 (b) a tile until all its maps are there, the first time and again; (c) a click on another tile while
 occlusion runs, until tile and answers are shown; (d) a stroke of the brush until the ViT's new
 probabilities and map are there; (e) a filter over all test tiles; (f) 1,000 random changes of every
-field: errors, and memory after the first 100; (g) the page without a kernel: its size with 200
+field: errors, and memory after each value was met; (g) the page without a kernel: its size with 200
 tiles, two models and four methods. In Chromium, where there is one: (h) how long the page takes to
 open, and a click until it is drawn where the kernel has nothing to compute. Times are wall clock,
 p95 is the 95th percentile. `benchmarks/app.py` measures `make app`.
@@ -157,8 +157,15 @@ def strokes(explorer: Explorer, count: int) -> dict[str, float]:
     return {"stroke_p95": p95(times)}
 
 
-def random_change(explorer: Explorer, rng: np.random.Generator) -> None:
+def random_change(
+    explorer: Explorer, rng: np.random.Generator, chosen: tuple[str, int] | None = None
+) -> None:
     """Change one field of the state to any of its values, by control or by code, or paint.
+
+    Args:
+        explorer: what is changed.
+        rng: draws field and value, and whether a control or code changes it.
+        chosen: name of the field and number of the value, where these are not to be drawn.
 
     Raises:
         AssertionError: if the panel says something else than that no tile fits or that a model's
@@ -166,7 +173,11 @@ def random_change(explorer: Explorer, rng: np.random.Generator) -> None:
     """
     fields = list(every_value(explorer, rng).items())
     name, values = fields[rng.integers(len(fields))]
-    value = values[rng.integers(len(values))]
+    at = rng.integers(len(values))
+    if chosen is not None:
+        name, at = chosen
+        values = dict(fields)[name]
+    value = values[at]
     if name in explorer._finder.shown["values"] and rng.random() < 0.5:
         value = list(value) if isinstance(value, tuple) else value  # as it comes from the page
         explorer._on_form({"kind": "set", "name": name, "value": value})
@@ -194,7 +205,7 @@ def every_value(explorer: Explorer, rng: np.random.Generator) -> dict[str, list[
         "label": ["all", *CLASSES], "predicted": ["all", *CLASSES], "answer": list(ANSWERS),
         "judge": ["all", *models], "confidence": [(0.0, 1.0), (low, high)],
         "among": [(), tuple(some)], "sort": list(SORTS), "page": [0, 1, 2, 999],
-        "tile": some, "methods": [(chosen[0],), tuple(chosen[:2]), tuple(chosen)],
+        "tile": some, "methods": [*((one,) for one in methods), tuple(chosen[:2]), tuple(chosen)],
         "target": list(TARGETS), "contrast": ["", *CLASSES],
         "stage": [-1000, -2, -1, 0, 1, 2, 1000], "opacity": shares, "sign": list(SIGNS),
         "scale": list(SCALES), "tool": list(TOOLS), "radius": [0.5, 64.0, 5.0],
@@ -207,14 +218,22 @@ def every_value(explorer: Explorer, rng: np.random.Generator) -> dict[str, list[
 
 
 def random_changes(explorer: Explorer, rng: np.random.Generator, count: int) -> dict[str, float]:
-    """Change the state at random; return errors and growth of memory after the first tenth."""
+    """Change the state, first to every value of every field, in any order, and then at random.
+
+    Returns:
+        errors, growth of memory after each value was met, the number of changes, and of the values
+        that were met for certain.
+    """
     errors, before = 0, 0.0
+    every = [(name, at) for name, values in every_value(explorer, rng).items()
+             for at in range(len(values))]  # fmt: skip
+    every = [every[at] for at in rng.permutation(len(every))]
     for number in range(count):
-        if number == count // 10:
+        if number == min(len(every), count // 2):  # what is loaded once has been loaded
             explorer.wait(60)
             before = resident()
         try:
-            random_change(explorer, rng)
+            random_change(explorer, rng, every[number] if number < len(every) else None)
         except Exception as error:
             print(f"change {number}: {type(error).__name__} {error}", flush=True)
             errors += 1
@@ -222,7 +241,8 @@ def random_changes(explorer: Explorer, rng: np.random.Generator, count: int) -> 
     explorer._work.stop()
     explorer.wait()
     explorer._clear()
-    return {"errors": errors, "growth_mb": round(resident() - before, 1), "changes": count}
+    return {"errors": errors, "growth_mb": round(resident() - before, 1), "changes": count,
+            "values": min(count, len(every))}  # fmt: skip
 
 
 def in_the_browser(page_file: Path, browser: str, quick: bool) -> dict[str, float]:
@@ -340,7 +360,8 @@ def main() -> int:
     short = [k for k, most in WANTED.items() if k in result and result[k] > most]
     for name, most in WANTED.items():
         print(f"{name}: {result.get(name, 'not measured')} (wanted: at most {most})")
-    print(f"the kernel takes {result['kernel_mb']} MB", flush=True)
+    print(f"{result['changes']} changes, {result['values']} values of fields each at least once")
+    print(f"the kernel takes {result['kernel_mb']} MB; processor: {KIND}", flush=True)
     if quick:
         return 0
     result |= {"torch": torch.__version__, "threads": torch.get_num_threads(),

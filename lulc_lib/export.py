@@ -13,7 +13,7 @@ import json
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from lulc_lib.plots import (
 )
 from lulc_lib.predictions import Predictions, aligned, predict
 from lulc_lib.tiles import CLASS_COLORS, CLASSES, TileSet, as_images, undivided
+from lulc_lib.wording import layer_in_words
 
 _EUROSAT_CREDIT = (
     "EuroSAT: Helber et al. 2019, doi 10.1109/JSTARS.2019.2918242. Contains modified Copernicus "
@@ -55,6 +56,23 @@ _VERDICTS = {
 TARGETS = {"predicted": "the predicted class", "label": "the label", "runner-up": "the runner-up"}
 
 
+@dataclass(frozen=True)
+class PageLook:
+    """How a page looks when it opens; its reader can change all but the notes.
+
+    Attributes:
+        opacity: of maps over the tile, 0 to 1.
+        own_range: whether each map is stretched to its own range.
+        scales: name of an explanation -> its scale; without one, its maps set it.
+        notes: name of a tile -> what is said below it.
+    """
+
+    opacity: float = 0.6
+    own_range: bool = False
+    scales: dict[str, Scale] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+
 def explain_for_page(
     models: Mapping[str, TileClassifier],
     tiles: TileSet,
@@ -63,6 +81,8 @@ def explain_for_page(
     *,
     precision: str = "float32",
     cache: bool = False,
+    target: str = "predicted",
+    more: Callable[[str, str], Mapping[str, Any]] | None = None,
     missing: dict[str, str] | None = None,
     between: Callable[[int], None] | None = None,
 ) -> dict[str, dict[str, Explanation]]:
@@ -76,6 +96,8 @@ def explain_for_page(
             predicted.
         precision: as in `explain`.
         cache: as in `explain`.
+        target: what the page shows first: one of `TARGETS`, or a class name for all tiles.
+        more: further arguments of `explain`, such as a layer, by model name and method.
         missing: filled with "model · method" -> why there is no map, where it is given; without
             it, the first such method is an error.
         between: as in `explain`.
@@ -99,16 +121,24 @@ def explain_for_page(
             "label": tiles.labels.numpy(),
             "runner-up": ranked[:, -2],
         }
-        for target, wanted in classes.items():
-            chosen = [m for m in able if target == "predicted" or not blind.get(m)]
-            if not chosen:
-                continue
-            found = explain(
-                model, tiles, chosen, wanted, precision=precision, cache=cache, between=between
-            )
+        if target in CLASSES:
+            classes[target] = np.full(len(tiles), CLASSES.index(target))
+        order = [target, *(other for other in classes if other != target)]
+        settings = {"precision": precision, "cache": cache, "between": between}
+        for one in order:
+            chosen = [m for m in able if one == "predicted" or not blind.get(m)]
+            found = {}
+            for group in [chosen] if more is None and chosen else [[m] for m in chosen]:
+                own = {} if more is None else more(name, group[0])
+                try:
+                    found |= explain(model, tiles, group, classes[one], **settings, **own)
+                except ValueError as error:
+                    if missing is None or more is None:
+                        raise
+                    missing[f"{name} · {group[0]}"] = str(error)
             for method, own in found.items():
                 key = name if len(methods) == 1 else f"{name} · {method}"
-                asked.setdefault(key, {})[target] = own
+                asked.setdefault(key, {})[one] = own
     if not asked:
         raise ValueError("; ".join((missing or {"": "there is no method"}).values()))
     return asked
@@ -138,6 +168,7 @@ def gallery_html(
     title: str | None = None,
     ground: float | None = GROUND,
     missing: Mapping[str, str] | None = None,
+    look: PageLook | None = None,
 ) -> Path:
     """Write a gallery of tiles and their maps as one HTML file.
 
@@ -152,6 +183,7 @@ def gallery_html(
         title: heading of the page.
         ground: metres along the side of a tile; None when unknown.
         missing: "model · method" -> why there are no maps, said above the tiles.
+        look: how maps are drawn when the page opens, and notes on tiles.
 
     Returns:
         The absolute path of the page.
@@ -170,7 +202,8 @@ def gallery_html(
         for name, given in explanations.items()
     }
     first = {name: next(iter(given.values())) for name, given in variants.items()}
-    columns = gallery_columns(tiles, first, predictions)
+    look = look or PageLook()
+    columns = gallery_columns(tiles, first, predictions, look.scales)
     columns = [replace(c, scale=_common(c.scale, variants[c.name])) for c in columns]
     for target in dict.fromkeys(t for given in variants.values() for t in given):
         gallery_columns(tiles, {n: g[target] for n, g in variants.items() if target in g})
@@ -197,7 +230,11 @@ def gallery_html(
             "</section>"
             for name, why in (missing or {}).items()
         ),
-        cards="\n".join(_card(i, image, tiles, columns, ground) for i, image in enumerate(images)),
+        cards="\n".join(
+            _card(i, image, tiles, columns, ground, look.notes) for i, image in enumerate(images)
+        ),
+        opacity=round(100 * look.opacity),
+        own="checked " if look.own_range else "",
         credit=html.escape(credit(tiles)),
         data=json_block(
             {
@@ -379,13 +416,19 @@ def _legend(c: int, column: Column, ground: float | None, shown: set[int]) -> st
     blind = "ClassBlind" in maps.warnings
     words = ("low", "high") if blind else ("against the class", "for the class")
     low_words = words[0] if scale.signed or blind else "nothing"
-    layer = f" at <code>{html.escape(maps.layer)}</code>" if maps.layer else ""
+    layer = ""
+    if maps.layer:
+        words_of = html.escape(layer_in_words(maps.layer))
+        layer = f' at <span title="{html.escape(maps.layer)}">{words_of}</span>'
     notes = [describe_grid(maps.grid, ground)]
     if scale.clipped:
         notes.append("the strongest values lie beyond the scale")
     if maps.verdict is not None:
         proven = "" if maps.verdict.proven else "unproven: "
-        notes.append(f"{proven}{maps.verdict.words}")
+        words_of = maps.verdict.words
+        if maps.layer:
+            words_of = words_of.replace(maps.layer, layer_in_words(maps.layer))
+        notes.append(f"{proven}{words_of}")
     name = html.escape(column.name)
     checked = " checked" if c in shown else ""
     return f"""<section class="scale">
@@ -400,12 +443,15 @@ alt="Colour bar of {name}, from {ends[0]} to {ends[1]}" width="256" height="12">
 
 
 def _card(
-    i: int, image: np.ndarray, tiles: Any, columns: list[Column], ground: float | None
-) -> str:
+    i: int, image: np.ndarray, tiles: Any, columns: list[Column], ground: float | None,
+    notes: Mapping[str, str],
+) -> str:  # fmt: skip
     """Return one tile with its maps."""
     labelled = isinstance(tiles, TileSet)
     label = CLASSES[tiles.labels[i]] if labelled else ""
     name = html.escape(Path(tiles.names[i]).name if labelled else f"picture {i + 1}")
+    note = notes.get(tiles.names[i], "") if labelled else ""
+    said = f'<p class="own-note">Note: {html.escape(note)}</p>\n' if note else ""
     heading = f'<span class="chip {label}"></span>{label} <small>label · {name}</small>'
     alt = f"Tile {name}, label {label}" if labelled else f"Tile {name}"
     verdict = "right" if all(column.correct(i) is not False for column in columns) else "wrong"
@@ -420,7 +466,7 @@ data-agree="{"yes" if agree else "no"}">
 width="192" height="192"><figcaption>{_size(ground)}</figcaption></figure>
 {maps}
 </div>
-</article>"""
+{said}</article>"""
 
 
 def _size(ground: float | None) -> str:

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from lulc_lib.explanations import Explanation
-from lulc_lib.export import explain_for_page, gallery_html, pack_grid
+from lulc_lib.export import PageLook, explain_for_page, gallery_html, pack_grid
 from lulc_lib.metrics import disagreement
 from lulc_lib.models import create_model
-from lulc_lib.plots import map_scale
+from lulc_lib.plots import Scale, map_scale
 from lulc_lib.predictions import Predictions, predict
 from lulc_lib.tiles import CLASSES, TileSet
 
@@ -157,7 +157,7 @@ def test_page_without_script_shows_tiles_and_words(some: TileSet, tmp_path: Path
         for name, label in zip(some.names, some.labels, strict=True)
     ]
     text = "".join("".join(parts) for tag, parts in page.text.items() if tag != "script")
-    for part in ("7x7 grid, 1 cell = 91 m", "99.9\xa0%", "network.layer4", "hirescam", "raw −0."):
+    for part in ("7x7 grid, 1 cell = 91 m", "99.9\xa0%", "stage 4", "hirescam", "raw −0."):
         assert part in text
     assert page.all("noscript") or "noscript" in [tag for tag, _ in page.elements]
 
@@ -221,6 +221,26 @@ def test_targets_can_be_chosen(some: TileSet, tmp_path: Path):
     mixed = {"predicted": made(some), "label": made(some[:4])}
     with pytest.raises(ValueError, match="holds 4 maps, but there are 5 tiles"):
         gallery_html(some, {"m": mixed}, tmp_path / "page.html")
+
+
+def test_a_page_opens_as_it_was_seen(some: TileSet, tmp_path: Path):
+    """Opacity, range, scale, target and notes are the given ones; layers are said in words."""
+    torch.manual_seed(0)
+    model = create_model("vit", depth=1, embed_dim=48)
+    maps = explain_for_page({"vit": model}, some[:2], ["gradcam"], target="River")
+    assert list(maps["vit"]) == ["River", "predicted", "label", "runner-up"]
+    look = PageLook(0.35, True, {"vit": Scale(2.5, True, False)}, {some.names[1]: "a <bank>"})
+    page = written(tmp_path, some[:2], maps, look=look)
+    assert page.all("input", id="opacity")[0]["value"] == "35"
+    assert "checked" in page.all("input", id="own")[0]
+    assert page.data[0]["limit"] == 2.5
+    river = CLASSES.index("River")
+    assert next(iter(page.data[0]["variants"].values()))["target"] == [river, river]
+    text = (tmp_path / "page.html").read_text()
+    assert text.count("Note: a &lt;bank&gt;") == 1
+    layer = maps["vit"]["River"].layer
+    assert text.count(layer) == 1  # in the tooltip
+    assert f'title="{layer}">output of block 1<' in text
 
 
 def test_many_columns_begin_with_one_for_each_model(some: TileSet, tmp_path: Path):

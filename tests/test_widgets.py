@@ -5,6 +5,7 @@ import builtins
 import collections
 import importlib.util
 import json
+import re
 import sys
 import threading
 import types
@@ -763,6 +764,25 @@ def test_a_kept_page_says_what_is_missing(shown, tmp_path):
     assert page.count('<figure class="map"') == 2 * 3
 
 
+def test_a_kept_page_is_what_is_seen(shown, tmp_path):
+    """Opacity, sign, scale, target, layer and note are the panel's; painted tiles are said."""
+    put(shown, "note", "the bank")
+    shown.show(methods=("gradcam",), sign="positive", opacity=0.35, target="River", stage=1)
+    shown.show(scale="per map")
+    shown._on_look({"kind": "stroke", "points": [[30, 30]], "done": True})
+    shown.wait()
+    page = shown.export_html(tmp_path / "page.html", count=2).read_text()
+    assert 'value="35"' in page
+    assert 'id="own" type="checkbox" checked' in page
+    assert "Note: the bank (painted in the explorer; shown here as it was)" in page
+    data = json.loads(re.search(r'id="maps">(.*?)</script>', page)[1])
+    for column in data["columns"]:
+        assert next(iter(column["variants"])) == "River"
+        assert not column["signed"]
+    layers = [answer["maps"][0]["layer"] for answer in shown._look.shown["answers"]]
+    assert all(f'title="{layer}"' in page for layer in layers)
+
+
 def test_a_thousand_strokes_are_one_file(shown, models, few, given):
     """A view with notes and strokes on several tiles is restored in another explorer."""
     strokes = [Stroke("blur", 3.0, ((i % 64, i % 50), (i % 30, 9.5))) for i in range(1000)]
@@ -815,8 +835,10 @@ def test_what_does_not_apply_is_said(shown):
 def test_own_pictures_are_among_the_thumbnails(shown, few, tmp_path):
     """There is a way back to them, and they are not said to be 640 m across."""
     (tmp_path / "mine.png").write_bytes(png_bytes(few.images[3].numpy()))
+    put(shown, "story", "river")
     name = shown.add_picture(tmp_path / "mine.png", "crop")
     shown.wait()
+    assert shown._look.shown["story"] is None  # it tells of other tiles
     assert thumbnails(shown)[0] == name
     assert not any("1 cell" in w for w in shown._look.shown["answers"][0]["maps"][0]["words"])
     shown._on_thumbnails({"kind": "pick", "name": few.names[2]})
@@ -831,10 +853,17 @@ def test_two_tiles_stand_side_by_side(shown, few):
     shown._on_look({"kind": "act", "name": "before"})
     shown.wait()
     beside = shown._look.shown["beside"]
+    assert beside["name"] == f"other tile, {few.names[0].split('/')[1]}"
     assert few.names[0].split("/")[1] in beside["words"]
     assert "values" in beside["answers"][1]["maps"][0]
     shown._on_look({"kind": "act", "name": "before"})
     assert shown._look.shown["beside"] is None
+    shown._on_look({"kind": "stroke", "points": [[30, 30]], "done": True})
+    shown._on_look({"kind": "act", "name": "before"})
+    beside = shown._look.shown["beside"]
+    assert (beside["name"], beside["caption"]) == ("before painting", "")  # it is the same tile
+    shown.step()
+    assert shown._look.shown["beside"] is None  # nothing is painted there
 
 
 def test_a_view_fits_into_an_address(shown, models, few, given):
@@ -857,12 +886,21 @@ def test_stories_hide_the_answers_until_the_reader_has_predicted(models):
     }
     shown = Explorer(models, tiles, given)
     for story in STORIES:
+        shown.show(target="Forest")
         put(shown, "story", story)
+        assert shown.state.target == STORIES[story].changes.get("target", "predicted")
         assert shown._look.shown["answers"] == []
         assert "label" not in shown._look.shown["words"]
+        names = [*CLASSES, "resnet50", "vit", *(Path(name).name for name in tiles.names)]
+        items = shown._thumbnails.shown["items"]
+        assert not any(name in item["title"] for item in items for name in names)
+        assert {item["mark"] for item in items} <= {"open"}
+        assert shown._scatter.shown["chosen"] == -1  # its colour is that of the label
         shown._on_look({"kind": "guess", "value": "Forest"})
         assert len(shown._look.shown["answers"]) == 2
         assert shown.state.strokes == (STORIES[story].strokes or shown.state.strokes)
+        titles = [item["title"] for item in shown._thumbnails.shown["items"]]
+        assert sum("label" in title for title in titles) == bool(titles)  # of this tile alone
         shown.step()
         assert shown.state.hidden
     put(shown, "story", "")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lulc_lib.wording import did_you_mean
+from lulc_lib.wording import did_you_mean, layer_in_words
 
 PACKAGE = Path(__file__).parents[1] / "lulc_lib"
 
@@ -22,6 +22,21 @@ PACKAGE = Path(__file__).parents[1] / "lulc_lib"
 def test_the_nearest_names_are_named(name: str, known: list[str], count: int, hint: str):
     """The nearest comes first, in quotes; where none is near, nothing is said."""
     assert did_you_mean(name, known, count) == hint
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("network.blocks.5.norm1", "block 6, first norm"),
+        ("network.blocks.5", "output of block 6"),
+        ("network.layer4", "stage 4"),
+        ("network.layer4.2.act3", "stage 4"),
+        ("network.features.7", "layer network.features.7"),
+    ],
+)
+def test_layers_are_said_in_words(name: str, words: str):
+    """Blocks count from 1; a name without a known habit stays as it is."""
+    assert layer_in_words(name) == words
 
 
 def test_names_may_come_from_any_iterable():

@@ -102,7 +102,7 @@ function heading(answer) {
   const head = make("h4");
   const sign = { right: "✓ ", wrong: "✗ " }[answer.verdict] ?? "";
   head.append(make("span", "", answer.name), " ");
-  head.append(make("span", `lulc-${answer.verdict}`, sign + answer.words));
+  head.append(make("span", `lulc-${answer.verdict}`, sign + answer.words.replaceAll(" %", "\u00a0%")));
   return head;
 }
 
@@ -131,6 +131,11 @@ function mapFigure(maps, greys, shown) {
     else pair.append(mapStack(map, greys[at], shown));
   });
   figure.append(pair);
+  if (maps.length > 1) {
+    const sides = make("div", "lulc-sides");
+    sides.append(make("span", "", "this tile"), make("span", "", shown.beside.name));
+    figure.append(sides);
+  }
   const map = maps[0];
   if (map.problem || map.waiting) return figure;
   const caption = make("figcaption");
@@ -318,7 +323,9 @@ function render({ model, el }) {
       const section = make("section", "lulc-answer");
       section.dataset.model = answer.name;
       section.append(heading(answer));
-      if (shown.beside) section.append(heading({ ...shown.beside.answers[m], name: "other:" }));
+      if (shown.beside) {
+        section.append(heading({ ...shown.beside.answers[m], name: `${shown.beside.name}:` }));
+      }
       if (answer.known) section.append(make("p", "lulc-warning", "⚠ the model was trained on this tile"));
       section.append(bars(answer, shown.classes, shown.colours));
       return section;
@@ -348,7 +355,7 @@ function render({ model, el }) {
     if (shown.beside) {
       other.replaceChildren(tileCanvas(tileData(shown.beside.tile), "lulc-still"));
       other.title = shown.beside.words;
-      caption.append(make("br"), `beside it: ${shown.beside.words}`);
+      if (shown.beside.caption) caption.append(make("br"), `${shown.beside.name}: ${shown.beside.caption}`);
     }
     for (const [name] of TOOLS) buttons[name].setAttribute("aria-pressed", name === shown.tool);
     buttons.before.setAttribute("aria-pressed", !!shown.beside);
@@ -425,14 +432,35 @@ function render({ model, el }) {
     } else if (event.key === "[" || event.key === "]") {
       const value = Math.min(20, Math.max(1, Number(radius.value) + (event.key === "]" ? 1 : -1)));
       send("set", { name: "radius", value });
-    } else if (keys[event.key] && !command && !event.altKey) {
-      keys[event.key]();
     } else {
       return;
     }
     event.preventDefault();
     event.stopPropagation();
   });
+
+  // The keys of the tools work wherever the panel has the focus, but where text is typed or chosen.
+  // A click on what takes no focus gives it to the panel, so that no cell of the notebook has it.
+  const panelOf = (target) => {
+    const panel = target.closest?.(".lulc-explorer");
+    return panel?.contains(el) ? panel : null;
+  };
+  function takeFocus(event) {
+    const panel = panelOf(event.target);
+    panel?.setAttribute("tabindex", "-1");
+    panel?.setAttribute("data-lm-suppress-shortcuts", "true");
+  }
+  function takeKey(event) {
+    if (!panelOf(event.target) || event.ctrlKey || event.metaKey || event.altKey) return;
+    const typed = 'textarea, select, [contenteditable], input:not([type="range"], [type="checkbox"])';
+    if (event.target.matches(typed) || event.defaultPrevented || !keys[event.key]) return;
+    keys[event.key]();
+    event.preventDefault();
+    event.stopPropagation();
+  }
+  document.addEventListener("pointerdown", takeFocus, true);
+  document.addEventListener("focusin", takeFocus);
+  window.addEventListener("keydown", takeKey, true); // before JupyterLab hears it
 
   // One cursor: the same place is ringed on the tile, on the other tile and on all maps.
   board.addEventListener("pointermove", (event) => {
@@ -470,6 +498,9 @@ function render({ model, el }) {
   drawProgress();
   return () => {
     removeEventListener("hashchange", readLink);
+    document.removeEventListener("pointerdown", takeFocus, true);
+    document.removeEventListener("focusin", takeFocus);
+    window.removeEventListener("keydown", takeKey, true);
     model.off("change:link", drawLink);
     model.off("change:shown", draw);
     model.off("change:progress", drawProgress);

@@ -3,6 +3,7 @@
 A thin shell: what is shown is one `State`, pure functions turn it into data, elements draw these.
 """
 
+import contextlib
 import functools
 import tempfile
 import threading
@@ -15,10 +16,18 @@ import ipywidgets
 import numpy as np
 
 from lulc_lib.explanations import Explanation
-from lulc_lib.export import explain_for_page, gallery_html
+from lulc_lib.export import PageLook, explain_for_page, gallery_html
 from lulc_lib.images import data_uri, open_picture, png_bytes, printable
 from lulc_lib.models import TileClassifier
-from lulc_lib.plots import GROUND, GalleryFigure, Scale, colour_table, figure_png, plot_gallery
+from lulc_lib.plots import (
+    GROUND,
+    GalleryFigure,
+    Scale,
+    colour_table,
+    figure_png,
+    map_scale,
+    plot_gallery,
+)
 from lulc_lib.predictions import (
     Predictions,
     cached_predictions,
@@ -46,6 +55,7 @@ from lulc_lib.widgets.looking import (
     asked_of,
     beside_of,
     deletion_found,
+    further_arguments,
     jobs_of,
     method_facts,
     packed_map,
@@ -243,13 +253,42 @@ class Explorer(ipywidgets.VBox):
 
         def write(between: Between) -> Path:
             missing: dict[str, str] = {}
+
+            def more(name: str, method: str) -> dict[str, Any]:
+                return further_arguments(state, self.looking, name, method)
+
             maps = explain_for_page(
-                self.models, shown, state.methods, self.predictions, missing=missing,
-                between=between,
+                self.models, shown, state.methods, self.predictions, target=state.target,
+                more=more, missing=missing, between=between,
             )  # fmt: skip
-            return gallery_html(shown, maps, path, self.predictions, missing=missing)
+            look = self._page_look(state)
+            if state.sign == "positive":  # the scale begins at 0, as in the panel
+                maps = {key: {t: positive(one) for t, one in found.items()}
+                        for key, found in maps.items()}  # fmt: skip
+                for key, found in maps.items():
+                    heat = next(iter(found.values())).heatmap
+                    look.scales.setdefault(key, map_scale(heat, signed=False))
+            return gallery_html(shown, maps, path, self.predictions, missing=missing, look=look)
 
         return self._work.ask("writing the page", write)
+
+    def _page_look(self, state: State) -> PageLook:
+        """Return what a kept page takes over from the panel: opacity, scale and notes."""
+        scales: dict[str, Scale] = {}
+        for name in self.models:
+            for method in state.methods:
+                with contextlib.suppress(ValueError):  # a picture of one's own has no label
+                    asked = asked_of(state, self.looking, name, method)
+                    if isinstance(scale := self.looking.scale_found(asked), Scale):
+                        key = name if len(state.methods) == 1 else f"{name} · {method}"
+                        signed = scale.signed and state.sign == "signed"
+                        scales[key] = replace(scale, signed=signed)
+        notes = dict(state.notes)
+        painted = dict(state.paintings) | ({state.tile: state.strokes} if state.strokes else {})
+        for name in painted:
+            words = "painted in the explorer; shown here as it was"
+            notes[name] = f"{notes[name]} ({words})" if name in notes else words
+        return PageLook(state.opacity, state.scale == "per map", scales, notes)
 
     def add_picture(
         self, path: str | Path, fit: Literal["crop", "resize"] = "crop", scale: float | None = None
@@ -282,7 +321,10 @@ class Explorer(ipywidgets.VBox):
             )
         self.looking.own[name], self._own_words[name] = picture.image, words
         with self._turn:
-            self._go(self.state.at(name), own=True)
+            changes = {"story": "", "hidden": False, "guess": ""}
+            if self.state.target == "label":  # it has none
+                changes["target"] = "predicted"
+            self._go(self.state.at(name).change(**changes), own=True)
         return name
 
     def wait(self, seconds: float = 600) -> bool:
@@ -332,6 +374,9 @@ class Explorer(ipywidgets.VBox):
                    if getattr(state, n) != getattr(before, n)}  # fmt: skip
             carried = {name: getattr(state, name) for name in _CARRIED}
             state = before.at(state.tile).change(**carried, **new)
+        moved = state.tile != before.tile and not everything
+        if moved and not state.strokes and (state.beside, before.beside) == ("before", "before"):
+            state = state.change(beside="")  # the two would be the same
         finds = everything or any(getattr(state, n) != getattr(before, n) for n in _FINDS)
         self.state = state
         try:
@@ -339,9 +384,10 @@ class Explorer(ipywidgets.VBox):
             if finds:
                 self._find(keep_page=everything)
             self._show_tile()  # first: it is what the reader waits for
-            if finds or own or self.state.page != before.page:
-                self._show_page(refresh=everything or own)
-            if finds or self.state.tile != before.tile:
+            told = self._told(self.state) != self._told(before)
+            if finds or own or told or self.state.page != before.page:
+                self._show_page(refresh=everything or own or told)
+            if finds or told or self.state.tile != before.tile:
                 self._thumbnails.chosen = self.state.tile
                 self._show_place()
             if finds:
@@ -415,12 +461,21 @@ class Explorer(ipywidgets.VBox):
         self._scatter.shown = {
             **shown,
             "kept": encoded(kept),
-            "chosen": self.looking.position.get(state.tile, -1),
+            "chosen": -1 if state.hidden else self.looking.position.get(state.tile, -1),
             "lassoed": bool(state.among),
             "inside": len(state.among),
         }
 
+    @staticmethod
+    def _told(state: State) -> tuple[bool, str]:
+        """Return whether a story is told, and the tile on which its answers have been shown."""
+        return bool(state.story), "" if state.hidden or not state.story else state.tile
+
     def _thumbnail(self, i: int) -> dict[str, Any]:
+        telling, revealed = self._told(self.state)
+        if telling and self.tiles.names[i] != revealed:
+            title = "which class is it? Predict first"
+            return {"name": self.tiles.names[i], "title": title, "mark": "open"}
         words = [Path(self.tiles.names[i]).name, f"label {CLASSES[int(self.facts.labels[i])]}"]
         marks = []
         for name, predicted in self.facts.predicted.items():
@@ -453,7 +508,7 @@ class Explorer(ipywidgets.VBox):
             "help": _TOOL_HELP,
             "deletion": [] if state.hidden else self._deletion(),
             "story": packed(state.story, state.hidden, state.guess) if state.story else None,
-            "beside": self._side(beside_of(state)) if state.beside and not state.hidden else None,
+            "beside": self._beside(state) if state.beside and not state.hidden else None,
         }
         sides = [shown, *([shown["beside"]] if shown["beside"] else [])]
         shown["pending"] = sum(
@@ -464,6 +519,13 @@ class Explorer(ipywidgets.VBox):
             self._serial += 1
             self._look.shown = {**shown, "serial": self._serial}
             self._look.link = state.to_link() if len(state.strokes) < 200 else ""
+
+    def _beside(self, state: State) -> dict[str, Any]:
+        """Return what stands beside the tile, and what it is called there."""
+        before = state.beside == "before"
+        name = "before painting" if before else f"other tile, {Path(state.beside).name}"
+        side = self._side(beside_of(state))
+        return {**side, "name": name, "caption": "" if before else side["words"]}
 
     def _side(self, state: State) -> dict[str, Any]:
         """Return a tile, painted or not, with each model's answer and maps."""

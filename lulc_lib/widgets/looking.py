@@ -346,6 +346,15 @@ def _arguments(asked: Asked, model: TileClassifier) -> dict[str, Any]:
     return arguments
 
 
+def further_arguments(state: State, looking: Looking, model: str, method: str) -> dict[str, Any]:
+    """Return the layer and the contrast that a state asks for, as arguments of `explain`."""
+    contrast = CLASSES.index(state.contrast) if state.contrast else None
+    asked = Asked(model, state.tile, (), method, None, contrast, state.stage)
+    found = _arguments(asked, looking.models[model])
+    del found["target"]
+    return found
+
+
 def _layer_at(stage: int, model: TileClassifier) -> str:
     """Return the layer that a state's `stage` means; one beyond the first layer means the first."""
     found = anatomy(model)
@@ -425,8 +434,8 @@ def packed_model(state: State, looking: Looking, model: str) -> dict[str, Any]:
         words += f" (before painting: {CLASSES[int(before.argmax())]})"
     return {
         **packed,
-        "probabilities": [round(float(p), 4) for p in now],
-        "before": None if before is None else [round(float(p), 4) for p in before],
+        "probabilities": [round(float(p), 6) for p in now],
+        "before": None if before is None else [round(float(p), 6) for p in before],
         "predicted": predicted,
         "verdict": verdict,
         "words": words,

@@ -41,7 +41,7 @@ def _alike_and_wrong(facts: Facts) -> dict[str, Any]:
 
 
 _OPEN = {"label": ALL, "predicted": ALL, "answer": ALL, "judge": ALL, "confidence": (0.0, 1.0),
-         "among": (), "sort": "order"}  # fmt: skip
+         "among": (), "sort": "order", "target": "predicted", "contrast": ""}  # fmt: skip
 STORIES = {
     "river": Story(
         "A lost river",

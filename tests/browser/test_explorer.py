@@ -177,6 +177,10 @@ def test_paint(lab, page, panel, screenshot):
     panel.locator(".lulc-still").wait_for()
     assert panel.locator(".lulc-pair .lulc-stack").count() == 4
     page.mouse.move(box["x"] + 100, box["y"] + 100)
+    assert panel.locator(".lulc-sides").first.inner_text().split("\n") == [
+        "this tile",
+        "before painting",
+    ]
     rings = panel.locator(".lulc-spot").evaluate_all(
         "all => all.filter(one => getComputedStyle(one, '::after').display === 'block').length"
     )
@@ -198,6 +202,18 @@ def test_paint(lab, page, panel, screenshot):
     redrawn(page, panel, lambda: page.keyboard.press("m"))
     assert panel.locator('[data-tool="mean"]').get_attribute("aria-pressed") == "true"
     assert panel.locator('[data-tool="swap"]').is_disabled()
+    panel.locator(".lulc-stack").first.click()  # keys work wherever the panel was clicked
+    redrawn(page, panel, lambda: page.keyboard.press("t"))
+    panel.locator(".lulc-caption").click()
+    redrawn(page, panel, lambda: page.keyboard.press("b"))
+    assert panel.locator('[data-tool="blur"]').get_attribute("aria-pressed") == "true"
+    unfold(panel, "Delete, note, keep")
+    note = panel.get_by_label("Note on this tile")
+    note.press_sequentially("tm")  # but where text is typed
+    assert note.input_value() == "tm"
+    note.fill("")
+    assert panel.locator('[data-tool="blur"]').get_attribute("aria-pressed") == "true"
+    assert page.locator(".jp-Notebook .jp-Cell").count() == 3
     assert "take from it" in panel.locator('[data-tool="swap"]').get_attribute("title")
     assert lab.errors(page) == []
 
@@ -207,6 +223,7 @@ def test_a_story_is_told(lab, page, panel, screenshot):
     redrawn(page, panel, lambda: panel.get_by_label("Story").select_option("A lost river"))
     assert panel.locator(".lulc-answer").count() == 0
     assert "River" not in panel.locator(".lulc-caption").inner_text()
+    assert "River" not in panel.locator(".lulc-thumbnail").first.get_attribute("title")
     screenshot("explorer-story")
     redrawn(page, panel, panel.locator(".lulc-guess button").nth(3).click)
     panel.get_by_text("You expected Highway").wait_for()
@@ -285,6 +302,13 @@ def test_it_is_legible(page, panel, screenshot, width, theme):
         tile = panel.locator(".lulc-tile").bounding_box()
         top = panel.locator(".lulc-explorer").bounding_box()["y"]
         assert tile["y"] + tile["height"] - top < 700
+    if width == 1200:  # the maps stand beside the tile
+        tile = panel.locator(".lulc-tile").bounding_box()
+        stack = panel.locator(".lulc-stack").last.bounding_box()
+        assert stack["x"] > tile["x"] + tile["width"]
+        assert stack["y"] < tile["y"] + tile["height"]
+    ends = panel.locator('.lulc-findbar input[type="number"]')
+    assert ends.evaluate_all("all => all.every(one => one.scrollWidth <= one.clientWidth)")
     light = panel.locator(".lulc-caption, .lulc-answer h4, .lulc-bar-name").evaluate_all(CONTRAST)
     assert min(light) >= 4.5
 
