@@ -162,6 +162,7 @@ def test_paint(lab, page, panel, screenshot):
     tile = panel.locator(".lulc-tile")
     tile.scroll_into_view_if_needed()
     clean = answers(panel)
+    redrawn(page, panel, panel.locator('[data-tool="texture"]').click)  # changes every tile
     box = tile.bounding_box()
     page.mouse.move(box["x"] + 60, box["y"] + 60)
     page.mouse.down()
