@@ -62,7 +62,7 @@ notebook_launcher(job, (sys.argv[1], "vit"), num_processes=2, use_port=sys.argv[
 """
 
 
-def launch(folder, *command, threads=1, name="run"):
+def launch(folder, *command, threads=1, name="both"):
     """Run a command in a folder with job.py; return what rank 0 wrote, or the error text."""
     (folder / "job.py").write_text(JOB)
     (folder / "notebook.py").write_text(NOTEBOOK)
@@ -162,8 +162,8 @@ def test_the_command_trains_in_two_processes(tmp_path):
     told = launch(tmp_path, *command)
     assert told.count("60 tiles: drawn tiles") == 1, told
     assert told.count("macro-F1") >= 1
-    files = sorted(path.name for path in (tmp_path / "run").iterdir())
-    assert files == [".lock", "run.json", "run.safetensors", "state.pt"]
+    files = sorted(path.name for path in (tmp_path / "both").iterdir())
+    assert files == [".lock", "both.json", "both.safetensors", "run.json", "state.pt"]
 
 
 def test_the_page_gives_the_lines_that_are_tested_here():

@@ -32,9 +32,9 @@ def test_live_in_firefox(tmp_path):
     log = tmp_path / "firefox.log"
     with firefox.running(tmp_path / "profile", log) as browser:
         browser("WebDriver:Navigate", url=live_html(model, tiles, tmp_path / "live.html").as_uri())
-        end = time.monotonic() + 120
-        while browser.evaluate(READY) not in ("live", "failed"):
-            assert time.monotonic() < end, "the page is not live"
+        for _ in range(1200):
+            if browser.evaluate(READY) in ("live", "failed"):
+                break
             time.sleep(0.1)
         root = browser.evaluate("({ ...document.querySelector('.ll-root').dataset })")
         assert root["ready"] == "live"
