@@ -22,11 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("second", metavar="B", help="another")
     parsing.add_tile_options(parser, drawn=50)
     parsing.add_part_options(parser)
-    parser.add_argument(
-        "--allow-training-tiles",
-        action="store_true",
-        help="compare also on tiles that a model was trained on, which flatters it",
-    )
+    parsing.add_training_tiles_option(parser)
     parsing.add_precision_option(parser)
 
 

@@ -24,11 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="a checkpoint: its name or its path")
     parsing.add_tile_options(parser, drawn=50)
     parsing.add_part_options(parser)
-    parser.add_argument(
-        "--allow-training-tiles",
-        action="store_true",
-        help="score also on tiles that the model was trained on, which flatters it",
-    )
+    parsing.add_training_tiles_option(parser)
     parser.add_argument(
         "--tta",
         action="store_true",

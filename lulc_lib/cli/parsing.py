@@ -99,6 +99,15 @@ def add_part_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_training_tiles_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --allow-training-tiles."""
+    parser.add_argument(
+        "--allow-training-tiles",
+        action="store_true",
+        help="score also on tiles that a model was trained on, which flatters it",
+    )
+
+
 def add_precision_option(parser: argparse.ArgumentParser) -> None:
     """Add --precision."""
     parser.add_argument(

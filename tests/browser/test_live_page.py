@@ -679,6 +679,8 @@ def test_first_screen_shows_tile_and_answers(live, size):
     assert ends["tile"]["width"] > 200
     for name, box in ends.items():
         assert box["y"] + min(box["height"], 130) < height, name
+    cut = "all => all.filter(o => o.scrollWidth > o.clientWidth + 1).map(o => o.innerText)"
+    assert live.locator(".ll-name").evaluate_all(cut) == []  # no class name is cut off
 
 
 # --- other places ------------------------------------------------------------------------------
