@@ -40,6 +40,7 @@ from lulc_lib.hardware import processor
 from lulc_lib.models import create_model
 from lulc_lib.predictions import predict
 from lulc_lib.splits import split
+from lulc_lib.storage import give_memory_back
 from lulc_lib.tiles import CLASSES
 from lulc_lib.widgets import Explorer
 from lulc_lib.widgets.looking import method_facts
@@ -81,8 +82,14 @@ def p95(values: list[float]) -> float:
 
 
 def resident() -> float:
-    """Return this process's memory in MB, after collecting garbage."""
+    """Return this process's memory in MB, after what is free was collected and given back."""
     gc.collect()
+    give_memory_back()
+    return in_use()
+
+
+def in_use() -> float:
+    """Return this process's memory in MB as it is."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
@@ -348,7 +355,7 @@ def main() -> int:
     light = Explorer({"vit": models["vit"]}, tiles, {"vit": predictions["vit"]})
     result |= strokes(light, 5 if quick else 60)
     light.close()
-    result["kernel_mb"] = round(resident())
+    result["kernel_mb"] = round(in_use())
     with tempfile.TemporaryDirectory() as folder:
         shown = tiles[: 5 if quick else 200]
         maps = explain_for_page(models, shown, METHODS, predictions)

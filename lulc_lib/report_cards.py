@@ -468,6 +468,7 @@ def report_card(
     training: TileSet | None = None,
     quick: bool = False,
     sizes: Sizes | None = None,
+    choosing: Sizes | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> ReportCard:
@@ -489,6 +490,8 @@ def report_card(
         training: tiles that a copy may learn from for the test "adapted copy"; None leaves it out.
         quick: a short trial: four methods, 64 tiles, one filling.
         sizes: how many tiles each test takes; None follows `quick`.
+        choosing: the same for `choose_on`; None takes half as many tiles as `sizes` and its first
+            filling. Explanations that are nearly alike are told apart by more tiles alone.
         seed: of all draws of tiles.
         progress: show a bar.
 
@@ -510,6 +513,11 @@ def report_card(
     parts = {"tiles": tiles, "choose_on": choose_on, "training": training}
     _check_parts(parts)
     seed = _whole("seed", seed)
+    for name, value in (("sizes", sizes), ("choosing", choosing)):
+        if value is not None and not isinstance(value, Sizes):
+            raise TypeError(f"{name} must be a Sizes, got {type(value).__name__}")
+    if choosing is not None and choose_on is None:
+        raise ValueError("choosing says how many tiles of choose_on to take; give choose_on too")
     sizes = sizes or (QUICK if quick else FULL)
     wanted = [_test_named(name) for name in _listed("tests", TESTS if tests is None else tests)]
     chosen = _candidates(model, methods, quick, any(test.name == CUE for test in wanted))
@@ -519,8 +527,9 @@ def report_card(
     plan = [(tiles, sizes, wanted, chosen)]
     if choose_on is not None:
         half = replace(sizes, tiles=max(2, sizes.tiles // 2), fillings=sizes.fillings[:1])
+        choosing = half if choosing is None else choosing
         fast = [one for one in chosen if _passes(one.method) < MANY_PASSES]
-        plan.insert(0, (choose_on, half, core, fast))
+        plan.insert(0, (choose_on, choosing, core, fast))
     count = sum(len(own) * len(asked) for *_, asked, own in plan)
     with tqdm(total=count, desc=f"testing {model.name}", disable=not progress) as bar:
         measured = [
@@ -549,7 +558,10 @@ def report_card(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         left_out=tuple(f"{name}: {why}" for name, why in left_out.items()),
     )
-    where = f"on {len(choose_on):,} other tiles" if choose_on is not None else "on these tiles"
+    where = "on these tiles"
+    if choose_on is not None:
+        tried = min(choosing.tiles, len(choose_on))
+        where = f"on {tried:,} of {len(choose_on):,} other tiles"
     return replace(card, recommended=_recommended(card, _rows(kept[0]), where))
 
 

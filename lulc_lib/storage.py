@@ -1,6 +1,7 @@
 """What the library derives: its cache folder, digests, arrays kept by key; what memory there is."""
 
 import contextlib
+import ctypes
 import functools
 import hashlib
 import json
@@ -196,6 +197,19 @@ def free_memory() -> int | None:
         limit = int((group / "memory.max").read_text())
         free = min(free, limit - int((group / "memory.current").read_text()))
     return free
+
+
+def give_memory_back() -> bool:
+    """Give freed memory back to the system; return whether the C library can (glibc's can).
+
+    It keeps what arrays and networks have freed for the next ones: here some hundred megabytes.
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # no such function, or no such library
+        return False
+    trim(0)
+    return True
 
 
 def processor_cache(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int | None:

@@ -497,6 +497,7 @@ def test_report_prints_figures_and_writes_the_card(lulc):
         (("--method", "gradcamm"), "unknown method 'gradcamm'"),
         (("--test", "mosaics"), "there is no test 'mosaics'"),
         (("--out", "card.txt"), "must end in .json"),
+        (("--n-choosing", "8"), "--n-choosing counts validation tiles"),
     ],
 )
 def test_report_refuses_what_there_is_not(words, message, lulc):

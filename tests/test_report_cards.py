@@ -10,6 +10,7 @@ from lulc_lib import create_model, report_card, split, synthetic
 from lulc_lib.checkpoints import load_checkpoint
 from lulc_lib.evidence import (
     CENTRE_LEAD,
+    CORE,
     LEAD,
     MOSAIC,
     REMOVAL,
@@ -129,6 +130,19 @@ def test_equal_maps_have_equal_ranks(card):
     assert alike.index.tolist() == alike.columns.tolist()
 
 
+def test_it_is_chosen_on_as_many_tiles_as_asked(model, parts):
+    """More tiles to choose on change the choice's words alone, not the figures."""
+    asked = {"sizes": SMALL, "choose_on": parts.val}
+    half = report_card(model, parts.test, ["hirescam"], CORE, **asked)
+    more = report_card(model, parts.test, ["hirescam"], CORE, **asked, choosing=SMALL)
+    assert half.rows == tuple(
+        replace(row, seconds=mine.seconds) for row, mine in zip(more.rows, half.rows, strict=True)
+    )
+    for card, count in ((half, SMALL.tiles // 2), (more, SMALL.tiles)):
+        words = f"on {min(count, len(parts.val)):,} of {len(parts.val):,} other tiles"
+        assert card.recommended is None or words in card.recommended.reason
+
+
 def test_the_same_seed_gives_the_same_card(model, parts, card):
     """A second call measures the same; another seed draws other mosaics."""
     again = report_card(
@@ -243,6 +257,9 @@ def test_tests_that_agree_correlate_by_their_better_end(card):
         ({"seed": "a"}, TypeError, "seed must be a whole number, got 'a'"),
         ({"training": np.zeros(3)}, TypeError, "training must be a TileSet"),
         ({"choose_on": 3}, TypeError, "choose_on must be a TileSet"),
+        ({"sizes": 3}, TypeError, "sizes must be a Sizes"),
+        ({"choosing": 3}, TypeError, "choosing must be a Sizes"),
+        ({"choosing": SMALL}, ValueError, "give choose_on too"),
     ],
 )
 def test_wrong_arguments_are_named(options, error, message, model, parts):

@@ -1,6 +1,8 @@
 """Storage: the cache folder, digests, arrays kept by key."""
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -177,3 +179,26 @@ def test_objects_are_never_unpickled(tmp_path):
         again = cached_arrays("kind", {"x": 4}, lambda: {"a": np.zeros(1)})
     assert again["a"].tolist() == [0]
     assert not flag.exists()
+
+
+def test_freed_memory_is_given_back():
+    """Where the C library can, what a process has freed no longer counts as its own."""
+    code = """
+import gc, os
+import numpy as np
+from pathlib import Path
+from lulc_lib.storage import give_memory_back
+def pages(): return int(Path("/proc/self/statm").read_text().split()[1])
+kept = [np.ones(2**11) for _ in range(4000)]  # below the size that has a mapping of its own
+last = kept[-1]
+del kept
+before = pages()
+print(give_memory_back(), before - pages())
+"""
+    if not Path("/proc/self/statm").is_file():
+        pytest.skip("the system does not say how much memory a process takes")
+    words = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    if words[0] == "True":
+        assert int(words[1]) > 5000

@@ -26,6 +26,7 @@ from lulc_lib.widgets.looking import (
     stroke_mask,
 )
 from lulc_lib.widgets.state import State, Stroke
+from lulc_lib.widgets.work import StoppedError
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +119,24 @@ def test_scales_are_shared_by_all_tiles(looking, tiles):
     own = made(state.change(scale="per map"), looking, "vit", "gradcam")
     assert own["limit"] != pytest.approx(expected, rel=1e-3)
     assert not own["shared"]
+
+
+def test_maps_of_a_scale_go_when_it_is_made(looking, tiles, monkeypatch):
+    """A stopped scale keeps the maps that it has; a finished one keeps none of them."""
+    asked = asked_of(State(tile=tiles.names[0], methods=("gradcam",)), looking, "vit", "gradcam")
+    groups = []
+
+    def stop(*_):
+        groups.append(None)
+        if len(groups) == 2:
+            raise StoppedError
+
+    monkeypatch.setattr("lulc_lib.widgets.looking.PIECE", 8 * 64**2)  # two groups of tiles
+    with pytest.raises(StoppedError):
+        looking.scale(asked, stop)
+    assert len(looking._parts) == 1
+    looking.scale(asked)
+    assert len(looking._parts) == 0
 
 
 def test_the_page_gets_the_map_itself(looking, tiles):

@@ -181,3 +181,14 @@ def test_a_process_that_ends_stops_its_work_first():
         [sys.executable, "-c", _ENDS], capture_output=True, text=True, timeout=120, check=False
     )
     assert (ran.returncode, ran.stdout.strip()) == (0, "stopped"), ran.stderr
+
+
+def test_memory_is_given_back_at_rest_but_not_after_each_job(monkeypatch, work, log):
+    """The first rest returns what is free; the next within a minute does not, and jobs run on."""
+    returned = []
+    monkeypatch.setattr("lulc_lib.widgets.work.give_memory_back", lambda: returned.append(1))
+    for name in ("one", "two"):
+        work.want([Job(name, "", lambda between, name=name: log.append(name))])
+        assert work.wait(20)
+    assert returned == [1]
+    assert [word for word in log if word != "told"] == ["one", "two"]

@@ -43,6 +43,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--n-{name}", type=parsing.whole(8), metavar="N", help=f"{what} that each test takes"
         )
+    parser.add_argument(
+        "--n-choosing",
+        type=parsing.whole(8),
+        metavar="N",
+        help="validation tiles to choose the recommendation on, with half as many mosaics "
+        "(default: half as many tiles as the tests take)",
+    )
     parsing.add_tile_options(parser, drawn=50)
     parsing.add_part_options(parser)
     parser.add_argument(
@@ -74,13 +81,27 @@ def run(options: argparse.Namespace) -> None:
     if not options.quick and part.role == "test" and part.split_name:
         parts = split(tiles, part.split_name)
         chooser, training = parts.val, parts.train
+    choosing = None
+    if options.n_choosing and chooser is None:
+        raise ValueError(
+            "--n-choosing counts validation tiles, which are taken where the part is a split's "
+            "test tiles and --quick is not given"
+        )
+    if options.n_choosing:
+        choosing = replace(
+            sizes,
+            tiles=options.n_choosing,
+            mosaics=options.n_choosing // 2,
+            fillings=sizes.fillings[:1],
+        )
     methods = options.method and [
         tuple(text.split("@", 1)) if "@" in text else text for text in options.method
     ]
     common.say(f"{name}: testing explanations on {part.source}, {part.part}")
     card = report_card(
         model, part, methods, options.test,
-        choose_on=chooser, training=training, quick=options.quick, sizes=sizes, progress=True,
+        choose_on=chooser, training=training, quick=options.quick, sizes=sizes, choosing=choosing,
+        progress=True,
     )  # fmt: skip
     common.say(f"\n{report_text(card)}")
     if card.recommended:

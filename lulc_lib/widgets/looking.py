@@ -4,7 +4,7 @@ import collections
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -97,6 +97,12 @@ class Cache:
             self._values.move_to_end(key)
             while len(self._values) > self.size:
                 self._values.popitem(last=False)
+
+    def drop(self, keys: Iterable[Any]) -> None:
+        """Forget some values; keys that are not there are passed over."""
+        with self._turn:
+            for key in keys:
+                self._values.pop(key, None)
 
     def get(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return the value of a key, made where it is not there; an error leaves nothing behind."""
@@ -306,8 +312,8 @@ class Looking:
             if kept is not None:
                 return Scale(float(kept["limit"]), bool(kept["signed"]), bool(kept["clipped"]))
         group = max(1, min(REFERENCE, piece(model)))
-        maps = []
-        for first in range(0, len(tiles), group):
+        maps, parts = [], range(0, len(tiles), group)
+        for first in parts:
             some = tiles[first : first + group]
 
             def made(some: TileSet = some) -> Explanation:
@@ -319,6 +325,7 @@ class Looking:
             maps.append(self._parts.get((plain, first), made))
         heat = np.concatenate([found.heatmap for found in maps])
         scale = map_scale(heat, signed=method_named(maps[0].method).signed)
+        self._parts.drop((plain, first) for first in parts)  # kept for a stop on the way
         if key is not None:
             values = {name: np.array(value) for name, value in asdict(scale).items()}
             store_arrays("scales", key, values)

@@ -8,7 +8,10 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lulc_lib.storage import give_memory_back
+
 TELL = 0.25  # seconds between two words about the progress of one job
+REST = 60.0  # seconds at least from one return of freed memory to the next
 LAST = 10.0  # seconds that the end of the process waits for the piece that runs
 
 Between = Callable[..., None]  # called between two pieces of a job, with the images of the next one
@@ -77,6 +80,7 @@ class Work:
         self._thread: threading.Thread | None = None
         self._passed = 0  # images of the job that runs
         self._told = 0.0
+        self._returned = -REST
         self._closed = False
         _ALIVE.add(self)
 
@@ -189,11 +193,19 @@ class Work:
             with self._turn:
                 job = self._first()
                 if job is None:
+                    self._rest()
                     self._thread = None
                     self._turn.notify_all()
                     return
                 self._passed, self._told = 0, time.monotonic()
             self._do(job)
+
+    def _rest(self) -> None:
+        """Give memory back now and then: others have open panels too."""
+        now = time.monotonic()
+        if now - self._returned >= REST:
+            self._returned = now
+            give_memory_back()
 
     def _do(self, job: Job) -> None:
         error: Exception | None = None
