@@ -155,7 +155,10 @@ def test_data_agree_with_the_library(vit: TileClassifier, few: TileSet):
         assert len(base64.b64decode(row["values"])) == len(few) * data["cells"] ** 2
     assert "not evaluated" in data["facts"]
     maps = dict(data["about"])["The maps"]
-    assert all(f"{row['layer']}: {row['verdict'].rstrip('.')}." in maps for row in data["methods"])
+    assert all(f"{row['where']}: {row['verdict']}" in maps for row in data["methods"])
+    assert "network." not in maps + "".join(row["where"] for row in data["methods"])
+    assert beside["method"] == "gradcam at stage 4, 2x2 cells"
+    assert beside["verdict"] == "There is no report card of these weights."
 
 
 def test_page_stands_alone_and_escapes(vit: TileClassifier, few: TileSet, tmp_path: Path):

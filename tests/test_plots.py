@@ -384,7 +384,7 @@ def test_gallery_captions_say_what_must_be_known(tiles: TileSet):
     assert maps_.target[0] != some.labels[0]
     for part in (
         CLASSES[some.labels[0]], Path(some.names[0]).stem, f"✓ {CLASSES[some.labels[0]]}",
-        f"{100 * pred.confidence[0]:.1f} %", f"target {target}", "gradcam", "network.layer4",
+        f"{100 * pred.confidence[0]:.1f} %", f"target {target}", "gradcam", "stage 4",
         "7x7 grid, 1 cell = 91 m", plots.describe_range(maps_.grid[0]), "640 m across",
         "does not show where the class is",
     ):  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lulc_lib.evidence import known_card
+from lulc_lib.evidence import Verdict, known_card
 from lulc_lib.explanations import Explanation, explain, recommended
 from lulc_lib.explanations.attention import look
 from lulc_lib.explanations.batch import Batch
@@ -21,6 +21,7 @@ from lulc_lib.plots import Scale, colour_table, map_scale, write_whole
 from lulc_lib.predictions import predict
 from lulc_lib.running import evaluating
 from lulc_lib.tiles import CLASS_COLORS, CLASSES, METRES_PER_PIXEL, TILE_SIZE, TileSet, as_images
+from lulc_lib.wording import layer_in_words
 
 ACROSS = 10  # tiles in a row of the picture that holds them all
 MOST_TILES = 400
@@ -164,10 +165,11 @@ def _methods(model: TileClassifier, tiles: TileSet, cache: bool) -> list[dict[st
     for how in live_methods(model):
         method, layer = how["method"], how["layer"]
         maps = explain(model, tiles, method, layer=layer, cache=cache)
-        verdict = card.verdict(method, layer).words if card else "No report card tested it."
+        verdict = _judged(card and card.verdict(method, layer), layer)
         chosen = (method, layer) == (best.method, best.layer or layer) and card is not None
         rows.append(how | _packed(maps.grid, maps.heatmap) | {
             "signed": True,
+            "where": layer_in_words(layer),
             "verdict": verdict,
             "recommended": chosen,
         })  # fmt: skip
@@ -190,6 +192,7 @@ def _attention(model: TileClassifier, tiles: TileSet) -> dict[str, Any]:
         "block": len(batch.anatomy.blocks) - 1,
         **_packed(grid, grid),
         "signed": False,
+        "where": layer_in_words(batch.anatomy.blocks[-1]).removeprefix("output of "),
         "verdict": "The mean over heads; it says what a token reads, not what the answer rests on.",
         "recommended": False,
     }
@@ -225,6 +228,7 @@ def _beside(
         "logits": _rounded(own),
         "pairs": pairs,
         "method": _described(maps),
+        "verdict": _judged(maps.verdict, maps.layer),
         "rows": maps.grid.shape[1],
         "columns": maps.grid.shape[2],
         "signed": bool((maps.heatmap < 0).any()),
@@ -234,8 +238,16 @@ def _beside(
 
 
 def _described(maps: Explanation) -> str:
-    at = f" at {maps.layer}" if maps.layer else ""
+    at = f" at {layer_in_words(maps.layer)}" if maps.layer else ""
     return f"{maps.method}{at}, {maps.grid.shape[1]}x{maps.grid.shape[2]} cells"
+
+
+def _judged(verdict: Verdict | None, layer: str | None) -> str:
+    """Return what a report card says of an explanation, its layer in words."""
+    if verdict is None:
+        return "No report card tested it."
+    words = verdict.words.replace(layer, layer_in_words(layer)) if layer else verdict.words
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def _table(signed: bool) -> str:
@@ -292,7 +304,7 @@ def _about(
     """Return headings and texts of the page's last panel."""
     notes = getattr(model.card, "notes", "")
     shown = f"{len(tiles):,} tiles: {tiles.source}, {tiles.part}."
-    said = [f"{m['method']} at {m['layer']}: {m['verdict'].rstrip('.')}." for m in methods]
+    said = [f"{m['method']} at {m['where']}: {m['verdict']}" for m in methods]
     other = [["Beside it", f"{beside[0]}, {_metric(beside[1], 'accuracy')}."]] if beside else []
     return [
         ["The network", f"{name}, {_metric(model, 'accuracy')}. {notes}".strip()],

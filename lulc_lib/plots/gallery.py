@@ -31,6 +31,7 @@ from lulc_lib.plots.maps import (
 from lulc_lib.plots.style import INK, MUTED, frame, plain
 from lulc_lib.predictions import Predictions, aligned
 from lulc_lib.tiles import CLASSES, TileSet, as_images, undivided
+from lulc_lib.wording import layer_in_words
 
 LARGEST_GALLERY = 200  # pictures that one figure can carry before nobody can open it
 _FOOTER = (
@@ -309,7 +310,8 @@ def _draw_heading(
     ground: float | None, opacity: float,
 ) -> None:  # fmt: skip
     maps = column.explanation
-    details = [column.method, maps.layer or "no layer: pixels", describe_grid(maps.grid, ground)]
+    where = layer_in_words(maps.layer) if maps.layer else "no layer: pixels"
+    details = [column.method, where, describe_grid(maps.grid, ground)]
     if maps.verdict is not None:
         details.append(maps.verdict.short)
     is_plain = column.name == f"{column.model} · {maps.method}"

@@ -187,7 +187,7 @@ function lulcLive(root, data, weights, options = {}) {
     root.querySelectorAll('[type="radio"]').forEach((radio) => { radio.name = `${root.id}-fit`; });
     for (const [heading, text] of data.about) part("about").append(make("h3", "", heading), make("p", "", text));
     finding.choices();
-    choose("method", methods.map((one, i) => [i, `${methodName(one).replace("@", " at ").replace("network.", "")}${one.recommended ? " (recommended)" : ""}`]));
+    choose("method", methods.map((one, i) => [i, `${one.method}${one.where ? ` at ${one.where}` : ""}${one.recommended ? " (recommended)" : ""}`]));
     choose("target", [["", "the predicted class"], ...data.classes.map((name, k) => [k, name])]);
     choose("against", [["", "nothing"], ...data.classes.map((name, k) => [k, name])]);
     choose("other", data.tiles.names.map((name, i) => [i, name]));

@@ -87,12 +87,13 @@ function showingOn(page) {
     return `${target === null ? "" : classes[target]}${against}`;
   }
   function showMap(view, { logits, grid, pixels }) {
-    const { method, layer, limit, signed, verdict } = methods[view.method];
+    const { method, layer, where, limit, signed, verdict } = methods[view.method];
     overlay(part("map"), pixels, grid && { rows: cells, columns: cells, grid, peak: 127, limit, signed, table: tableOf(signed) });
     scaleBar("", signed, limit);
     const of = questionOf(view, logits);
     part("mapped").textContent = `${data.model.name}: ${of}`;
-    part("verdict").textContent = `${method}${layer ? ` at ${layer}` : ""}, ${cells}x${cells} cells. ${verdict}`;
+    part("verdict").textContent = `${method}${where ? ` at ${where}` : ""}, ${cells}x${cells} cells. ${verdict}`;
+    part("verdict").title = layer ?? "";
     part("map").setAttribute("aria-label", grid ? `Map by ${method} of ${of}: ${strongest(grid, cells, cells)}` : "No map yet: the engine is starting");
   }
 
@@ -114,7 +115,7 @@ function showingOn(page) {
     const said = view.tile < count ? `says ${classes[beside.predicted[view.tile]]}` : "has not seen this picture";
     part("besidename").textContent = `${beside.name} ${said}${grid ? `; map of ${classes[target]}` : ""}`;
     const why = grid ? "" : straight ? "No map of this class was made before. " : "Maps were made of the tiles as they are. ";
-    part("besidewords").textContent = `${why}${beside.method}, made before: this network is not live, since it would take ${beside.size} and about a second for a map.`;
+    part("besidewords").textContent = `${why}${beside.method}. ${beside.verdict} The maps were made before: this network is not live, since it would take ${beside.size} and about a second for a map.`;
     part("besidemap").setAttribute("aria-label", grid ? `Map of ${classes[target]} by ${beside.name}: ${strongest(grid, rowCount, columns)}` : "The tile in grey, without a map");
   }
 
