@@ -479,7 +479,7 @@ function render({ model, el }) {
   board.addEventListener("pointerleave", leave);
 
   // A page of its own (not JupyterLab, whose address is not ours) carries the view in its address.
-  const own = !document.querySelector("#main.jp-LabShell, .jp-LabShell");
+  const own = "voila" in document.body.dataset || !document.querySelector(".jp-LabShell");
   function drawLink() {
     const link = model.get("link");
     if (own && link) history.replaceState(null, "", `#view=${link}`);

@@ -103,8 +103,11 @@ def test_one_page_too_many_is_refused_in_words(app, screenshot):
     app.goto("about:blank")  # its kernel ends when nobody has been connected for a while
     for _ in range(30):
         second.wait_for_timeout(2000)
-        second.goto(address, wait_until="domcontentloaded")
+        second.reload(wait_until="domcontentloaded")
         if "All pages" not in second.locator("body").inner_text():
             break
     second.locator(".lulc-over").first.wait_for()
+    assert "#view=" in address  # the link carries the view: this tile, and what was painted on it
+    second.get_by_text("1 stroke").wait_for()
+    assert "Forest" in second.locator(".lulc-caption").inner_text()
     second.close()
