@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from lulc_lib.drawn_tiles import synthetic
 from lulc_lib.explanations import Explanation
 from lulc_lib.factors import concepts
+from lulc_lib.metrics import tempered
 from lulc_lib.models import create_model
 from lulc_lib.predictions import Predictions
 
@@ -356,7 +357,7 @@ def _cooled(ask: Callable) -> None:
     got = ask(pred, 2.0)
     _kind(got, Predictions)
     because = "every logit is divided by T"
-    _expect("T = 2, in the logits,", got.logits, pred.logits / 2, because)
+    _expect("T = 2, in the logits,", got.logits, tempered(pred, 2.0).logits, because)
     _hold(got.names == pred.names, "The tiles' names must stay as they are.")
 
 
