@@ -200,7 +200,7 @@ def plot_coverage(
     ax.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.4g}%")
     count = len(next(iter(curves.values())).coverage)
     dress(ax, "Accuracy against coverage", f"{count:,} tiles; dotted: tiles in random order")
-    ax.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower left")
+    ax.legend(frameon=False, fontsize=8, labelcolor=INK, loc="center", bbox_to_anchor=(0.5, 0.35))
     return ax
 
 
