@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from lulc_lib.drawn_tiles import synthetic
 from lulc_lib.explanations import Explanation
 from lulc_lib.factors import concepts
+from lulc_lib.metrics import tempered
 from lulc_lib.models import create_model
 from lulc_lib.predictions import Predictions
 
@@ -356,7 +357,7 @@ def _cooled(ask: Callable) -> None:
     got = ask(pred, 2.0)
     _kind(got, Predictions)
     because = "every logit is divided by T"
-    _expect("T = 2, in the logits,", got.logits, pred.logits / 2, because)
+    _expect("T = 2, in the logits,", got.logits, tempered(pred, 2.0).logits, because)
     _hold(got.names == pred.names, "The tiles' names must stay as they are.")
 
 
@@ -490,3 +491,30 @@ def _faked_score(ask: Callable) -> None:
     _expect("h = 0.5, t = 1, s = 0.6", ask(0.5, 1.0, 0.6), 0.8, because)
     _expect("h = 0.5, t = 0.9, s = 0", ask(0.5, 0.9, 0.0), 0.5, "no test tile was trained on")
     _expect("h = 0.5, t = 0.9, s = 1", ask(0.5, 0.9, 1.0), 0.9, "all test tiles were trained on")
+
+
+@_exercise
+def _coverage_at(ask: Callable) -> None:
+    confidence = np.array([0.7, 0.9, 0.6, 0.8])
+    correct = np.array([True, True, True, False])
+    given = f"confidence {confidence.tolist()}, correct {correct.tolist()} and accuracy"
+    because = "all four tiles together are right in 3 of 4 cases, though the first two are not"
+    _expect(f"{given} 0.75", ask(confidence.copy(), correct.copy(), 0.75), 1, because)
+    because = "only the surest tile alone reaches it"
+    _expect(f"{given} 0.9", ask(confidence.copy(), correct.copy(), 0.9), 0.25, because)
+    because = "not even the surest tile reaches it"
+    _expect("one wrong tile", ask(np.array([0.9]), np.array([False]), 0.5), 0, because)
+
+
+@_exercise
+def _label_margin(ask: Callable) -> None:
+    rows = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3]])
+    because = "0.7 - 0.2 and 0.3 - 0.6: the label less the most probable other class"
+    given = f"probabilities {rows.tolist()} and labels [0, 2]"
+    _expect(given, ask(rows.copy(), np.array([0, 2])), [0.5, -0.3], because)
+    rows = np.random.default_rng(0).dirichlet(np.ones(5), 20)
+    labels = np.arange(20) % 5
+    got = _numbers(ask(rows.copy(), labels.copy()))
+    _hold(got.shape == (20,), f"For 20 tiles expected 20 values, got shape {got.shape}.")
+    same = (got > 0) == (rows.argmax(axis=1) == labels)
+    _hold(same.all(), "The margin must lie above 0 exactly where the label is the predicted class.")

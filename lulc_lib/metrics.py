@@ -1,13 +1,14 @@
 """Score predictions, with intervals."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lulc_lib.arrays import softmax
 from lulc_lib.predictions import Predictions
 from lulc_lib.tiles import CLASSES
 
@@ -330,6 +331,125 @@ def _mcnemar(first_alone: int, second_alone: int) -> float:
     count = first_alone + second_alone
     tail = sum(comb(count, k) for k in range(min(first_alone, second_alone) + 1))
     return min(1.0, 2 * tail / 2**count)
+
+
+def tempered(predictions: Predictions, temperature: float) -> Predictions:
+    """Return predictions whose logits are divided by a temperature; no predicted class changes.
+
+    Raises:
+        ValueError: if the temperature is not a finite number above 0.
+    """
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature must be a finite number above 0, got {temperature!r}")
+    return replace(predictions, logits=predictions.logits / temperature)
+
+
+def temperature(predictions: Predictions) -> float:
+    """Return the temperature that makes the mean cross-entropy of these predictions smallest.
+
+    Fit it on validation tiles and apply it to others with `tempered` (Guo et al. 2017, arXiv
+    1706.04599). In 1 / T the loss is convex; its derivative is the mean over tiles of the expected
+    logit less the label's. Its root is bisected between T = 0.01 and T = 100. Where every tile is
+    right the loss falls for ever smaller T, and 0.01 is returned.
+
+    Args:
+        predictions: of labelled tiles that the model was not trained on.
+
+    Raises:
+        ValueError: if there are no labels, or no tiles.
+    """
+    labels = predictions._need_labels()
+    if not len(labels):
+        raise ValueError("a temperature needs predictions, and there are none")
+    logits = predictions.logits.astype(np.float64)
+    own = np.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+    low, high = np.log(1e-2), np.log(1e2)  # of 1 / T
+    for _ in range(50):
+        middle = (low + high) / 2
+        expected = (softmax(logits * np.exp(middle)) * logits).sum(axis=1)
+        low, high = (low, middle) if (expected - own).mean() > 0 else (middle, high)
+    return float(np.exp(-(low + high) / 2))
+
+
+@dataclass(frozen=True, eq=False)
+class CoverageCurve:
+    """How right a model is where it answers only the tiles that it is surest of.
+
+    Attributes:
+        coverage: share of the tiles that are answered, 1/N to 1, float64 (N,).
+        accuracy: share of these that are right, float64 (N,).
+        area: mean error rate over all coverages (AURC, Geifman et al. 2019, arXiv 1805.08206), with
+            its bootstrap 95 % interval over tiles; lower is better.
+        chance: what the area is expected to be if tiles were answered in random order: the error
+            rate.
+        best: what it would be if all wrong tiles came last.
+        model: name of the model.
+    """
+
+    coverage: np.ndarray
+    accuracy: np.ndarray
+    area: Interval
+    chance: float
+    best: float
+    model: str = ""
+
+    def __repr__(self) -> str:
+        return (
+            f"CoverageCurve({self.model or '?'} on {len(self.coverage):,} tiles: area "
+            f"{self.area:.5f}, random order {self.chance:.5f}, best {self.best:.5f})"
+        )
+
+
+def coverage(
+    predictions: Predictions,
+    *,
+    allow_training_tiles: bool = False,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> CoverageCurve:
+    """Order tiles by falling confidence and say how many of the first 1, 2, ..., N are right.
+
+    Tiles of equal confidence count as answered in random order: each carries the mean error of its
+    group.
+
+    Args:
+        predictions: of labelled tiles.
+        allow_training_tiles: score also where some tiles were trained on.
+        resamples: how many bootstrap draws of tiles, at least 1.
+        seed: of the draws.
+
+    Raises:
+        ValueError: if there are no labels, no tiles or no resamples, or if the model was trained
+            on some of the tiles.
+    """
+    labels = _scorable(predictions, allow_training_tiles, resamples)
+    confidence, wrong = predictions.confidence, predictions.predicted != labels
+    order = np.argsort(-confidence, kind="stable")
+    group = np.unique(-confidence[order], return_inverse=True)[1]
+    errors, count = wrong[order].astype(np.float64), len(labels)
+    once = np.ones(count, dtype=np.int64)
+    risk = _risks(errors, group, once)
+    draws = [
+        _risks(errors, group, row[order]).mean()
+        for rows in _draws(count, resamples, seed)
+        for row in rows
+    ]
+    return CoverageCurve(
+        coverage=np.arange(1, count + 1) / count,
+        accuracy=1 - risk,
+        area=_interval(risk.mean(), np.array(draws), "aurc"),
+        chance=float(errors.mean()),
+        best=float(_risks(np.sort(errors), np.arange(count), once).mean()),
+        model=predictions.model,
+    )
+
+
+def _risks(errors: np.ndarray, group: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the error rate of the first 1, 2, ... of ranked tiles, each counted as its weight."""
+    held = np.bincount(group, weights)
+    mean = np.bincount(group, weights * errors) / np.maximum(held, 1)
+    ranked = np.repeat(mean[group], weights)
+    return ranked.cumsum() / np.arange(1, len(ranked) + 1)
 
 
 class _Scorer:

@@ -102,6 +102,16 @@ def _of_columns(confusion):
     return np.mean(np.diagonal(confusion) / np.maximum(confusion.sum(axis=0), 1))
 
 
+def _until_first_dip(confidence, correct, accuracy):
+    order = np.argsort(-confidence)
+    reached = np.cumsum(correct[order]) / np.arange(1, len(order) + 1) >= accuracy
+    return np.cumprod(reached).sum() / len(order)
+
+
+def _less_largest(probabilities, labels):
+    return probabilities[np.arange(len(labels)), labels] - probabilities.max(axis=1)
+
+
 WRONG = {
     "second_guess": (lambda x: x.argmax(axis=1), "expected [3.0, 1.0], because the second largest"),
     "cell_size": (
@@ -134,6 +144,8 @@ WRONG = {
     "points": (lambda m, r, c: (r, c) == (0, 0), "lower left quarter"),
     "cheating": (lambda maps, blob: maps * blob, "expected none below 0"),
     "divided": (lambda p: 0 if p.max() > 1 else 1, "divided 2 times your function returned 1.0"),
+    "coverage_at": (_until_first_dip, "all four tiles together are right in 3 of 4 cases"),
+    "label_margin": (_less_largest, "the label less the most probable other class"),
     "faked_score": (lambda h, t, s: (h + t) / 2, "expected 0.8, because 0.6 of the tiles"),
 }
 

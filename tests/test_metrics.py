@@ -13,7 +13,7 @@ from sklearn import metrics as sk
 from torchmetrics.functional import classification as tm
 
 from lulc_lib import metrics
-from lulc_lib.metrics import Interval, compare, evaluate
+from lulc_lib.metrics import Interval, compare, coverage, evaluate, temperature, tempered
 from lulc_lib.predictions import Predictions
 from lulc_lib.tiles import CLASSES
 
@@ -357,3 +357,101 @@ def test_compare_refuses_other_tiles():
         compare(one, dataclasses.replace(one, seen=np.ones(400, dtype=bool)))
     with pytest.raises(ValueError, match="resamples must be a whole number"):
         compare(one, one, resamples=0)
+
+
+def test_tempered_divides_the_logits():
+    """The predicted classes stay, the probabilities move, and 0 is no temperature."""
+    pred = predictions(50)
+    half = tempered(pred, 2.0)
+    np.testing.assert_array_equal(half.logits, pred.logits / 2)
+    assert (half.predicted == pred.predicted).all()
+    assert half.names == pred.names
+    for wrong in (0, -1.0, np.inf, np.nan):
+        with pytest.raises(ValueError, match="finite number above 0, got"):
+            tempered(pred, wrong)
+
+
+def test_temperature_by_hand():
+    """Of tiles with two possible classes, 3 of 4 right at odds of e: T = 1 / log 3."""
+    logits = np.full((4, 10), -1e4)
+    logits[:, 0], logits[:, 1] = 1, 0
+    pred = Predictions(logits, [0, 0, 0, 1], tuple("abcd"))
+    assert temperature(pred) == pytest.approx(1 / np.log(3), rel=1e-6)
+
+
+def test_temperature_is_the_smallest_of_a_grid_and_undoes_a_factor():
+    """No temperature on a fine grid gives a smaller loss; logits times 3 give 3 times T."""
+    pred = predictions(2000)
+    found = temperature(pred)
+    grid = np.geomspace(0.05, 20, 400)
+    least = min(tempered(pred, t).losses.mean() for t in grid)
+    assert tempered(pred, found).losses.mean() <= least
+    assert temperature(tempered(pred, 1 / 3)) == pytest.approx(3 * found, rel=1e-5)
+    assert temperature(tempered(pred, found)) == pytest.approx(1, rel=1e-5)
+
+
+def test_temperature_has_bounds_and_needs_labels():
+    """Tiles that are all right ask for an ever smaller T; no labels or tiles are errors."""
+    logits = np.eye(10)[:3]
+    assert temperature(Predictions(logits, [0, 1, 2], tuple("abc"))) == pytest.approx(0.01)
+    with pytest.raises(ValueError, match="have no labels"):
+        temperature(Predictions(logits, None, tuple("abc")))
+    with pytest.raises(ValueError, match="there are none"):
+        temperature(Predictions(logits[:0], [], ()))
+
+
+def _surest_first(right: list, confidence: list) -> Predictions:
+    """Make predictions of class 0 with the given order of confidence, right or wrong."""
+    logits = np.zeros((len(right), 10))
+    logits[:, 0] = confidence
+    return Predictions(logits, [0 if r else 1 for r in right], tuple(map(str, range(len(right)))))
+
+
+def test_coverage_by_hand():
+    """Right, wrong, right, right in order of confidence: errors 0, 1/2, 1/3, 1/4."""
+    curve = coverage(_surest_first([True, True, True, False], [2, 5, 1, 4]))
+    np.testing.assert_allclose(curve.coverage, [0.25, 0.5, 0.75, 1])
+    np.testing.assert_allclose(curve.accuracy, [1, 1 / 2, 2 / 3, 3 / 4])
+    assert curve.area == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
+    assert curve.chance == 0.25
+    assert curve.best == pytest.approx(1 / 16)
+    assert curve.area.low <= curve.area <= curve.area.high
+    assert "area 0.27083, random order 0.25000, best 0.06250" in repr(curve)
+
+
+def test_coverage_of_equal_confidence_is_the_error_rate():
+    """Where all tiles are equally sure, every share of them has the accuracy of all."""
+    curve = coverage(_surest_first([True, False, True, True], [3, 3, 3, 3]))
+    np.testing.assert_allclose(curve.accuracy, 0.75)
+    assert curve.area == pytest.approx(0.25)
+
+
+def test_coverage_does_not_depend_on_the_order_of_the_tiles():
+    """Ties included, another order of the tiles gives the same curve; it ends at the accuracy."""
+    pred = predictions(300, decimals=0)
+    order = np.random.default_rng(0).permutation(300)
+    other = dataclasses.replace(
+        pred, logits=pred.logits[order], labels=pred.labels[order],
+        names=tuple(pred.names[i] for i in order),
+    )  # fmt: skip
+    one, two = coverage(pred, resamples=50), coverage(other, resamples=50)
+    np.testing.assert_allclose(one.accuracy, two.accuracy, atol=1e-12)
+    assert one.accuracy[-1] == pytest.approx(pred.correct.mean())
+    assert one.best <= one.area <= one.chance
+
+
+def test_coverage_interval_covers_other_tiles():
+    """The interval of one sample holds the area of most other samples, and a seed repeats it."""
+    curve = coverage(predictions(800), resamples=300)
+    areas = [coverage(predictions(800, seed=s), resamples=1).area.value for s in range(1, 21)]
+    inside = [curve.area.low <= area <= curve.area.high for area in areas]
+    assert np.mean(inside) > 0.5
+    assert coverage(predictions(800), resamples=300).area.to_dict() == curve.area.to_dict()
+
+
+def test_coverage_refuses_training_tiles():
+    """Tiles that the model was trained on would flatter it."""
+    pred = predictions(10, seen=np.ones(10, dtype=bool))
+    with pytest.raises(ValueError, match="was trained on 10 of these 10 tiles"):
+        coverage(pred)
+    assert len(coverage(pred, allow_training_tiles=True, resamples=5).coverage) == 10

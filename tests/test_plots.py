@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from lulc_lib import plots
 from lulc_lib.config import History
 from lulc_lib.explanations import Explanation, explain
-from lulc_lib.metrics import evaluate
+from lulc_lib.metrics import coverage, evaluate
 from lulc_lib.models import create_model
 from lulc_lib.predictions import Predictions
 from lulc_lib.tiles import CLASS_COLORS, CLASSES, TileSet
@@ -681,3 +681,25 @@ def test_names_are_drawn_letter_by_letter(draw, tiles: TileSet):
     plots.figure_png(figure, dpi=40)  # a broken formula or half a character would be an error here
     said = words(figure).replace("\n", " ")
     assert r"\$1_a\$\b^ \x07\udcff" in said
+
+
+def test_plot_coverage_draws_each_model_and_its_area():
+    """A line a model up to its accuracy, the area with its interval in the legend, in per cent."""
+    generator = np.random.default_rng(0)
+    curves = {}
+    for name, skill in (("one", 2.0), ("other", 4.0)):
+        labels = generator.integers(0, 10, 200)
+        logits = generator.normal(size=(200, 10))
+        logits[np.arange(200), labels] += skill
+        made = Predictions(logits, labels, tuple(map(str, range(200))))
+        curves[name] = coverage(made, resamples=20)
+    ax = plots.plot_coverage(curves)
+    texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    for text, (name, curve) in zip(texts, curves.items(), strict=True):
+        assert text.startswith(f"{name}: AURC {100 * curve.area:.2f} % [")
+    lines = [line for line in ax.lines if len(line.get_xdata()) == 200]
+    ends = [line.get_ydata()[-1] for line in lines]
+    assert ends == pytest.approx([1 - curve.chance for curve in curves.values()])
+    assert len(plots.plot_coverage(curves["one"]).get_legend().get_texts()) == 1
+    with pytest.raises(ValueError, match="give 1 to 4 curves, got 0"):
+        plots.plot_coverage({})

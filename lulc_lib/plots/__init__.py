@@ -20,7 +20,13 @@ from lulc_lib.plots.maps import (
     plot_heatmap,
 )
 from lulc_lib.plots.panels import panels, plot_curves
-from lulc_lib.plots.results import plot_confusion, plot_history, plot_per_class, plot_reliability
+from lulc_lib.plots.results import (
+    plot_confusion,
+    plot_coverage,
+    plot_history,
+    plot_per_class,
+    plot_reliability,
+)
 from lulc_lib.plots.style import close
 from lulc_lib.plots.tiles import (
     plot_class_balance,
@@ -50,6 +56,7 @@ __all__ = [
     "plot_class_balance",
     "plot_colour_statistics",
     "plot_confusion",
+    "plot_coverage",
     "plot_curves",
     "plot_gallery",
     "plot_heatmap",

@@ -8,7 +8,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
 from lulc_lib.config import History
-from lulc_lib.metrics import ECE_BINS, Report
+from lulc_lib.metrics import ECE_BINS, CoverageCurve, Report
 from lulc_lib.plots.style import (
     INK,
     MARKERS,
@@ -19,6 +19,7 @@ from lulc_lib.plots.style import (
     dress,
     legend,
     percent,
+    plain,
     readable_on,
     titles,
 )
@@ -167,6 +168,39 @@ def plot_reliability(
     below.yaxis.set_major_formatter("{x:,.0f}")
     below.yaxis.set_minor_locator(NullLocator())
     dress(below)
+    return ax
+
+
+def plot_coverage(
+    curves: CoverageCurve | Mapping[str, CoverageCurve], ax: Axes | None = None
+) -> Axes:
+    """Draw the accuracy of the tiles that a model is surest of, by the share of tiles answered.
+
+    The dotted line is the accuracy of random order, which is that of all tiles. The area in the
+    legend is the mean error rate over all coverages (AURC), with its 95 % interval.
+
+    Args:
+        curves: a CoverageCurve, or a dict of model name -> CoverageCurve (at most four).
+        ax: where to draw.
+    """
+    curves = curves if isinstance(curves, Mapping) else {curves.model: curves}
+    if not 1 <= len(curves) <= len(SERIES):
+        raise ValueError(f"give 1 to {len(SERIES)} curves, got {len(curves)}")
+    ax = axes_or_new(ax, (7.2, 3.6))
+    styles = ("solid", (0, (5, 1.5)), (0, (3, 1.2, 1.2, 1.2)), (0, (1.2, 1.2)))
+    for (name, curve), colour, style in zip(curves.items(), SERIES, styles, strict=False):
+        area = curve.area
+        text = f"{name}: AURC {100 * area:.2f} % [{100 * area.low:.2f}, {100 * area.high:.2f}]"
+        ax.plot(curve.coverage, curve.accuracy, color=colour, linestyle=style, linewidth=1.8,
+                label=plain(text))  # fmt: skip
+        ax.axhline(1 - curve.chance, color=colour, linewidth=1, linestyle=":")
+    ax.set(xlim=(0, 1), xlabel="coverage: share of the tiles that are answered, surest first",
+           ylabel="accuracy of these tiles")  # fmt: skip
+    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.4g}%")
+    count = len(next(iter(curves.values())).coverage)
+    dress(ax, "Accuracy against coverage", f"{count:,} tiles; dotted: tiles in random order")
+    ax.legend(frameon=False, fontsize=8, labelcolor=INK, loc="center", bbox_to_anchor=(0.5, 0.35))
     return ax
 
 
