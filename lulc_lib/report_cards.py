@@ -5,6 +5,7 @@ middle of the tile wins removal. So the recommended explanation is told apart fr
 tests, and has the best mean rank over three.
 """
 
+import copy
 import importlib.metadata
 import itertools
 import time
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from tqdm import tqdm
 
 from lulc_lib import __version__
@@ -39,6 +41,7 @@ from lulc_lib.explanations import check_methods, explain, layer_of, recommended
 from lulc_lib.explanations.table import METHODS
 from lulc_lib.faithfulness import (
     FILLS,
+    MEASURES,
     Mosaics,
     adapted,
     area_under_roc,
@@ -67,7 +70,7 @@ from lulc_lib.files import one_line
 from lulc_lib.hardware import describe_hardware
 from lulc_lib.kept import image_hashes
 from lulc_lib.models import MOST_PIXELS, TileClassifier, enlarged
-from lulc_lib.predictions import Predictions, predict, weights_digest
+from lulc_lib.predictions import predict, weights_digest
 from lulc_lib.running import device_of
 from lulc_lib.storage import cache_key, digest_arrays, load_arrays, store_arrays
 from lulc_lib.tiles import TileSet
@@ -142,6 +145,8 @@ class Ground:
         target: int64 (N,), the class that the model predicts for each of them.
         sizes: how many of them a test takes.
         seed: of all draws.
+        key: of what is kept in the cache, so that a card that was stopped goes on; None keeps
+            nothing, for a model that we did not make.
     """
 
     def __init__(
@@ -159,7 +164,15 @@ class Ground:
         self.target = predict(model, self.tiles).predicted
         self.seconds: dict[Candidate, float] = {}  # for one map
         self.training = training  # for the adapted copy
-        self._answers: dict[str, Predictions] = {}  # without each patch, by filling
+        self.key = model.spec and cache_key(
+            spec=model.spec,
+            weights=weights_digest(model),
+            tiles=_digest(self.all),
+            training=None if training is None else _digest(training),
+            sizes=asdict(sizes),
+            seed=seed,
+        )
+        self._parts: dict[str, dict[str, np.ndarray]] = {}
         self._maps: tuple[Any, np.ndarray] = (None, np.zeros(0))
 
     def maps_of(self, model: TileClassifier, found: Mosaics, one: Candidate) -> np.ndarray:
@@ -186,9 +199,24 @@ class Ground:
 
     def falls(self, filling: str, measure: str) -> np.ndarray:
         """Return what the target loses when each of 4x4 patches alone is removed, (N, 16)."""
-        if filling not in self._answers:
-            self._answers[filling] = patch_answers(self.model, self.tiles, fill=filling)
-        return falls_of(self._answers[filling], self.target, measure)
+
+        def make() -> dict[str, np.ndarray]:
+            found = patch_answers(self.model, self.tiles, fill=filling)
+            return {one: falls_of(found, self.target, one) for one in MEASURES}
+
+        return self._part(f"falls, {filling}", make)[measure]
+
+    def _part(self, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """Return arrays that several explanations share: those in memory, kept ones, else made."""
+        if name not in self._parts:
+            key = self.key and {**self.key, "part": name}
+            found = load_arrays("reports", key) if key else None
+            if found is None:
+                found = make()
+                if key:
+                    store_arrays("reports", key, found)
+            self._parts[name] = found
+        return self._parts[name]
 
     @cached_property
     def own_scale(self) -> bool:
@@ -240,23 +268,37 @@ class Ground:
         """A copy that has learnt from training tiles without a patch, None without such tiles."""
         if self.training is None:
             return None
-        return adapted(
-            self.model,
-            self.training,
-            fill=self.sizes.fillings[0],
-            steps=self.sizes.steps,
-            seed=self.seed,
-        )
+
+        def learn() -> dict[str, np.ndarray]:
+            made = adapted(
+                self.model,
+                self.training,
+                fill=self.sizes.fillings[0],
+                steps=self.sizes.steps,
+                seed=self.seed,
+            )
+            return {name: value.cpu().numpy() for name, value in made.state_dict().items()}
+
+        state = self._part("adapted copy", learn)
+        copied = copy.deepcopy(self.model)
+        copied.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
+        return copied
 
     @cached_property
     def adapted_target(self) -> np.ndarray:
-        """What the copy predicts for the tiles, int64 (N,)."""
-        return predict(self.adapted, self.tiles).predicted
+        """What the copy predicts for the tiles of the curves, int64 (N,)."""
+        return predict(self.adapted, self.tiles[: self.sizes.curves]).predicted
 
     @cached_property
-    def adapted_answers(self) -> Predictions:
-        """What the copy says of the tiles without each patch."""
-        return patch_answers(self.adapted, self.tiles, fill=self.sizes.fillings[0])
+    def adapted_falls(self) -> np.ndarray:
+        """What the copy loses when each patch alone is removed from those tiles, (N, 16)."""
+
+        def make() -> dict[str, np.ndarray]:
+            tiles = self.tiles[: self.sizes.curves]
+            found = patch_answers(self.adapted, tiles, fill=self.sizes.fillings[0])
+            return {"logit": falls_of(found, self.adapted_target)}
+
+        return self._part("falls, adapted copy", make)["logit"]
 
     @cached_property
     def planted(self) -> TileSet:
@@ -311,7 +353,7 @@ def _adapted(ground: Ground, one: Candidate, count: int) -> Values:
     filling = ground.sizes.fillings[0]
     tiles, target = ground.tiles[:count], ground.adapted_target[:count]
     found = explain(ground.adapted, tiles, one.method, target, one.layer or "auto")
-    falls = falls_of(ground.adapted_answers, ground.adapted_target)[:count]
+    falls = ground.adapted_falls[:count]
     return {("single deletion, adapted copy", filling): single_deletion(found.heatmap, falls)}
 
 
@@ -753,16 +795,6 @@ def _measured(
     ground: Ground, chosen: Sequence[Candidate], tests: Sequence[Test], bar: Any, lenient: bool
 ) -> _All:
     """Test all explanations; where lenient, go on without one that cannot explain some tile."""
-    shared = None
-    if ground.model.spec is not None:
-        shared = cache_key(
-            spec=ground.model.spec,
-            weights=weights_digest(ground.model),
-            tiles=_digest(ground.all),
-            training=None if ground.training is None else _digest(ground.training),
-            sizes=asdict(ground.sizes),
-            seed=ground.seed,
-        )
     found, failed = [], {}
     for one in chosen:
         bar.set_postfix_str(_words(one))
@@ -770,7 +802,7 @@ def _measured(
         seconds = 0.0  # of a test that took no map
         try:
             for test in tests:
-                values |= _kept(shared, ground, one, test)
+                values |= _kept(ground, one, test)
                 seconds = float(values.pop(("seconds", ""))[0]) or seconds
                 bar.update()
         except NoMosaicsError:
@@ -790,9 +822,9 @@ def _digest(tiles: TileSet) -> str:
     return digest_arrays(*arrays, *([] if tiles.masks is None else [tiles.masks.numpy()]))
 
 
-def _kept(shared: dict[str, Any] | None, ground: Ground, one: Candidate, test: Test) -> Values:
+def _kept(ground: Ground, one: Candidate, test: Test) -> Values:
     """Return one explanation's values in one test: kept ones, else measured."""
-    key = shared and {**shared, "method": one.method, "layer": one.layer, "test": test.name}
+    key = ground.key and {**ground.key, "method": one.method, "layer": one.layer, "test": test.name}
     arrays = load_arrays("reports", key) if key else None
     if arrays is None:
         values = test.run(ground, one, _count(ground.sizes, one, test))

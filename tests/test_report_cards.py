@@ -130,6 +130,39 @@ def test_equal_maps_have_equal_ranks(card):
     assert alike.index.tolist() == alike.columns.tolist()
 
 
+def test_a_stopped_card_goes_on_where_it_was(parts, monkeypatch, tmp_path):
+    """What explanations share is kept too: the resumed card equals a whole one."""
+    torch.manual_seed(0)
+    network = create_model("resnet10t", image_size=64).eval()
+    asked = (["gradcam"], [SINGLE_DELETION, REMOVAL, "adapted copy"])
+    settings = {"sizes": replace(TINY, steps=1), "training": parts.train}
+    monkeypatch.setenv("LULC_CACHE", str(tmp_path / "whole"))
+    whole = report_card(network, parts.test, *asked, **settings)
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    def never(*_, **__):
+        raise AssertionError("this was measured before the stop")
+
+    monkeypatch.setenv("LULC_CACHE", str(tmp_path / "stopped"))
+    with monkeypatch.context() as stopped:
+        stopped.setattr("lulc_lib.report_cards.removal_of", stop)
+        with pytest.raises(KeyboardInterrupt):
+            report_card(network, parts.test, *asked, **settings)
+    with monkeypatch.context() as resumed:
+        resumed.setattr("lulc_lib.report_cards.single_deletion", never)
+        with pytest.raises(AssertionError, match="before the stop"):  # of the adapted copy
+            report_card(network, parts.test, *asked, **settings)
+    with monkeypatch.context() as resumed:
+        for name in ("patch_answers", "adapted"):
+            resumed.setattr(f"lulc_lib.report_cards.{name}", never)
+        again = report_card(network, parts.test, *asked, **settings)
+    assert [replace(row, seconds=0) for row in again.rows] == [
+        replace(row, seconds=0) for row in whole.rows
+    ]
+
+
 def test_it_is_chosen_on_as_many_tiles_as_asked(model, parts):
     """More tiles to choose on change the choice's words alone, not the figures."""
     asked = {"sizes": SMALL, "choose_on": parts.val}
