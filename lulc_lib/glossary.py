@@ -44,6 +44,7 @@ TERMS = tuple(
         ("backward", "02",
          "The second part of a training step: the derivative of the loss with respect to "
          "every weight."),
+        ("batch", "02", "The tiles that one training step uses."),
         ("batch norm", "02",
          "A layer that brings each channel of a batch to mean 0 and deviation 1, then "
          "scales and shifts it."),
@@ -66,6 +67,8 @@ TERMS = tuple(
          "Drawing a network's weights anew block by block, from the logits down, to see "
          "which of them a map depends on."),
         ("cell", "05", "The finest part that a map can tell apart: one place of a layer's grid."),
+        ("channel", "05", "One of the numbers by which a layer describes a cell."),
+        ("checkpoint", "09", "The weights of a model in a file, with its card beside them."),
         ("class token", "05",
          "A token that stands for no patch and from which some ViTs read the answer. The "
          "shipped ViT averages its tokens instead."),
@@ -80,6 +83,7 @@ TERMS = tuple(
         ("concept", "07",
          "A direction in the activations of a layer, found by factorisation, of which the "
          "cells are sums. The names that people give it are their own."),
+        ("confidence", "06", "The probability that a model gives to the class it predicts."),
         ("confusion matrix", "04",
          "The table that counts tiles by label (row) and predicted class (column)."),
         ("convolution", "02",
@@ -101,9 +105,13 @@ TERMS = tuple(
         ("ECE", "04",
          "The expected calibration error: the mean distance between claimed probability "
          "and share of right answers, over bins of tiles of similar probability."),
+        ("epoch", "02", "One pass over all training tiles."),
         ("faithful", "05",
          "Said of a map that shows what the model's answer really rests on, whether or not "
          "it looks plausible."),
+        ("filling", "06",
+         "What stands in for pixels that are taken away: a blur of them, their mean "
+         "colour, a texture, or what lies between their neighbours."),
         ("Finer-CAM", "07", "A CAM of the lead of one logit over another."),
         ("forward", "02", "The first part of a training step: from tiles to logits."),
         ("gate", "",
@@ -135,6 +143,7 @@ TERMS = tuple(
         ("lead", "07",
          "The difference between two logits or, on a report card, between a method's score "
          "and a null's on the same tiles."),
+        ("leak", "01", "Training tiles among the tiles of a score, which make it too high."),
         ("learning rate", "02", "The length of a training step."),
         ("logits", "00", "A model's outputs before the softmax, one for each class."),
         ("loss", "02",
@@ -158,6 +167,9 @@ TERMS = tuple(
         ("null", "07",
          "An explanation that looks at no model: random, cells, centre, edge, blur. What a "
          "null passes is no evidence."),
+        ("occlusion", "07",
+         "A method that covers parts of a tile one after the other and notes what the "
+         "answer loses."),
         ("patch", "03",
          "A square part of a tile: what a ViT turns into a token, or what a test takes "
          "away."),
@@ -180,6 +192,9 @@ TERMS = tuple(
         ("residual connection", "05",
          "The path on which what enters a block passes it unchanged, to be added to what "
          "the block computes."),
+        ("rollout", "09",
+         "A method that multiplies the attention of all blocks. It draws one map for all "
+         "classes."),
         ("seed42", "01",
          "The split of most figures: one shuffle by NumPy's seed 42, cut at 60 % and 80 %."),
         ("single deletion", "08",
