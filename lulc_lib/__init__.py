@@ -48,10 +48,10 @@ _HOME = {
 _MODULES = (
     "anatomies", "archive", "arrays", "attention", "augmentation", "baselines", "cards",
     "checkpoints", "checks", "cli", "config", "decoded", "drawn_tiles", "errors", "eurosat",
-    "evidence", "explanations", "export", "factors", "faithfulness", "files", "hardware", "hub",
-    "images", "kept", "live", "metrics", "models", "plots", "predictions", "public_lists",
-    "quickstart", "report_cards", "running", "splits", "storage", "tiles", "training", "weights",
-    "widgets", "wording",
+    "evidence", "explanations", "export", "factors", "faithfulness", "files", "glossary",
+    "hardware", "hub", "images", "kept", "live", "metrics", "models", "plots", "predictions",
+    "public_lists", "quickstart", "report_cards", "running", "splits", "storage", "tiles",
+    "training", "weights", "widgets", "wording",
 )  # fmt: skip
 __all__ = [*_HOME, "__version__"]  # noqa: PLE0604
 

@@ -1,12 +1,14 @@
 """Checks of the notebooks' exercises: they call the reader's own function and answer at once.
 
 `check(function)` finds the exercise by the name of the function. It compares an example worked by
-hand and tests a property that every right answer has.
+hand and tests a property that every right answer has. `reveal` answers a guess that the reader
+made before a cell was run.
 """
 
 import dataclasses
 import dis
 import linecache
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -85,6 +87,55 @@ def check(function: Callable) -> Answer:
         read = f"The check cannot use what your function returned. {_told(error, None)}"
         return Answer(name, False, f"{name}: not right yet. {read}")
     return Answer(name, True, f"{name}: correct. It gives the expected values on every example.")
+
+
+def reveal(
+    guess: Any, measured: float, what: str, between: tuple[float, float] = (0, 1), digits: int = 2
+) -> None:
+    """Print what was measured, and how a guess that was made before compares with it.
+
+    Args:
+        guess: the reader's number; None where no guess was made. Anything else is told in a line.
+        measured: what came out.
+        what: what was measured, in words that can follow "Measured:".
+        between: the smallest and the largest value that it can take.
+        digits: decimal places to print.
+    """
+    print(f"Measured: {what}: {measured:.{digits}f}.")
+    if guess is None:
+        print("You made no guess. Set `guess` above to a number, then run both cells again.")
+        return
+    number = _guessed(guess)
+    low, high = between
+    if number is None:
+        print(f"A guess is one number, such as {(low + high) / 2:g}; yours was {guess!r}.")
+    elif not low <= number <= high:
+        print(f"A guess lies between {low:g} and {high:g} here; yours was {number:g}.")
+    else:
+        print(_compared(number, measured, high - low, digits))
+
+
+def _guessed(guess: Any) -> float | None:
+    """Return a guess as a finite number, or None where it is none."""
+    if isinstance(guess, bool):
+        return None
+    try:
+        number = float(guess)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _compared(guess: float, measured: float, span: float, digits: int) -> str:
+    """Say how far a guess is from what was measured, in parts of the span of possible values."""
+    apart = abs(guess - measured)
+    if apart < 0.5 * 10**-digits:
+        return f"Your guess, {guess:.{digits}f}, is right to the last digit shown."
+    word = "high" if guess > measured else "low"
+    far = f"Your guess, {guess:.{digits}f}, was {apart:.{digits}f} too {word}"
+    if apart <= span / 20:
+        return f"{far}: that is close."
+    return f"{far}. What did you expect that did not come true?"
 
 
 def _asking(function: Callable) -> Callable:

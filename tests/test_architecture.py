@@ -12,12 +12,12 @@ REPO = Path(__file__).resolve().parents[1]
 PACKAGE = REPO / "lulc_lib"
 
 ORDER = (
-    "wording", "arrays", "files", "config", "storage", "hardware", "hub", "images", "tiles",
-    "archive", "decoded", "eurosat", "public_lists", "splits", "drawn_tiles", "weights", "running",
-    "attention", "anatomies", "models", "augmentation", "kept", "predictions", "metrics", "errors",
-    "baselines", "evidence", "cards", "checkpoints", "training", "quickstart", "explanations",
-    "faithfulness", "report_cards", "factors", "checks", "plots", "export", "live", "widgets",
-    "cli",
+    "wording", "glossary", "arrays", "files", "config", "storage", "hardware", "hub", "images",
+    "tiles", "archive", "decoded", "eurosat", "public_lists", "splits", "drawn_tiles", "weights",
+    "running", "attention", "anatomies", "models", "augmentation", "kept", "predictions", "metrics",
+    "errors", "baselines", "evidence", "cards", "checkpoints", "training", "quickstart",
+    "explanations", "faithfulness", "report_cards", "factors", "checks", "plots", "export", "live",
+    "widgets", "cli",
 )  # fmt: skip
 OWNERS = {
     "IPython": "plots",

@@ -229,3 +229,37 @@ def test_a_value_that_the_check_cannot_use_is_told():
     assert "expected numbers" in answer.text
     answer = checks.check(_named(lambda images, order: images[0, 0, 0, 0].item(), "shuffled"))
     assert "\n" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("guess", "said"),
+    [
+        (None, "You made no guess. Set `guess` above to a number, then run both cells again."),
+        (0.97, "Your guess, 0.97, is right to the last digit shown."),
+        ("0.97", "Your guess, 0.97, is right to the last digit shown."),
+        (np.float32(0.95), "Your guess, 0.95, was 0.02 too low: that is close."),
+        (1, "Your guess, 1.00, was 0.03 too high: that is close."),
+        (0.5, "Your guess, 0.50, was 0.47 too low. What did you expect that did not come true?"),
+        (97, "A guess lies between 0 and 1 here; yours was 97."),
+        (-1, "A guess lies between 0 and 1 here; yours was -1."),
+        ("half", "A guess is one number, such as 0.5; yours was 'half'."),
+        ([0.5, 0.6], "A guess is one number, such as 0.5; yours was [0.5, 0.6]."),
+        (float("nan"), "A guess is one number, such as 0.5; yours was nan."),
+        (True, "A guess is one number, such as 0.5; yours was True."),
+        (10**400, "A guess is one number, such as 0.5; yours was 1000"),
+    ],
+)
+def test_a_guess_is_answered(guess: Any, said: str, capsys: pytest.CaptureFixture):
+    """The measurement is printed for every guess, and what was guessed is answered in a line."""
+    checks.reveal(guess, 0.97, "share of tiles that are still right")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "Measured: share of tiles that are still right: 0.97."
+    assert second.startswith(said)
+
+
+def test_a_guess_has_the_range_and_digits_of_its_question(capsys: pytest.CaptureFixture):
+    """A correlation may be below 0, and close is measured by the range that is possible."""
+    checks.reveal(-0.3, -0.39, "correlation", between=(-1, 1), digits=1)
+    assert capsys.readouterr().out.endswith("Your guess, -0.3, was 0.1 too high: that is close.\n")
+    checks.reveal(500, 362, "tiles", between=(0, 500), digits=0)
+    assert "Your guess, 500, was 138 too high. What" in capsys.readouterr().out

@@ -38,6 +38,7 @@ EXPECTED = (
     "12_find_the_errors",
 )  # fmt: skip
 MAY_IMPORT = {"lulc_lib", "numpy", "torch", "IPython", *sys.stdlib_module_names}
+STUB = 'raise NotImplementedError("your code goes here")'  # tells less than any hint
 LONGEST_CODE, LONGEST_PROSE, LARGEST = 25, 120, 2**20  # lines, words, bytes
 ABSOLUTE = re.compile(
     r"(?<![\w.:/<>~-])/(?:data|home|media|mnt|opt|private|root|srv|tmp|Users|usr|var|work\w*)/"
@@ -120,7 +121,7 @@ def code_faults(notebook: NotebookNode) -> list[str]:
             wrong.append(f"no cell is tagged {tag}")
     for cell, following in zip(cells, [*cells[1:], None], strict=True):
         if "exercise" in tags(cell):
-            if "raises-exception" not in tags(cell) or "NotImplementedError" not in cell.source:
+            if "raises-exception" not in tags(cell) or STUB not in cell.source:
                 wrong.append("an exercise is no stub tagged raises-exception")
             if following is None or "check-exercise" not in tags(following):
                 wrong.append("an exercise is not followed by its check")
@@ -131,6 +132,15 @@ def code_faults(notebook: NotebookNode) -> list[str]:
                 wrong.append("a solution is not collapsed")
             elif cell.source not in following.source:
                 wrong.append("a solution does not call the exercise's check")
+    for number, cell in enumerate(cells):
+        if "predict" in tags(cell):
+            if not re.fullmatch(r"guess = None  # [^\n]+", cell.source):
+                wrong.append("a guess is filled in")
+            later = itertools.takewhile(
+                lambda other: "predict" not in tags(other), cells[number + 1 :]
+            )
+            if sum("checks.reveal(guess, " in other.source for other in later) != 1:
+                wrong.append("a guess is not answered once before the next")
     for before, cell in itertools.pairwise(notebook.cells):
         hints = cell.source.count("<details>") if cell.cell_type == "markdown" else 0
         if "check-exercise" in tags(before) and hints not in (2, 3):
@@ -181,6 +191,12 @@ def test_the_story_is_complete():
     assert set(EXPECTED) <= {path.stem for path in PATHS}
     for path, following in itertools.pairwise(PATHS):
         assert f"({following.name})" in path.read_text(), f"{path.name} does not lead on"
+
+
+@pytest.mark.parametrize("path", PATHS[2:], ids=lambda path: path.stem)
+def test_the_reader_predicts_first(path: Path):
+    """From 02 on, each notebook asks for a guess before at least one of its results."""
+    assert any("predict" in tags(cell) for cell in nbformat.read(path, as_version=4).cells)
 
 
 @each_notebook
@@ -249,7 +265,7 @@ def sample() -> NotebookNode:
         ),
         new_code_cell("assert amount + 2 == 4", execution_count=4, metadata={"tags": ["check"]}),
         new_code_cell(
-            "raise NotImplementedError('yours')",
+            'raise NotImplementedError("your code goes here")',
             execution_count=5,
             metadata={"tags": ["exercise", "raises-exception"]},
         ),
@@ -290,6 +306,11 @@ def _source(number: int, text: str) -> Callable[[NotebookNode], None]:
     return lambda notebook: setattr(notebook.cells[number], "source", text)
 
 
+def _asking(text: str) -> Callable[[NotebookNode], None]:
+    cell = new_code_cell(text, metadata={"tags": ["predict"]})
+    return lambda notebook: notebook.cells.insert(4, cell)
+
+
 @pytest.mark.parametrize(
     ("spoil", "fault"),
     [
@@ -306,6 +327,9 @@ def _source(number: int, text: str) -> Callable[[NotebookNode], None]:
         (_source(3, "import os"), "imports stand in 2 cells"),
         (_source(0, "# Two?\n\n[next](no_such.ipynb)"), "not there"),
         (_source(6, "pass"), "an exercise is no stub"),
+        (_source(6, "raise NotImplementedError('use argsort')"), "an exercise is no stub"),
+        (_asking("guess = 3  # a number"), "a guess is filled in"),
+        (_asking("guess = None  # a number"), "a guess is not answered"),
         (lambda notebook: notebook.cells.pop(7), "not followed by its check"),
         (lambda notebook: notebook.cells.pop(9), "not followed by its solution"),
         (lambda notebook: notebook.cells[9].metadata.pop("jupyter"), "not collapsed"),

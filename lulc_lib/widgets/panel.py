@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
+from lulc_lib import glossary
 from lulc_lib.anatomies import anatomy
 from lulc_lib.evidence import RECOMMENDED, known_card
 from lulc_lib.explanations import recommended
@@ -62,15 +63,9 @@ _HELP = {
     "blur": "the blurred brightness",
 }
 GLOSSARY = (
-    ("tile", "one square picture of 64 x 64 pixels, 640 m across in EuroSAT"),
-    ("label", "what people said the tile is"),
-    ("predicted", "the class to which a model gives the highest probability"),
-    ("map", "which cells a method counts for the class (or against it)"),
-    ("cell", "the finest part that a map can tell: a layer's grid is coarser than the tile"),
-    ("clipped", "a value lies beyond the end of the colour scale and is drawn as its end"),
-    ("report card", "tests of a model's maps against maps that look at no model"),
-    ("unproven", "no test has told the map from maps that look at no model"),
-)
+    "tile", "label", "predicted", "target", "heat map", "cell", "clipped", "null", "report card",
+    "unproven",
+)  # fmt: skip
 
 
 def find_fields(models: Mapping[str, TileClassifier], tiles: TileSet) -> list[dict[str, Any]]:
@@ -120,10 +115,11 @@ def detail_fields(models: Mapping[str, TileClassifier]) -> list[dict[str, Any]]:
         _select("fit", "A larger picture is", [("cut at its centre", "crop"),
                                                ("shrunk", "resize")]),
     ]  # fmt: skip
+    words = tuple((word, glossary.meaning(word)) for word in GLOSSARY)
     return [
         _section("Maps: methods, class, layer, scale", look),
         _section("Delete, note, keep", [delete, note, {"kind": "notes", "name": "notes"}, *keep]),
-        _section("Words", [{"kind": "glossary", "name": "glossary", "words": GLOSSARY}]),
+        _section("Words", [{"kind": "glossary", "name": "glossary", "words": words}]),
     ]
 
 
