@@ -71,7 +71,7 @@ TERMS = tuple(
          "which of them a map depends on."),
         ("cell", "05", "The finest part that a map can tell apart: one place of a layer's grid."),
         ("channel", "05", "One of the numbers by which a layer describes a cell."),
-        ("checkpoint", "09", "The weights of a model in a file, with its card beside them."),
+        ("checkpoint", "12", "The weights of a model in a file, with its card beside them."),
         ("class token", "05",
          "A token that stands for no patch and from which some ViTs read the answer. The "
          "shipped ViT averages its tokens instead."),
