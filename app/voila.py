@@ -7,7 +7,7 @@ from tornado.web import HTTPError
 
 from lulc_lib.storage import free_memory
 
-PAGE_MEMORY = 2.1e9  # bytes that one open page takes after long use (benchmarks/explorer.py)
+PAGE_MEMORY = 1.6e9  # bytes that one open page takes (benchmarks/app.py)
 LEFT_OVER = 1e9  # bytes that stay free
 
 

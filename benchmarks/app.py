@@ -47,7 +47,7 @@ def measured(page: Any, address: str, server: int, clicks: int) -> dict[str, flo
     page.goto(address, wait_until="commit", timeout=300_000)
     page.locator(".lulc-over").first.wait_for(timeout=300_000)
     found = {"usable_s": round(time.perf_counter() - start, 1)}
-    found["first_mb"] = kernel_megabytes(server)
+    found["first_mb"] = kernel_megabytes(server)  # more than later: no memory was given back yet
     thumbnails = page.locator(".lulc-thumbnail")
     for number in range(clicks):
         thumbnails.nth(number % thumbnails.count()).click()
