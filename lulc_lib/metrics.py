@@ -366,7 +366,8 @@ def temperature(predictions: Predictions) -> float:
     low, high = np.log(1e-2), np.log(1e2)  # of 1 / T
     for _ in range(50):
         middle = (low + high) / 2
-        expected = (softmax(logits * np.exp(middle)) * logits).sum(axis=1)
+        sharper = logits * np.exp(middle)
+        expected = (softmax(sharper) * logits).sum(axis=1)
         low, high = (low, middle) if (expected - own).mean() > 0 else (middle, high)
     return float(np.exp(-(low + high) / 2))
 

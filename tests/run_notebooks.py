@@ -84,13 +84,28 @@ def execute_in_place(path: Path) -> None:
         timeout=None,
         kernel_name="python3",
         record_timing=False,
-        store_widget_state=False,
+        store_widget_state=True,  # nbclient needs it for figures with controls
         resources={"metadata": {"path": str(path.parent)}},
     )
     client.execute(env=kernel_environment())
+    failed = errors_beside_controls(notebook.metadata.pop("widgets", {}))
+    if failed:
+        raise ValueError(f"{path.name}: a figure with controls says {failed[0]}")
     nbformat.validate(clean(notebook))
     with atomic_write(path) as temporary:
         nbformat.write(notebook, temporary)
+
+
+def errors_beside_controls(widgets: dict) -> list[str]:
+    """Return the errors that figures with controls told, from a notebook's stored widgets."""
+    return [
+        line
+        for views in widgets.values()
+        for one in views["state"].values()
+        for output in one["state"].get("outputs", [])
+        for line in "".join(output.get("text", "")).splitlines()
+        if re.match(r"\w+(Error|Exception): ", line)
+    ]
 
 
 def smoke_copy(path: Path, folder: Path) -> Path:

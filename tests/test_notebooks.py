@@ -199,6 +199,14 @@ def test_the_reader_predicts_first(path: Path):
     assert any("predict" in tags(cell) for cell in nbformat.read(path, as_version=4).cells)
 
 
+@pytest.mark.parametrize("path", PATHS[2:], ids=lambda path: path.stem)
+def test_the_reader_can_vary_something(path: Path):
+    """From 02 on, each notebook has a panel or a figure with controls."""
+    cells = nbformat.read(path, as_version=4).cells
+    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    assert re.search(r"\b(Vary|Explorer|Live)\(", source)
+
+
 @each_notebook
 def test_form(path: Path):
     """A notebook keeps to the form in which all are written."""
@@ -412,6 +420,21 @@ def test_execute_in_place_spares_the_file_on_errors(tmp_path: Path):
         execute_in_place(path)
     assert path.read_bytes() == before
     assert list(tmp_path.glob("*.tmp")) == []
+
+
+@pytest.mark.notebook
+def test_execute_in_place_reads_figures_with_controls(tmp_path: Path):
+    """An error that such a figure tells, where no output of a cell shows it, stops the run."""
+    notebook = sample()
+    draw = "from lulc_lib.widgets import Vary\nVary(lambda n: print(1 / n), n={})"
+    notebook.cells[5].source = draw.format("(1, 0)")
+    path = saved(notebook, tmp_path)
+    execute_in_place(path)
+    assert "widgets" not in nbformat.read(path, as_version=4).metadata
+    notebook.cells[5].source = draw.format("(0, 1)")
+    path = saved(notebook, tmp_path)
+    with pytest.raises(ValueError, match="a figure with controls says ZeroDivisionError"):
+        execute_in_place(path)
 
 
 def test_clean_removes_widget_views():

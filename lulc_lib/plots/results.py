@@ -134,7 +134,10 @@ def plot_per_class(
 
 
 def plot_reliability(
-    predictions: Predictions, bins: int = ECE_BINS, ax: Axes | None = None
+    predictions: Predictions,
+    bins: int = ECE_BINS,
+    ax: Axes | None = None,
+    title: str = "Calibration",
 ) -> Axes:
     """Draw calibration: how often the model is right, by how sure it says it is.
 
@@ -161,7 +164,7 @@ def plot_reliability(
     panel.text(0.03, 0.95, "less sure than right", fontsize=7.5, color=MUTED, va="top")
     panel.text(0.97, 0.03, "surer than right", fontsize=7.5, color=MUTED, ha="right")
     panel.set(xlim=(0, 1.02), ylim=(0, 1.02), ylabel="accuracy")
-    dress(panel, "Calibration", f"{len(correct):,} tiles, expected calibration error {gap:.3f}")
+    dress(panel, title, f"{len(correct):,} tiles, expected calibration error {gap:.3f}")
     below.bar(edges[:-1] + 0.5 / bins, count, width=0.86 / bins, color=SERIES[0])
     below.set(xlim=(0, 1.02), xlabel="confidence: probability of the predicted class",
               ylabel="tiles", yscale="log", ylim=(0.7, max(10, count.max() * 1.5)))  # fmt: skip

@@ -6,6 +6,7 @@ from lulc_lib.widgets.state import State, Stroke
 try:
     from lulc_lib.widgets.explorer import Explorer
     from lulc_lib.widgets.live import Live
+    from lulc_lib.widgets.vary import Vary
 except ModuleNotFoundError as error:
     if (error.name or "").split(".")[0] not in ("ipywidgets", "anywidget", "traitlets"):
         raise
@@ -21,6 +22,7 @@ __all__ = [
     "Live",
     "State",
     "Stroke",
+    "Vary",
     "colour_distance",
     "confusion",
     "embed",
