@@ -1,5 +1,6 @@
 """A figure with controls: the function is called with what is chosen, and errors are told."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -57,3 +58,13 @@ def test_wrong_arguments_are_named(draw, choices, error, message):
     """What cannot be varied is refused before anything is shown."""
     with pytest.raises(error, match=message):
         Vary(draw, **choices)
+
+
+def test_a_figure_is_shown_at_each_change_and_closed(monkeypatch):
+    """A moved control shows its figure at once, since no cell ends then; pyplot keeps none."""
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    panel = Vary(lambda n: plt.subplots()[1].set_title(f"{n}"), n=(1, 2))
+    panel.kwargs_widgets[0].value = 2
+    assert [figure.axes[0].get_title() for figure in shown] == ["1", "2"]
+    assert plt.get_fignums() == []

@@ -1,6 +1,6 @@
 """What all figures share: inks, titles, frames and the Axes they start from."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
@@ -28,6 +28,22 @@ def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
 def close(drawn: Axes | Figure) -> None:
     """Let pyplot forget the figure of an Axes, which outside notebooks it otherwise keeps."""
     plt.close(drawn if isinstance(drawn, Figure) else drawn.figure)
+
+
+def show_made(draw: Callable[[], Any]) -> Any:
+    """Call a function, show the figures that it leaves with pyplot, and return what it returns.
+
+    A notebook shows such figures at the end of a cell alone, not when a control is moved.
+    """
+    before = set(plt.get_fignums())
+    made = draw()
+    for number in set(plt.get_fignums()) - before:
+        from IPython.display import display  # only notebooks call this
+
+        figure = plt.figure(number)
+        display(figure)
+        plt.close(figure)
+    return made
 
 
 def dress(ax: Axes, title: str = "", subtitle: str = "", grid: str = "both") -> None:

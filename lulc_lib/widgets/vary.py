@@ -7,6 +7,7 @@ from typing import Any
 import ipywidgets
 
 from lulc_lib.files import one_line
+from lulc_lib.plots.style import show_made
 from lulc_lib.widgets.cells import replace_earlier
 
 
@@ -45,11 +46,11 @@ class Vary(ipywidgets.interactive):
 
         def told(**values: Any) -> Any:
             try:
-                made = draw(**values)
+                made = show_made(lambda: draw(**values))
             except Exception as error:
                 print(f"{type(error).__name__}: {one_line(str(error))}")
                 return None
-            return made if hasattr(made, "_ipython_display_") else None  # others pyplot shows
+            return made if hasattr(made, "_ipython_display_") else None
 
         super().__init__(told, {"auto_display": True}, **controls)
         replace_earlier(self)
