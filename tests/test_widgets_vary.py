@@ -68,3 +68,11 @@ def test_a_figure_is_shown_at_each_change_and_closed(monkeypatch):
     panel.kwargs_widgets[0].value = 2
     assert [figure.axes[0].get_title() for figure in shown] == ["1", "2"]
     assert plt.get_fignums() == []
+
+    def broken(n):
+        plt.subplots()
+        raise ValueError(f"no {n}")
+
+    Vary(broken, n=(1, 2))
+    assert len(shown) == 2
+    assert plt.get_fignums() == []

@@ -35,14 +35,16 @@ def show_made(draw: Callable[[], Any]) -> Any:
 
     A notebook shows such figures at the end of a cell alone, not when a control is moved.
     """
-    before = set(plt.get_fignums())
-    made = draw()
-    for number in set(plt.get_fignums()) - before:
-        from IPython.display import display  # only notebooks call this
+    from IPython.display import display  # only notebooks call this
 
-        figure = plt.figure(number)
-        display(figure)
-        plt.close(figure)
+    before = set(plt.get_fignums())
+    try:
+        made = draw()
+        for number in sorted(set(plt.get_fignums()) - before):
+            display(plt.figure(number))
+    finally:  # a figure that an error left half drawn goes too
+        for number in set(plt.get_fignums()) - before:
+            plt.close(number)
     return made
 
 
