@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.neighbors import NearestNeighbors
 
 from lulc_lib.predictions import Predictions
 from lulc_lib.tiles import TileSet
-
-_CHUNK = 512  # queries at once: bounds the table of distances
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,23 +117,12 @@ def nearest(
         )
     if not 1 <= count <= len(references):
         raise ValueError(f"count must lie in 1..{len(references)}, got {count!r}")
+    if not len(queries):
+        return np.zeros((0, count), np.int64), np.zeros((0, count), np.float32)
     middle = references.mean(axis=0)  # far from 0, squares would lose digits
-    queries, references = queries - middle, references - middle
-    squares = (references**2).sum(axis=1)
-    found = []
-    for start in range(0, len(queries), _CHUNK):
-        order = squares - 2 * queries[start : start + _CHUNK] @ references.T
-        first = np.argpartition(order, count - 1, axis=1)[:, :count]
-        ranks = np.argsort(np.take_along_axis(order, first, axis=1), axis=1, kind="stable")
-        found.append(np.take_along_axis(first, ranks, axis=1))
-    positions = np.concatenate([np.zeros((0, count), np.int64), *found])
-    return positions, _distances(queries, references, positions)
-
-
-def _distances(queries: np.ndarray, references: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Return the distances of the rows found, from their differences."""
-    columns = [((queries - references[own]) ** 2).mean(axis=1) ** 0.5 for own in positions.T]
-    return np.stack(columns, axis=1)
+    search = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(references - middle)
+    distances, positions = search.kneighbors(queries - middle)
+    return positions, (distances / references.shape[1] ** 0.5).astype(np.float32)
 
 
 def votes(labels: Sequence[int] | np.ndarray, positions: np.ndarray, classes: int) -> np.ndarray:

@@ -83,10 +83,17 @@ TERMS = tuple(
         ("clipped", "03",
          "Cut off at a limit. A value beyond the end of a colour scale is drawn as its end, and "
          "a gradient is shortened to a given length."),
+        ("competition", "",
+         "A method for networks whose logits are sums over cells: each cell's contribution "
+         "times the probability that the cell alone would give the class, and 0 where that "
+         "is no more than chance."),
         ("concept", "07",
          "A direction in the activations of a layer, found by factorisation, of which the "
          "cells are sums. The names that people give it are their own."),
         ("confidence", "06", "The probability that a model gives to the class it predicts."),
+        ("confident joint", "12",
+         "The table that counts tiles by label (row) and by the class that confident "
+         "learning finds for them (column)."),
         ("confident learning", "12",
          "A search for wrong labels: a label is in doubt where the model gives another "
          "class at least the probability that is usual for tiles of that class."),
@@ -118,6 +125,11 @@ TERMS = tuple(
         ("faithful", "05",
          "Said of a map that shows what the model's answer really rests on, whether or not "
          "it looks plausible."),
+        ("family", "07",
+         "Methods that read the same things of a network, such as a layer's activations, "
+         "attention, or the answers to covered tiles."),
+        ("features", "12",
+         "The numbers by which a network describes a tile before its last linear layer."),
         ("filling", "06",
          "What stands in for pixels that are taken away: a blur of them, their mean "
          "colour, a texture, or what lies between their neighbours."),
@@ -142,6 +154,9 @@ TERMS = tuple(
         ("heat map", "00",
          "A value for each pixel of a tile that says how much the place counts for the "
          "target or against it: the grid brought to the size of the tile."),
+        ("HiResCAM", "05",
+         "The CAM that multiplies gradient and activation cell by cell. Where one linear "
+         "layer follows the mean over cells, its cells are the terms of the logit."),
         ("label", "00", "The class that people gave a tile; the ground truth, errors included."),
         ("label smoothing", "02",
          "Asking a network for a little less than certainty, by spreading a share of the "
@@ -149,6 +164,9 @@ TERMS = tuple(
         ("layer", "05",
          "One step of a network's computation. The layer of a CAM is the one whose "
          "activations are weighted."),
+        ("layer norm", "05",
+         "A layer that brings the numbers of a token, or of their average, to mean 0 and "
+         "deviation 1, then scales and shifts them."),
         ("lead", "07",
          "The difference between two logits or, on a report card, between a method's score "
          "and a null's on the same tiles."),
@@ -195,6 +213,8 @@ TERMS = tuple(
         ("relevance", "08",
          "What a method counts a place for. Also the method that weighs each block's "
          "attention by its gradient for the class."),
+        ("ReLU", "05",
+         "Setting negative values to 0."),
         ("removal", "08",
          "A test that takes away the top quarter of a map's pixels, then the bottom "
          "quarter, and compares what the target's probability loses."),
@@ -207,6 +227,8 @@ TERMS = tuple(
         ("rollout", "09",
          "A method that multiplies the attention of all blocks. It draws one map for all "
          "classes."),
+        ("schedule", "02",
+         "How the learning rate changes in the course of a training."),
         ("seed42", "01",
          "The split of most figures: one shuffle by NumPy's seed 42, cut at 60 % and 80 %."),
         ("single deletion", "08",
@@ -246,6 +268,8 @@ TERMS = tuple(
         ("ViT", "03",
          "A Vision Transformer: a network that cuts a tile into patches and lets each of "
          "them look at all others."),
+        ("warm-up", "02",
+         "The first part of a schedule, in which the learning rate rises."),
         ("weight", "02",
          "A number in a network that training sets. Of a CAM: the factor of a channel."),
     )
