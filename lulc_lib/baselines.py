@@ -28,7 +28,8 @@ def colour_features(tiles: TileSet) -> np.ndarray:
 def colour_baseline(train: TileSet, test: TileSet) -> Predictions:
     """Classify tiles by their colours alone, with multinomial logistic regression.
 
-    What a network reaches above this figure it owes to texture, shape and place.
+    A network that reaches no more need not have learnt any texture or shape. What it reaches above
+    may be those, or a better use of colour (benchmarks/colour_floors.py).
 
     Args:
         train: tiles to learn from; every class must occur.

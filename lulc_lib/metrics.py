@@ -304,7 +304,13 @@ def _scorable(predictions: Predictions, allow_training_tiles: bool, resamples: i
 
 
 def _check_same_tiles(first: Predictions, second: Predictions) -> None:
-    if first.names != second.names or first.digest != second.digest:
+    if first.names == second.names and first.digest != second.digest:
+        known = [one.digest[:8] or "none" for one in (first, second)]
+        raise ValueError(
+            "the two models' tiles have the same names, but the digests of their data sets are "
+            f"{known[0]} and {known[1]}; predict tiles of one data set with both"
+        )
+    if first.names != second.names:
         shared = len(set(first.names) & set(second.names))
         raise ValueError(
             f"the two models must have predicted the same tiles in the same order: {len(first):,} "

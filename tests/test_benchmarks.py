@@ -286,3 +286,54 @@ def test_maps_alone_tell_a_clever_hans_from_its_twin(clever_hans):
     assert not found["twin"]["verdict"]["found"]
     assert [found[kind]["flagged_by_card"] for kind in ("planted", "twin")] == [True, False]
     assert found["planted"]["follows_cue"] > 0.7 > 0.4 > found["twin"]["follows_cue"]
+
+
+@pytest.fixture
+def chance(monkeypatch):
+    """The scripts of few labels and of colour floors."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import colour_floors
+    import few_labels
+
+    yield few_labels, colour_floors
+    del sys.modules["few_labels"], sys.modules["colour_floors"]
+
+
+def test_fewer_labels_are_part_of_more(chance):
+    """A draw has as many tiles of each class; its smaller sets lie in its larger ones."""
+    few_labels, _ = chance
+    tiles = synthetic(8, seed=0)
+    small, large = (few_labels.drawn(tiles, each, draw=1) for each in (2, 5))
+    assert set(small.class_counts().values()) == {2}
+    assert {*small.names} < {*large.names}
+    assert small.names != few_labels.drawn(tiles, 2, draw=2).names
+    steps = [few_labels.config_of(10 * each, 0, "float32") for each in few_labels.EACH]
+    pairs = zip(steps, few_labels.EACH, strict=True)
+    taken = [one.epochs * (10 * each // one.batch_size) for one, each in pairs]
+    assert min(taken) > 0.9 * max(taken)
+
+
+def test_histograms_are_shares_that_ignore_places(chance):
+    """The bins of a channel add up to 1, and a turned tile has the same; the floors use them."""
+    _, colour_floors = chance
+    tiles = synthetic(4, seed=0)
+    shares = colour_floors.histograms(tiles)
+    np.testing.assert_allclose(shares.reshape(len(tiles), 3, -1).sum(axis=2), 1, atol=1e-6)
+    turned = dataclasses.replace(tiles, images=tiles.images.flip(2))
+    np.testing.assert_allclose(colour_floors.histograms(turned), shares, atol=1e-6)
+    black = dataclasses.replace(tiles, images=torch.zeros_like(tiles.images))
+    assert colour_floors.histograms(black)[:, :: colour_floors.BINS].min() == 1
+    row = colour_floors.score("histograms, logistic regression", tiles, synthetic(2, seed=1))
+    assert row["macro_f1"]["value"] > 0.2
+    assert row["n"] == 20
+
+
+def test_the_measured_floors_lie_where_notebook_01_has_them(chance):
+    """The first floor is `colour_baseline`, whose figures notebook 01 checks; all beat guessing."""
+    _, colour_floors = chance
+    rows = json.loads(colour_floors.RESULTS.read_text())
+    first = next(iter(colour_floors.FLOORS))
+    assert rows["seed42"][first]["macro_f1"]["value"] == pytest.approx(0.65, abs=0.01)
+    assert rows["spatial"][first]["macro_f1"]["value"] == pytest.approx(0.54, abs=0.01)
+    assert all(row["macro_f1"]["low"] > 0.2 for floors in rows.values() for row in floors.values())
+    assert list(rows["seed42"]) == list(colour_floors.FLOORS)

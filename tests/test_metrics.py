@@ -351,6 +351,9 @@ def test_compare_refuses_other_tiles():
         compare(one, turned)
     with pytest.raises(ValueError, match="400 and 5 tiles have 5 names in common"):
         compare(one, predictions(count=5))
+    elsewhere = dataclasses.replace(one, digest="f" * 64)
+    with pytest.raises(ValueError, match=r"same names, but the digests .* are none and ffffffff"):
+        compare(one, elsewhere)
     with pytest.raises(ValueError, match="other labels"):
         compare(one, dataclasses.replace(one, labels=(one.labels + 1) % 10))
     with pytest.raises(ValueError, match="was trained on 400 of these 400"):
