@@ -337,3 +337,19 @@ def test_the_measured_floors_lie_where_notebook_01_has_them(chance):
     assert rows["spatial"][first]["macro_f1"]["value"] == pytest.approx(0.54, abs=0.01)
     assert all(row["macro_f1"]["low"] > 0.2 for floors in rows.values() for row in floors.values())
     assert list(rows["seed42"]) == list(colour_floors.FLOORS)
+
+
+def test_notebook_01_tells_the_measured_floors(chance):
+    """Its limits give the best floor on the random and on the spatial split as measured."""
+    _, colour_floors = chance
+    rows = json.loads(colour_floors.RESULTS.read_text())
+    cells = json.loads((BENCHMARKS.parent / "notebooks" / "01_explore_eurosat.ipynb").read_text())
+    prose = "".join("".join(cell["source"]) for cell in cells["cells"])
+    best = "histograms, random forest"
+    figures = [rows[name][best]["macro_f1"]["value"] for name in ("seed42", "spatial")]
+    assert all(row["macro_f1"]["value"] <= rows["seed42"][best]["macro_f1"]["value"]
+               for row in rows["seed42"].values())  # fmt: skip
+    assert (
+        "macro-F1 of {:.2f} on the `seed42` test part and {:.2f} on the spatial".format(*figures)
+        in prose
+    )
