@@ -224,6 +224,7 @@ def test_per_class_puts_models_side_by_side(tiles: TileSet):
     assert marks.tolist() == reports["resnet50"].per_class.producers_accuracy.tolist()
     assert second.lines[1].get_xdata().tolist() == reports["vit"].per_class.users_accuracy.tolist()
     assert first.lines[0].get_marker() != first.lines[1].get_marker()
+    assert first.get_xlim() == second.get_xlim()  # one place means one value in both panels
     assert {"resnet50", "vit"} <= set(words(ax).split("\n"))
 
 

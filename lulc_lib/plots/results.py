@@ -103,7 +103,7 @@ def plot_per_class(
     quantities: Sequence[str] = ("producers_accuracy", "users_accuracy"),
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw per-class figures of one model or several, one panel per quantity.
+    """Draw per-class figures of one model or several, one panel per quantity, on one scale.
 
     Args:
         reports: a Report, or a dict of model name -> Report (at most four).
@@ -130,6 +130,9 @@ def plot_per_class(
         dress(panel, _QUANTITIES.get(name, name), " " if len(reports) > 1 else "", grid="x")
         if len(reports) > 1:
             legend(panel, len(reports), left=True)
+    limits = np.array([panel.get_xlim() for panel in ax.child_axes])
+    for panel in ax.child_axes:
+        panel.set_xlim(limits[:, 0].min(), limits[:, 1].max())
     return ax
 
 
