@@ -529,11 +529,13 @@ def _cheating(ask: Callable) -> None:
 
 @_exercise
 def _divided(ask: Callable) -> None:
-    pictures = torch.tensor([0.0, 100.0, 200.0]).repeat_interleave(64).view(1, 3, 8, 8)
-    for times in range(3):
-        given = f"pictures up to 200, divided {times} times"
-        top = 200 / 255**times
-        _expect(given, ask(pictures / 255**times), times, f"their largest value is {top:.3g}")
+    for most in (200.0, 255.0):  # 255 divided twice lies just above 1 / 255 in float32
+        pictures = torch.tensor([0.0, 100.0, most]).repeat_interleave(64).view(1, 3, 8, 8)
+        for times in range(3):
+            given = f"pictures up to {most:.0f}, divided {times} times"
+            because = f"their largest value is {pictures.max():.3g}"
+            _expect(given, ask(pictures.clone()), times, because)
+            pictures = pictures / 255
 
 
 @_exercise

@@ -240,6 +240,9 @@ TERMS = tuple(
         ("split", "01",
          "A fixed, named division of tiles: the model learns from `train`, choices are "
          "made on `val`, figures come from `test`."),
+        ("standard error", "08",
+         "How far a mean over tiles strays by the choice of tiles: their deviation over the root "
+         "of their number. Two of them to either side make about a 95 % interval."),
         ("survival", "",
          "The test of random weights: the rank correlation between the maps of the trained "
          "network and of one whose weights were drawn anew. A map that survives is not "
