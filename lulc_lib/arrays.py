@@ -1,10 +1,22 @@
-"""Arrays as several modules need them: logits as probabilities, grids as large as a tile."""
+"""Numbers and arrays as several modules need them: counts, logits as probabilities, grids."""
 
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """Return a count as an int.
+
+    Raises:
+        ValueError: if it is no whole number, such as True or 2.5, or below the least.
+    """
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return int(value)
 
 
 def softmax(logits: Any) -> np.ndarray:

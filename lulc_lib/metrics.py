@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lulc_lib.arrays import softmax
+from lulc_lib.arrays import softmax, whole_number
 from lulc_lib.predictions import Predictions
 from lulc_lib.tiles import CLASSES
 
@@ -296,8 +296,7 @@ def _scorable(predictions: Predictions, allow_training_tiles: bool, resamples: i
     labels = predictions._need_labels()
     if not len(labels):
         raise ValueError("there are no predictions to evaluate: the set of tiles is empty")
-    if isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 1:
-        raise ValueError(f"resamples must be a whole number of at least 1, got {resamples!r}")
+    whole_number("resamples", resamples)
     if not allow_training_tiles:
         _refuse_training_tiles(predictions)
     return labels

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lulc_lib.arrays import softmax
+from lulc_lib.arrays import softmax, whole_number
 from lulc_lib.augmentation import WAYS, turned
 from lulc_lib.kept import Kept, read_kept
 from lulc_lib.running import device_of, evaluating
@@ -177,8 +177,8 @@ def predict(
     """
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"precision must be float32 or bfloat16, got {precision!r}")
-    if batch_size is not None and (isinstance(batch_size, bool) or batch_size < 1):
-        raise ValueError(f"batch_size must be at least 1, got {batch_size!r}")
+    if batch_size is not None:
+        whole_number("batch_size", batch_size)
     if features and not hasattr(model, "forward_with_features"):
         raise TypeError(
             f"{type(model).__name__} gives no features; wrap it with create_model(module, ...)"

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from lulc_lib import __version__
 from lulc_lib.anatomies import anatomy
+from lulc_lib.arrays import whole_number
 from lulc_lib.drawn_tiles import plant
 from lulc_lib.evidence import (
     CENTRE_LEAD,
@@ -106,9 +107,7 @@ class Sizes:
     def __post_init__(self) -> None:
         """Check that each is a number of at least 1, and each filling is known."""
         for name in ("tiles", "mosaics", "few", "curves", "steps"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+            whole_number(name, getattr(self, name))
         for name in self.fillings:
             if name not in FILLS:
                 raise ValueError(f"fillings must be among {', '.join(FILLS)}, got {name!r}")

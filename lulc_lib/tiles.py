@@ -1,5 +1,6 @@
 """Tiles in memory: images, labels and names that travel together."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -255,15 +256,18 @@ def class_index(name: str | int) -> int:
     """Return the index of a class given by name or index.
 
     Raises:
+        TypeError: if it is neither a name nor a whole number; True is none.
         ValueError: if there is no such class.
     """
     if isinstance(name, str):
         if name not in CLASSES:
             raise ValueError(f"unknown class {name!r}; the classes are {', '.join(CLASSES)}")
         return CLASSES.index(name)
-    if not 0 <= int(name) < len(CLASSES):
-        raise ValueError(f"class index must lie in 0..{len(CLASSES) - 1}, got {name}")
-    return int(name)
+    if isinstance(name, bool | np.bool) or not hasattr(name, "__index__"):
+        raise TypeError(f"a class is given by its name or index, got {name!r:.80}")
+    if not 0 <= (index := operator.index(name)) < len(CLASSES):
+        raise ValueError(f"class index must lie in 0..{len(CLASSES) - 1}, got {index}")
+    return index
 
 
 def as_images(images: Any, across: int | None = 1) -> Tensor:

@@ -1,4 +1,4 @@
-"""Arrays as several modules need them: logits as probabilities, grids as large as a tile."""
+"""Numbers and arrays as several modules need them: counts, logits as probabilities, grids."""
 
 import re
 from pathlib import Path
@@ -7,9 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from lulc_lib.arrays import resized, softmax
+from lulc_lib.arrays import resized, softmax, whole_number
 
 PACKAGE = Path(__file__).parents[1] / "lulc_lib"
+
+
+def test_counts_are_whole_numbers():
+    """NumPy's integers pass as ints; truth values, fractions and what is too small are named."""
+    assert whole_number("count", np.int64(3)) == 3
+    assert type(whole_number("count", np.int64(3))) is int
+    for value in (True, 2.5, 0, "3", None):
+        with pytest.raises(ValueError, match=f"count must be a whole .* 1, got {value!r}"):
+            whole_number("count", value)
+    with pytest.raises(ValueError, match="side must be a whole number of at least 2, got 1"):
+        whole_number("side", 1, least=2)
 
 
 def test_softmax_by_hand():

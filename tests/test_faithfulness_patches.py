@@ -214,7 +214,7 @@ def test_an_adapted_copy_has_seen_its_tiles(small, tiles, tmp_path):
         ({"tiles": torch.zeros(2, 3, 64, 64)}, TypeError, "labels the copy learns, got Tensor"),
         ({"tiles": slice(0, 0)}, ValueError, "there are no tiles"),
         ({"fill": "white"}, ValueError, "fill must be one of .* got 'white'"),
-        ({"steps": 0}, ValueError, "at least 1, got 0 and 32"),
+        ({"steps": 0}, ValueError, "steps must be a whole number of at least 1, got 0"),
         ({"learning_rate": 0.0}, ValueError, "learning_rate must lie between 0 and 1, got 0.0"),
         ({"side": 0}, ValueError, "side must lie in 1..64"),
     ],

@@ -234,7 +234,7 @@ def test_mosaics_refuse_what_cannot_be(tiles):
         mosaics(tiles.of_class("River"), 3)
     with pytest.raises(ValueError, match="takes tiles of 16 classes, and these tiles have 10"):
         mosaics(tiles, 2, side=4)
-    with pytest.raises(ValueError, match="count must be at least 1 and side at least 2, got 0"):
+    with pytest.raises(ValueError, match="count must be a whole number of at least 1, got 0"):
         mosaics(tiles, 0)
     found = mosaics(tiles, 2)
     with pytest.raises(ValueError, match=r"heatmap must have shape \(2, H, W\).*got \(1, 64, 64\)"):
@@ -249,7 +249,7 @@ def test_mosaics_refuse_what_cannot_be(tiles):
         share_inside(np.ones((2, 8, 8)), np.ones((3, 8, 8), dtype=bool))
     with pytest.raises(TypeError, match="tiles must be a TileSet, which has labels, got Tensor"):
         recognised(None, tiles.float())
-    with pytest.raises(ValueError, match="side must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="side must be a whole number of at least 1, got 0"):
         recognised(None, tiles, side=0)
     with pytest.raises(ValueError, match=r"fill must be one of blur.*got 'white'"):
         causal(create_model(Corner(), image_size=64), found, fill="white")

@@ -94,7 +94,7 @@ def test_only_positions_that_keep_the_answer_count(few):
 
 def test_refusals_name_the_value(resnet, few):
     """Settings out of range."""
-    with pytest.raises(ValueError, match=r"sigma must lie in \[0, 1\].*got -1 and 1"):
+    with pytest.raises(ValueError, match=r"sigma must lie in \[0, 1\], got -1"):
         stability_noise(brightness, resnet, few, sigma=-1)
-    with pytest.raises(ValueError, match=r"draws be at least 1, got 0\.02 and 0"):
+    with pytest.raises(ValueError, match="draws must be a whole number of at least 1, got 0"):
         stability_noise(brightness, resnet, few, draws=0)

@@ -97,7 +97,7 @@ def test_an_enlarged_copy_takes_images_of_several_tiles():
         explain(model, whole, "gradcam")
     with pytest.raises(ValueError, match="works at 64 px alone"):
         enlarged(create_model("vit"), 2)
-    with pytest.raises(ValueError, match="across must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="across must be a whole number of at least 1, got 0"):
         enlarged(model, 0)
 
 

@@ -82,7 +82,7 @@ def test_contact_sheet_takes_captions_and_refuses_what_does_not_fit(tiles: TileS
         plots.plot_tiles(tiles[:2], captions=["one"])
     with pytest.raises(ValueError, match="no tiles"):
         plots.plot_tiles(tiles[:0])
-    with pytest.raises(ValueError, match="columns must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="columns must be a whole number of at least 1, got 0"):
         plots.plot_tiles(tiles[:2], columns=0)
 
 

@@ -117,6 +117,10 @@ def test_classes_are_counted_and_taken_by_name(some):
     assert class_index("SeaLake") == class_index(9) == 9
     with pytest.raises(ValueError, match=r"0\.\.9, got 10"):
         class_index(10)
+    assert class_index(np.int64(3)) == class_index(torch.tensor(3)) == 3
+    for value in (True, np.True_, 2.7, None):
+        with pytest.raises(TypeError, match="by its name or index, got"):
+            class_index(value)
 
 
 def test_balanced_takes_the_first_of_each_class(tiles):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
 
+from lulc_lib.arrays import whole_number
 from lulc_lib.faithfulness.fills import FILLS, remove
 from lulc_lib.faithfulness.patches import patch_masks
 from lulc_lib.running import device_of
@@ -90,9 +91,7 @@ def _check(tiles: TileSet, fill: str, steps: int, batch_size: int, learning_rate
         raise ValueError("there are no tiles to adapt the model to")
     if fill not in FILLS:
         raise ValueError(f"fill must be one of {', '.join(FILLS)}, got {fill!r}")
-    if steps < 1 or batch_size < 1:
-        raise ValueError(
-            f"steps and batch_size must be at least 1, got {steps!r} and {batch_size!r}"
-        )
+    whole_number("steps", steps)
+    whole_number("batch_size", batch_size)
     if not 0 < learning_rate < 1:
         raise ValueError(f"learning_rate must lie between 0 and 1, got {learning_rate!r}")

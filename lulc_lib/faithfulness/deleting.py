@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lulc_lib.arrays import whole_number
 from lulc_lib.faithfulness.asking import check_measure, classes_of, measured
 from lulc_lib.faithfulness.fills import remove
 from lulc_lib.predictions import LazyImages, Predictions, predict
@@ -278,8 +279,7 @@ def _curve(
     tensor = undivided(images)  # uint8 until its batch comes up
     order = np.asarray(order)
     _check_count(order, tensor)
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps!r}")
+    steps = whole_number("steps", steps)
     wanted = classes_of(target, len(tensor))
     shares = np.linspace(0, 1, steps + 1)
 

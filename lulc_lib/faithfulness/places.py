@@ -8,6 +8,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lulc_lib.arrays import whole_number
 from lulc_lib.faithfulness.grids import cell_numbers, cell_sums, checked_maps, checked_masks
 from lulc_lib.faithfulness.patches import patch_falls
 from lulc_lib.predictions import LazyImages, predict
@@ -73,8 +74,7 @@ def mosaics(
     Raises:
         ValueError: if count or side are out of range, or there are fewer classes than places.
     """
-    if count < 1 or side < 2:
-        raise ValueError(f"count must be at least 1 and side at least 2, got {count} and {side}")
+    count, side = whole_number("count", count), whole_number("side", side, 2)
     labels = np.asarray(tiles.labels)
     classes = np.unique(labels)
     if len(classes) < side**2:
@@ -117,8 +117,7 @@ def recognised(model: nn.Module, tiles: TileSet, side: int = 2) -> np.ndarray:
     """
     if not isinstance(tiles, TileSet):
         raise TypeError(f"tiles must be a TileSet, which has labels, got {type(tiles).__name__}")
-    if side < 1:
-        raise ValueError(f"side must be at least 1, got {side!r}")
+    side = whole_number("side", side)
     images = undivided(tiles)
 
     def copies(first: int, last: int) -> Tensor:

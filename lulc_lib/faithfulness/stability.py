@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lulc_lib.arrays import whole_number
 from lulc_lib.augmentation import turned
 from lulc_lib.faithfulness.explainers import Explainer, maps_of, targets_of
 from lulc_lib.faithfulness.ranks import rank_correlation
@@ -47,10 +48,9 @@ def stability_noise(
     Raises:
         ValueError: if sigma or draws are out of range, or maps do not fit the images.
     """
-    if not 0 <= sigma <= 1 or draws < 1:
-        raise ValueError(
-            f"sigma must lie in [0, 1] and draws be at least 1, got {sigma!r} and {draws!r}"
-        )
+    if not 0 <= sigma <= 1:
+        raise ValueError(f"sigma must lie in [0, 1], got {sigma!r}")
+    draws = whole_number("draws", draws)
     tiles = as_images(images)
     source = torch.Generator().manual_seed(seed)
 

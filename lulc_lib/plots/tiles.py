@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.patches import Rectangle
 
+from lulc_lib.arrays import whole_number
 from lulc_lib.plots.style import (
     INK,
     axes_or_new,
@@ -41,8 +42,7 @@ def plot_tiles(
         raise ValueError("there are no tiles to draw")
     if captions is not None and len(captions) != len(tiles):
         raise ValueError(f"{len(captions)} captions do not fit {len(tiles)} tiles")
-    if columns < 1:
-        raise ValueError(f"columns must be at least 1, got {columns}")
+    columns = whole_number("columns", columns)
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
     texts = [short_name(CLASSES[i]) for i in tiles.labels] if captions is None else captions
