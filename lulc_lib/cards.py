@@ -384,7 +384,7 @@ def describe_cards(folder: str | Path) -> str:
                 f"the card of {weights} cannot be described: {type(error).__name__} "
                 f"{one_line(error)}; save the model again"
             ) from error
-    overview = _table(["checkpoint", "size inside", *_TITLES.values(), "file"], rows)
+    overview = _table(["checkpoint", "tested on", "size inside", *_TITLES.values(), "file"], rows)
     return "\n".join([_PAGE_HEAD, overview, *sections, _PAGE_FOOT])
 
 
@@ -498,7 +498,8 @@ def _overview_row(card: Card, weights: Path) -> list[str]:
     megabytes = weights.stat().st_size / 1e6
     figures = [_interval_text(card.metrics.get(key)) for key in _TITLES]
     size = f"{_text(card.model.get('image_size', '?'))} px"
-    return [_code(card.name), size, *figures, f"{megabytes:.1f} MB, {_text(card.precision)}"]
+    part = _text(card.metrics.get("part") or "not tested")
+    return [_code(card.name), part, size, *figures, f"{megabytes:.1f} MB, {_text(card.precision)}"]
 
 
 def _section(card: Card) -> str:

@@ -286,7 +286,7 @@ def test_the_page_of_cards_holds_no_markup_of_others(saved):
         "\\`code\\` # head \\| cell a_b \\_c\\_\n"
     ) in page
     assert "&lt;b&gt;" in page
-    assert "| `a/b'c` | 32 px |" in page
+    assert "| `a/b'c` | not tested | 32 px |" in page
     change_card(saved, metrics={"n": 3})
     with pytest.raises(CheckpointError, match=r"small.* cannot be described: KeyError"):
         describe_cards(saved.parent)
@@ -310,6 +310,7 @@ def test_describe_cards_tells_each_model(trained, tmp_path):
     page = describe_cards(tmp_path)
     assert page.index("## a") < page.index("## b") < page.index("## For all")
     assert f"| {report.macro_f1} | {report.macro_auprc} | {report.accuracy} |" in page
+    assert "| `b` | seed42/test | 32 px | " in page
     assert "3 tiles of eurosat, seed42/train" in page
     assert "100 tiles of eurosat, seed42/test (**2 of them training tiles**)" in page
     assert "learning rate 0.001" in page
