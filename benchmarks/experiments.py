@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from self_supervised import pretrain
 
+from lulc_lib.cards import names_in
 from lulc_lib.checkpoints import read_card
 from lulc_lib.config import RunConfig
 from lulc_lib.eurosat import load_eurosat
@@ -208,10 +209,11 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 def runs() -> str:
     """Return the runs of the shipped checkpoints as Markdown, from their cards."""
     lines = [
-        "| checkpoint | run | epochs | sizes | how | best validation macro-F1 | and the last |",
-        "|---|---|---|---|---|---|---|",
+        "| checkpoint | trained on | run | epochs | sizes | how | best validation macro-F1 | "
+        "and the last |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for name in ("resnet50", "vit"):
+    for name in names_in(CHECKPOINTS):
         card, done = read_card(CHECKPOINTS / name), 0
         for number, stage in enumerate(card.stages(), start=1):
             rows = card.history["epochs"][done : done + stage.epochs]
@@ -222,9 +224,10 @@ def runs() -> str:
             how += "".join(f", {key} {getattr(stage, key):g}" for key in ("mixup", "ema")
                            if getattr(stage, key))  # fmt: skip
             how += f", teacher {stage.teacher}" if stage.teacher else ""
+            how += f", as {stage.model}" if stage.model != card.stages()[0].model else ""
             lines.append(
-                f"| {name} | {number} | {stage.epochs} | {sizes} | {how} | {max(figures):.4f} | "
-                f"{figures[-1]:.4f} |"
+                f"| {name} | {card.data['part']} | {number} | {stage.epochs} | {sizes} | {how} | "
+                f"{max(figures):.4f} | {figures[-1]:.4f} |"
             )
     return "\n".join(lines)
 

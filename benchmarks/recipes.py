@@ -59,8 +59,8 @@ STUDENT = RunConfig(
 ALONE = replace(
     STUDENT, epochs=56, teacher="", distill=0.0, augment="d4_cycle", channels_last=False,
 )  # fmt: skip
-# Two more rounds with four times the tokens: most of what the coarse tokens learnt carries over.
-FINER = replace(ALONE, model="vit_fine", epochs=16, learning_rate=5e-4, accumulate=4)
+# One more round with four times the tokens: most of what the coarse tokens learnt carries over.
+FINER = replace(ALONE, model="vit_fine", epochs=8, learning_rate=5e-4, accumulate=4)
 RECIPES = {
     "resnet50": Recipe(
         (FIRST, SECOND, THIRD),
@@ -82,7 +82,7 @@ RECIPES = {
         (ALONE,),
         "One training from scratch, from labels alone; another seed would move its figures by some "
         "thousandths. A cell of its 8x8 grid is 80 m wide.",
-        "vit",
+        "vit_alone",
     ),
     "vit_spatial": Recipe(
         (ALONE,),

@@ -2,6 +2,7 @@
 
     python benchmarks/training.py            # about ten minutes on two cores
     python benchmarks/training.py --quick    # tiny: does it run at all, nothing written
+    python benchmarks/training.py --shipped vit_spatial    # (b) alone, for some checkpoints
 
 (a) Images/s of `lulc.fit` (bfloat16, channels last, large batches, tiles in memory) over those of
 the earlier project's loop at 224 px: float32, batches of 16, a JPEG file per image opened by
@@ -41,7 +42,7 @@ from input import get_tiles, write_jpegs
 
 from lulc_lib.attention import PlainAttention
 from lulc_lib.cards import Card
-from lulc_lib.checkpoints import load_checkpoint, read_card
+from lulc_lib.checkpoints import available_checkpoints, load_checkpoint, read_card
 from lulc_lib.config import RunConfig
 from lulc_lib.models import TileClassifier, create_model
 from lulc_lib.predictions import predict
@@ -140,6 +141,17 @@ def shipped_cost(card: Card, tiles: TileSet, quick: bool) -> dict[str, Any]:
     return {"epoch_seconds": epochs, "minutes_to": reached, "minutes": round(passed / 60, 1)}
 
 
+def told_cost(name: str, tiles: TileSet, quick: bool) -> dict[str, Any]:
+    """Return `shipped_cost` of a checkpoint, and print it."""
+    row = shipped_cost(read_card(name), tiles, quick)
+    reached = [f"{level} after {minutes}" for level, minutes in row["minutes_to"].items()
+               if minutes is not None]  # fmt: skip
+    print(f"{name}: an epoch of 16,200 tiles with its validation takes, in seconds, "
+          f"{row['epoch_seconds']}; validation macro-F1 {', '.join(reached)} minutes; "
+          f"{row['minutes']} minutes in all", flush=True)  # fmt: skip
+    return row
+
+
 def asking(model: TileClassifier, config: RunConfig, tiles: TileSet, count: int) -> float:
     """Return the seconds in which a model predicts `count` tiles, from some of them."""
     predict(model, tiles[:8], precision=config.precision)
@@ -225,8 +237,17 @@ def compare_processes(name: str, count: int, epochs: int) -> dict[str, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="tiny, nothing written")
-    quick = parser.parse_args().quick
+    parser.add_argument("--shipped", nargs="+", metavar="NAME", help="(b) alone, for these")
+    options = parser.parse_args()
+    quick = options.quick
     tiles = get_tiles(quick)
+    if options.shipped:
+        costs = {name: told_cost(name, tiles, quick) for name in options.shipped}
+        if not quick:
+            known = json.loads(RESULTS.read_text())
+            known["shipped"] |= costs
+            RESULTS.write_text(json.dumps(known, indent=2) + "\n")
+        return 0
     result: dict[str, object] = {"wanted": WANTED, "tiles": tiles.source}
     enough = True
     for name, wanted in WANTED.items():
@@ -238,15 +259,7 @@ def main() -> int:
             f"{row['earlier']:.1f} of the earlier loop (wanted: {wanted})",
             flush=True,
         )
-    result["shipped"] = {}
-    for name in ("resnet50", "vit"):
-        row = shipped_cost(read_card(name), tiles, quick)
-        result["shipped"][name] = row
-        reached = [f"{level} after {minutes}" for level, minutes in row["minutes_to"].items()
-                   if minutes is not None]  # fmt: skip
-        print(f"the shipped {name}: an epoch of 16,200 tiles with its validation takes, in "
-              f"seconds, {row['epoch_seconds']}; validation macro-F1 {', '.join(reached)} "
-              f"minutes; {row['minutes']} minutes in all", flush=True)  # fmt: skip
+    result["shipped"] = {name: told_cost(name, tiles, quick) for name in available_checkpoints()}
     batch, rounds = (4, 1) if quick else (128, 6)
     fused = step_seconds("vit", bare, batch, rounds)
     plain = step_seconds("vit", PlainAttention, batch, rounds)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from lulc_lib.cards import names_in
 from lulc_lib.checkpoints import read_card
 from lulc_lib.config import RunConfig
 from lulc_lib.drawn_tiles import synthetic
-from lulc_lib.metrics import evaluate
+from lulc_lib.metrics import compare, evaluate
 from lulc_lib.models import create_model
 from lulc_lib.predictions import Predictions
 
@@ -91,9 +92,8 @@ def test_a_page_is_written_between_its_marks(experiments, tmp_path, monkeypatch)
     assert text.endswith("\nafter\n")
     assert "old" not in text
     assert "between\n" in text
-    assert (
-        "| resnet50 | 1 | 29 | 64 px, 128 px | adamw, onecycle with peak 0.002, mixup 0.2 |" in text
-    )
+    row = "| resnet50 | seed42/train | 1 | 29 | 64 px, 128 px | adamw, onecycle with peak 0.002, "
+    assert row in text
     assert "| 0.8000 | +0.0000 | 2.0 |  |" in text
     assert "| mixup | mixup 0.2 | 0.8200 | +0.0200 | 3.0 | helps |" in text
 
@@ -127,7 +127,30 @@ def test_training_without_labels_learns_and_leaves_a_classifier(experiments, way
             WAYS[way](create_model("resnet18"))
 
 
-@pytest.mark.parametrize("name", ["resnet50", "vit"])
+def test_the_page_says_what_a_teacher_was_worth(experiments):
+    """Paired difference and late validation figures are those of the shipped checkpoints."""
+    folder = BENCHMARKS.parent / "checkpoints"
+    found = compare(*(_kept(folder / name) for name in ("vit", "vit_alone")))
+    lead = found.macro_f1
+    page = " ".join(experiments.PAGE.read_text(encoding="utf-8").split())
+    assert f"by {lead:+.3f} [{lead.low:+.3f}, {lead.high:+.3f}]" in page
+    assert f"gets {found.second_alone} tiles right that `vit` gets wrong" in page
+    assert f"`vit` {found.first_alone} that it gets wrong" in page
+    late = [row["val_macro_f1"] for row in read_card(folder / "vit_alone").history["epochs"][41:]]
+    assert f"between {min(late):.3f} and {max(late):.3f} from the 42nd epoch" in page
+
+
+def _kept(path: Path) -> Predictions:
+    """Return the predictions that lie beside a checkpoint."""
+    with np.load(f"{path}.predictions.npz") as kept:
+        facts = json.loads(str(kept["facts"]))
+        labels = kept["labels"].astype(np.int64)
+        return Predictions(
+            kept["logits"], labels, tuple(kept["names"]), digest=facts["digest"], part=facts["part"]
+        )
+
+
+@pytest.mark.parametrize("name", names_in(BENCHMARKS.parent / "checkpoints"))
 def test_the_kept_logits_are_the_shipped_models(name):
     """They name the weights they came from, give the card's figures, and float16 changed little."""
     folder = BENCHMARKS.parent / "checkpoints"
@@ -137,7 +160,8 @@ def test_the_kept_logits_are_the_shipped_models(name):
         names, labels = kept["names"], kept["labels"].astype(np.int64)
         logits = kept["logits"]
     assert facts["weights_sha256"] == card.weights_sha256
-    assert (facts["digest"], facts["part"]) == (card.metrics["digest"], "seed42/test")
+    part = card.data["part"].replace("train", "test")
+    assert (facts["digest"], facts["part"]) == (card.metrics["digest"], part)
     assert facts["float16_agrees"] >= 0.999
     assert len(set(names)) == card.metrics["n"] == 5400
     assert not set(names) & set(card.trained_on().names)
