@@ -571,3 +571,27 @@ def _label_margin(ask: Callable) -> None:
     _hold(got.shape == (20,), f"For 20 tiles expected 20 values, got shape {got.shape}.")
     same = (got > 0) == (rows.argmax(axis=1) == labels)
     _hold(same.all(), "The margin must lie above 0 exactly where the label is the predicted class.")
+
+
+@_exercise
+def _accuracy_gap(ask: Callable) -> None:
+    first, second = np.array([1, 1, 1, 0], dtype=bool), np.array([1, 0] * 8, dtype=bool)
+    because = "p = 0.75 of 4 tiles and 0.5 of 16: variances 0.1875 / 4 and 0.25 / 16 add"
+    expected = [-0.25, 1.96 * math.sqrt(0.1875 / 4 + 0.25 / 16)]
+    given = "3 of 4 tiles right and then 8 of 16"
+    _expect(given, ask(first.copy(), second.copy()), expected, because)
+    sure = np.ones(5, dtype=bool)
+    _expect("all tiles right twice", ask(sure, sure.copy()), [0, 0], "nothing varies")
+
+
+@_exercise
+def _accuracy_at_mix(ask: Callable) -> None:
+    correct = np.array([True, True, True, False, False, False])
+    labels, shares = np.array([0, 0, 2, 2, 2, 2]), np.array([0.2, 0.5, 0.3])
+    because = "1 and 0.25 within classes 0 and 2, weighted 0.2 and 0.3 of 0.5; class 1 has no tile"
+    got = ask(correct.copy(), labels.copy(), shares.copy())
+    given = "3 of 6 tiles right, labels [0, 0, 2, 2, 2, 2] and shares [0.2, 0.5, 0.3]"
+    _expect(given, got, 0.55, because)
+    shares = np.bincount(labels, minlength=3) / 6
+    because = "at the tiles' own mix it is the accuracy"
+    _expect("the tiles' own shares", ask(correct.copy(), labels.copy(), shares), 0.5, because)

@@ -136,6 +136,9 @@ def test_the_page_says_what_a_teacher_was_worth(experiments):
     assert f"by {lead:+.3f} [{lead.low:+.3f}, {lead.high:+.3f}]" in page
     assert f"gets {found.second_alone} tiles right that `vit` gets wrong" in page
     assert f"`vit` {found.first_alone} that it gets wrong" in page
+    for name in ("vit_spatial", "vit_alone"):
+        score = read_card(folder / name).metrics["macro_f1"]
+        assert "{value:.3f} [{low:.3f}, {high:.3f}]".format(**score) in page, name
     late = [row["val_macro_f1"] for row in read_card(folder / "vit_alone").history["epochs"][41:]]
     assert f"between {min(late):.3f} and {max(late):.3f} from the 42nd epoch" in page
 

@@ -77,6 +77,11 @@ def _by_value(explanations):
     return np.mean([np.corrcoef(rows[:, n]) for n in range(rows.shape[1])], axis=0)
 
 
+def _summed_errors(first, second):
+    half = [1.96 * one.std() / np.sqrt(len(one)) for one in (first, second)]
+    return second.mean() - first.mean(), sum(half)
+
+
 def _best_match(model, tiles, n):
     halves = [lulc.concepts(model, tiles[start::2], n).directions for start in (0, 1)]
     return float((halves[0] @ halves[1].T).max())
@@ -146,6 +151,8 @@ WRONG = {
     "divided": (lambda p: 0 if p.max() > 1 else 1, "divided 2 times your function returned 1.0"),
     "coverage_at": (_until_first_dip, "all four tiles together are right in 3 of 4 cases"),
     "label_margin": (_less_largest, "the label less the most probable other class"),
+    "accuracy_gap": (_summed_errors, "variances 0.1875 / 4 and 0.25 / 16 add"),
+    "accuracy_at_mix": (lambda c, y, shares: np.average(c, weights=shares[y]), "weighted 0.2 and"),
     "faked_score": (lambda h, t, s: (h + t) / 2, "expected 0.8, because 0.6 of the tiles"),
 }
 
