@@ -14,7 +14,7 @@ from damage import damaged
 from torch import nn
 
 from lulc_lib import predictions
-from lulc_lib.cards import CheckpointError
+from lulc_lib.cards import CheckpointError, names_in
 from lulc_lib.checkpoints import load_checkpoint, read_card, save_checkpoint, save_predictions
 from lulc_lib.config import RunConfig
 from lulc_lib.kept import (
@@ -411,7 +411,7 @@ def test_shipped_predictions_are_what_the_models_say_now(name, eurosat):
     assert predict_sample(model, known, test)[1] < predictions.SAME_LOGITS
 
 
-@pytest.mark.parametrize("name", ["resnet50", "vit"])
+@pytest.mark.parametrize("name", names_in(CHECKPOINTS))
 def test_shipped_predictions_belong_to_their_checkpoint(name):
     """Without the tiles: the file names the weights, speaks of the test tiles, and is small."""
     file = CHECKPOINTS / f"{name}.predictions.npz"
@@ -419,9 +419,9 @@ def test_shipped_predictions_belong_to_their_checkpoint(name):
     with np.load(file) as stored:
         facts = json.loads(str(stored["facts"]))
     assert facts["weights_sha256"] == card.weights_sha256
-    assert facts["part"] == "seed42/test"
+    assert facts["part"] == card.metrics["part"]
     assert facts["spread"] > 0.8
-    assert sum(f.stat().st_size for f in CHECKPOINTS.glob("*.predictions.npz")) < 2e6
+    assert file.stat().st_size < 7e5
 
 
 def test_reading_needs_no_model(own, tiles):
