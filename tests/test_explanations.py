@@ -934,6 +934,7 @@ def test_kept_maps_do_not_outlive_the_code(images, tmp_path, monkeypatch):
         ({"contrast": 2}, ValueError, r"gradcam takes no contrast, got 2.*use finercam"),
         ({"precision": "fp16"}, ValueError, "must be one of float32, bfloat16, got 'fp16'"),
         ({"batch_size": 0}, ValueError, "batch_size must be a whole number of at least 1, got 0"),
+        ({"batch_size": True}, ValueError, "batch_size must be a whole number .* got True"),
         ({"images": torch.zeros(0, 3, 64, 64)}, ValueError, "the batch is empty"),
         ({"images": torch.zeros(1, 3, 32, 32)}, ValueError, r"got \(1, 3, 32, 32\)"),
         ({"images": torch.full((1, 3, 64, 64), 255.0)}, ValueError, r"must lie in \[0, 1\]"),

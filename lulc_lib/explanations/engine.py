@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lulc_lib.anatomies import anatomy
+from lulc_lib.arrays import whole_number
 from lulc_lib.attention import PlainAttention
 from lulc_lib.config import PRECISIONS
 from lulc_lib.evidence import RECOMMENDED, Recommendation, ReportCard, known_card
@@ -222,8 +223,8 @@ def _checked(
 ) -> _Request:
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-        raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+    if batch_size is not None:
+        whole_number("batch_size", batch_size)
     tiles = undivided(images, model.tiles_across)  # uint8 until its batch comes up
     targets = _targets(target, len(tiles))
     against = _contrast(contrast, chosen, targets)
