@@ -122,14 +122,15 @@ def run_nbval(
     """Run one notebook under nbval in a pytest of its own, its kernel starting beside it.
 
     Only cells tagged `nbval-check-output` are compared with the outputs in the file, and only if
-    the cell has an execution count. The settings of our own pytest run stay outside.
+    the cell has an execution count; printed decimals may differ by rounding (nbval_rounding.py).
+    The settings of our own pytest run stay outside.
     """
     options = ["--nbval-lax", "--nbval-current-env", f"--nbval-cell-timeout={cell_timeout:g}"]
     options += ["--color=no", "--tb=short", "-p", "no:cacheprovider"]
     for setting in ("addopts=", "filterwarnings=default", "timeout=0"):
         options += ["-o", setting]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", *options, path.name],
+        [sys.executable, Path(__file__).with_name("nbval_rounding.py"), *options, path.name],
         cwd=path.parent,
         env=environment,
         capture_output=True,

@@ -19,6 +19,7 @@ import pytest
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from nbval_rounding import within_rounding
 from run_notebooks import (
     METADATA,
     clean,
@@ -377,6 +378,40 @@ def test_nbval_compares_what_is_committed(tmp_path: Path):
     lying.cells[4].outputs[0].text = "5\n"
     with pytest.raises(pytest.fail.Exception, match=r"90_add_two.ipynb fails(.|\n)*Cell 2"):
         assert_passes(saved(lying, tmp_path), kernel_environment(), cell_timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("found", "same"),
+    [
+        ("F1 0.68, 70 %, 12 of 60", True),
+        ("F1 0.69, 71 %, 12 of 60", True),  # one unit in the last place, as another processor may
+        ("F1 0.67, 69 %, 12 of 60", True),
+        ("F1 0.70, 70 %, 12 of 60", False),
+        ("F1 0.68, 72 %, 12 of 60", False),
+        ("F1 0.68, 70 %, 13 of 60", False),  # a count is exact
+        ("F1 0.680, 70 %, 12 of 60", False),
+        ("F1 -0.68, 70 %, 12 of 60", False),
+        ("F2 0.68, 70 %, 12 of 60", False),
+        ("F1 0.68, 70 %, 12 of 60, 0.1", False),
+        ("F1 nan, 70 %, 12 of 60", False),
+    ],
+)
+def test_rounding_alone_may_differ(found: str, same: bool):
+    """Decimals one unit apart in their last place count as equal; no other difference does."""
+    reference = "F1 0.68, 70 %, 12 of 60"
+    assert within_rounding(reference, found) == (reference if same else found)
+
+
+@pytest.mark.notebook
+def test_nbval_takes_a_rounded_neighbour(tmp_path: Path):
+    """A figure that lies between two roundings passes under either; two units away it fails."""
+    notebook = sample()
+    notebook.cells[4].source = "print(f'macro-F1 {amount - 1.316:.2f}')"
+    output = notebook.cells[4].outputs[0]
+    for claimed, passes in (("0.68", True), ("0.69", True), ("0.66", False)):
+        output.text = f"macro-F1 {claimed}\n"
+        path = saved(notebook, tmp_path)
+        assert (run_nbval(path, kernel_environment(), 60).returncode == 0) == passes
 
 
 @pytest.mark.notebook
