@@ -11,6 +11,18 @@ OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("constant", "cosine", "onecycle")
 AUGMENTATIONS = ("none", "flip", "d4", "d4_cycle")
 PRECISIONS = ("float32", "bfloat16")
+
+
+def check_precision(precision: Any) -> None:
+    """Refuse a precision to compute in that there is not.
+
+    Raises:
+        ValueError: if it is none of `PRECISIONS`.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be {' or '.join(PRECISIONS)}, got {precision!r}")
+
+
 CRITERIA = ("loss", "macro_f1")
 TRACKERS = ("none", "tensorboard", "wandb")
 

@@ -113,6 +113,7 @@ class ReportCard:
         versions: of this library, torch and timm.
         created: date and time, ISO 8601, UTC.
         left_out: explanations that failed on a tile, each with the reason.
+        precision: of maps and answers, "float32" or "bfloat16".
     """
 
     model: str
@@ -126,6 +127,7 @@ class ReportCard:
     versions: dict[str, str] | None = None
     created: str = ""
     left_out: tuple[str, ...] = ()
+    precision: str = "float32"
 
     def __repr__(self) -> str:
         best = self.recommended
@@ -220,7 +222,7 @@ def _from_values(values: Any) -> ReportCard:
         _check_place(recommended)
     values["left_out"] = tuple(values.get("left_out", ()))
     card = ReportCard(rows=rows, recommended=recommended, **values)
-    _check_texts(card, ("model", "weights", "tiles", "digest", "hardware", "created"))
+    _check_texts(card, ("model", "weights", "tiles", "digest", "hardware", "created", "precision"))
     for words in card.left_out:
         _need(isinstance(words, str), f"left_out holds {words!r}, which is no text")
     _need(isinstance(card.quick, bool), f"quick is {card.quick!r}, which is neither true nor false")

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from lulc_lib.arrays import softmax, whole_number
 from lulc_lib.augmentation import WAYS, turned
+from lulc_lib.config import check_precision
 from lulc_lib.kept import Kept, read_kept
 from lulc_lib.running import device_of, evaluating
 from lulc_lib.storage import (
@@ -175,8 +176,7 @@ def predict(
         KeptPredictionsWarning: with `cache`, if the checkpoint's file of predictions is damaged
             or was written for other weights; it is not used then.
     """
-    if precision not in ("float32", "bfloat16"):
-        raise ValueError(f"precision must be float32 or bfloat16, got {precision!r}")
+    check_precision(precision)
     if batch_size is not None:
         whole_number("batch_size", batch_size)
     if features and not hasattr(model, "forward_with_features"):

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from lulc_lib import __version__
 from lulc_lib.anatomies import anatomy
 from lulc_lib.arrays import whole_number
+from lulc_lib.config import check_precision
 from lulc_lib.drawn_tiles import plant
 from lulc_lib.evidence import (
     CENTRE_LEAD,
@@ -144,6 +145,7 @@ class Ground:
         target: int64 (N,), the class that the model predicts for each of them.
         sizes: how many of them a test takes.
         seed: of all draws.
+        precision: of maps and answers, as in `explain` and `predict`.
         key: of what is kept in the cache, so that a card that was stopped goes on; None keeps
             nothing, for a model that we did not make.
     """
@@ -155,8 +157,9 @@ class Ground:
         sizes: Sizes,
         seed: int,
         training: TileSet | None = None,
+        precision: str = "float32",
     ):
-        self.model, self.sizes, self.seed = model, sizes, seed
+        self.model, self.sizes, self.seed, self.precision = model, sizes, seed, precision
         drawn = np.random.default_rng(seed).permutation(len(tiles))
         self.all = tiles[drawn]
         self.tiles = self.all.balanced(sizes.tiles)
@@ -170,14 +173,22 @@ class Ground:
             training=None if training is None else _digest(training),
             sizes=asdict(sizes),
             seed=seed,
+            precision=precision,
         )
         self._parts: dict[str, dict[str, np.ndarray]] = {}
         self._maps: tuple[Any, np.ndarray] = (None, np.zeros(0))
 
+    def explained(
+        self, model: TileClassifier, images: Any, one: Candidate, target: np.ndarray
+    ) -> np.ndarray:
+        """Return heat maps (N, 64, 64) of images, for one class each."""
+        layer = one.layer or "auto"
+        return explain(model, images, one.method, target, layer, precision=self.precision).heatmap
+
     def maps_of(self, model: TileClassifier, found: Mosaics, one: Candidate) -> np.ndarray:
         """Return heat maps (N, 64, 64) of mosaics by the model that takes them."""
         start = time.perf_counter()
-        maps = explain(model, found.images, one.method, found.target, one.layer or "auto").heatmap
+        maps = self.explained(model, found.images, one, found.target)
         if model is self.model:  # a map of a larger image takes longer
             self.seconds[one] = (time.perf_counter() - start) / len(found)
         return maps
@@ -191,16 +202,16 @@ class Ground:
         if self._maps[0] != asked:
             tiles, target = self.tiles[:count], self.target[:count]
             start = time.perf_counter()
-            found = explain(self.model, tiles, one.method, target, one.layer or "auto")
-            self.seconds[one] = (time.perf_counter() - start) / len(found)
-            self._maps = asked, found.heatmap
+            maps = self.explained(self.model, tiles, one, target)
+            self.seconds[one] = (time.perf_counter() - start) / len(maps)
+            self._maps = asked, maps
         return self._maps[1]
 
     def falls(self, filling: str, measure: str) -> np.ndarray:
         """Return what the target loses when each of 4x4 patches alone is removed, (N, 16)."""
 
         def make() -> dict[str, np.ndarray]:
-            found = patch_answers(self.model, self.tiles, fill=filling)
+            found = patch_answers(self.model, self.tiles, fill=filling, precision=self.precision)
             return {one: falls_of(found, self.target, one) for one in MEASURES}
 
         return self._part(f"falls, {filling}", make)[measure]
@@ -294,7 +305,8 @@ class Ground:
 
         def make() -> dict[str, np.ndarray]:
             tiles = self.tiles[: self.sizes.curves]
-            found = patch_answers(self.adapted, tiles, fill=self.sizes.fillings[0])
+            filling = self.sizes.fillings[0]
+            found = patch_answers(self.adapted, tiles, fill=filling, precision=self.precision)
             return {"logit": falls_of(found, self.adapted_target)}
 
         return self._part("falls, adapted copy", make)["logit"]
@@ -351,9 +363,9 @@ def _adapted(ground: Ground, one: Candidate, count: int) -> Values:
     count = min(count, ground.sizes.curves)
     filling = ground.sizes.fillings[0]
     tiles, target = ground.tiles[:count], ground.adapted_target[:count]
-    found = explain(ground.adapted, tiles, one.method, target, one.layer or "auto")
+    maps = ground.explained(ground.adapted, tiles, one, target)
     falls = ground.adapted_falls[:count]
-    return {("single deletion, adapted copy", filling): single_deletion(found.heatmap, falls)}
+    return {("single deletion, adapted copy", filling): single_deletion(maps, falls)}
 
 
 def _randomisation(ground: Ground, one: Candidate, count: int) -> Values:
@@ -362,7 +374,7 @@ def _randomisation(ground: Ground, one: Candidate, count: int) -> Values:
     before = ground.maps(one, count)
     values: Values = {}
     for place, (_, changed) in enumerate(ground.cascade, start=1):
-        maps = explain(changed, tiles, one.method, target, one.layer or "auto").heatmap
+        maps = ground.explained(changed, tiles, one, target)
         likeness = rank_correlation(before, maps)
         values[f"randomisation, {place} of {len(ground.cascade)} blocks", ""] = likeness
     values["randomisation", ""] = likeness
@@ -375,7 +387,7 @@ def _stability(ground: Ground, one: Candidate, count: int) -> Values:
     tiles, target = ground.tiles[:count], ground.target[:count]
 
     def explainer(model: TileClassifier, images: Any, classes: np.ndarray) -> np.ndarray:
-        return explain(model, images, one.method, classes, one.layer or "auto").heatmap
+        return ground.explained(model, images, one, classes)
 
     asked = (explainer, ground.model, tiles, target)
     return {
@@ -389,7 +401,7 @@ def _removal(ground: Ground, one: Candidate, count: int) -> Values:
     maps = ground.maps(one, count)
     values: Values = {}
     for filling in ground.sizes.fillings:
-        found = removal_answers(ground.model, tiles, maps, fill=filling)
+        found = removal_answers(ground.model, tiles, maps, fill=filling, precision=ground.precision)
         values[REMOVAL, filling] = removal_of(found, target)
         values[REMOVAL + " of the logit", filling] = removal_of(found, target, "logit")
     return values
@@ -406,7 +418,10 @@ def _curves(ground: Ground, one: Candidate, count: int) -> Values:
         fillings = (*fillings, "linear")  # dear: a system of equations for each hole
     for name, run in (("deletion", deletion), ("insertion", insertion)):
         for filling in fillings:
-            found = run(ground.model, tiles, order, target, fill=filling, steps=8)
+            found = run(
+                ground.model, tiles, order, target, fill=filling, steps=8,
+                precision=ground.precision,
+            )  # fmt: skip
             values[name, filling] = found.area
             values[name + " of the logit", filling] = found.logit_area
     return values
@@ -427,8 +442,8 @@ def _planted(ground: Ground, one: Candidate, count: int) -> Values:
     if one.method not in NULLS and one != _seeing_cues(ground.model):
         return {}
     tiles = ground.planted[:count]
-    found = explain(ground.model, tiles, one.method, tiles.labels.numpy(), one.layer or "auto")
-    return {(CUE, ""): area_under_roc(found.heatmap, tiles.masks)}
+    maps = ground.explained(ground.model, tiles, one, tiles.labels.numpy())
+    return {(CUE, ""): area_under_roc(maps, tiles.masks)}
 
 
 @dataclass(frozen=True)
@@ -511,6 +526,7 @@ def report_card(
     sizes: Sizes | None = None,
     choosing: Sizes | None = None,
     seed: int = 0,
+    precision: str = "float32",
     progress: bool = False,
 ) -> ReportCard:
     """Test explanations of a model, beside maps that look at nothing, and recommend one.
@@ -534,6 +550,9 @@ def report_card(
         choosing: the same for `choose_on`; None takes half as many tiles as `sizes` and its first
             filling. Explanations that are nearly alike are told apart by more tiles alone.
         seed: of all draws of tiles.
+        precision: of maps and answers, "float32" or "bfloat16". Where the processor multiplies
+            bfloat16 in hardware a ResNet's card takes a third of the time; the figures then differ
+            by far less than their intervals (benchmarks/card_precision.py).
         progress: show a bar.
 
     Returns:
@@ -554,6 +573,7 @@ def report_card(
     parts = {"tiles": tiles, "choose_on": choose_on, "training": training}
     _check_parts(parts)
     seed = _whole("seed", seed)
+    check_precision(precision)
     for name, value in (("sizes", sizes), ("choosing", choosing)):
         if value is not None and not isinstance(value, Sizes):
             raise TypeError(f"{name} must be a Sizes, got {type(value).__name__}")
@@ -574,9 +594,12 @@ def report_card(
     count = sum(len(own) * len(asked) for *_, asked, own in plan)
     with tqdm(total=count, desc=f"testing {model.name}", disable=not progress) as bar:
         measured = [
-            _measured(Ground(model, part, size, seed, training), own, asked, bar, methods is None)
+            _measured(
+                Ground(model, part, size, seed, training, precision),
+                own, asked, bar, methods is None,
+            )
             for part, size, asked, own in plan
-        ]
+        ]  # fmt: skip
     left_out = dict(failed for found in measured for failed in found.failed.items())
     kept = [
         [one for one in found.found if _words(one.candidate) not in left_out] for found in measured
@@ -591,6 +614,7 @@ def report_card(
         rows=rows,
         recommended=None,
         quick=sizes != FULL,
+        precision=precision,
         hardware=describe_hardware(device_of(model)),
         versions={
             "lulc_lib": __version__,

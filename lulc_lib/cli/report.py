@@ -52,6 +52,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parsing.add_tile_options(parser, drawn=50)
     parsing.add_part_options(parser)
+    parsing.add_precision_option(parser)
     parser.add_argument(
         "--out",
         metavar="FILE.json",
@@ -101,7 +102,7 @@ def run(options: argparse.Namespace) -> None:
     card = report_card(
         model, part, methods, options.test,
         choose_on=chooser, training=training, quick=options.quick, sizes=sizes, choosing=choosing,
-        progress=True,
+        precision=options.precision, progress=True,
     )  # fmt: skip
     common.say(f"\n{report_text(card)}")
     if card.recommended:

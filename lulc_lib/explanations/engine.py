@@ -14,7 +14,7 @@ from torch import Tensor
 from lulc_lib.anatomies import anatomy
 from lulc_lib.arrays import whole_number
 from lulc_lib.attention import PlainAttention
-from lulc_lib.config import PRECISIONS
+from lulc_lib.config import check_precision
 from lulc_lib.evidence import RECOMMENDED, Recommendation, ReportCard, known_card
 from lulc_lib.explanations.attention import look
 from lulc_lib.explanations.batch import Batch
@@ -221,8 +221,7 @@ def _checked(
     precision: str,
     batch_size: int | None,
 ) -> _Request:
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    check_precision(precision)
     if batch_size is not None:
         whole_number("batch_size", batch_size)
     tiles = undivided(images, model.tiles_across)  # uint8 until its batch comes up
