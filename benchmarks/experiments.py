@@ -2,7 +2,7 @@
 
     python benchmarks/experiments.py                    # what there is, and what was measured
     python benchmarks/experiments.py mixup cutmix       # train these; killed, they go on
-    python benchmarks/experiments.py --table            # write the table of docs/experiments.md
+    python benchmarks/experiments.py --table            # write the tables of docs/experiments.md
 
 Each idea changes one thing of a short base training and is scored on the validation tiles of
 `seed42`; test tiles are never read. Results lie in results/experiments.json.
@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import few_labels
+import learning_rates
 import torch
 from self_supervised import pretrain
 
@@ -37,10 +39,13 @@ PAGE = HERE.parent / "docs" / "experiments.md"
 CHECKPOINTS = HERE.parent / "checkpoints"
 RUNS = HERE.parent / "outputs" / "experiments"
 COSTS = HERE / "results" / "training.json"
-MARKS, RUN_MARKS, COST_MARKS = (
-    (f"<!-- {kind}: written by benchmarks/experiments.py --table -->", f"<!-- end of {kind} -->")
-    for kind in ("table", "runs", "costs")
-)
+MARKS = {
+    kind: (
+        f"<!-- {kind}: written by benchmarks/experiments.py --table -->",
+        f"<!-- end of {kind} -->",
+    )
+    for kind in ("table", "runs", "costs", "rates", "few labels")
+}
 CHANCE = 0.01  # macro-F1; less may be the seed's: see base-again
 TILES = 5400  # a third of the training tiles: an experiment takes minutes on two cores
 
@@ -255,11 +260,22 @@ def put(text: str, marks: tuple[str, str], between: str) -> str:
     return f"{before}{marks[0]}\n\n{between}\n\n{marks[1]}{after}"
 
 
+def tables() -> dict[str, str]:
+    """Return every table of docs/experiments.md by its kind, as in `MARKS`."""
+    return {
+        "table": table(measured()),
+        "runs": runs(),
+        "costs": costs(),
+        "rates": learning_rates.table(learning_rates.measured()),
+        "few labels": few_labels.table(few_labels.measured()),
+    }
+
+
 def write_page() -> None:
-    """Put the three tables into docs/experiments.md."""
+    """Put the tables into docs/experiments.md."""
     text = PAGE.read_text(encoding="utf-8")
-    for marks, between in ((MARKS, table(measured())), (RUN_MARKS, runs()), (COST_MARKS, costs())):
-        text = put(text, marks, between)
+    for kind, between in tables().items():
+        text = put(text, MARKS[kind], between)
     with atomic_write(PAGE) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -267,7 +283,7 @@ def write_page() -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(IDEAS)}")
-    parser.add_argument("--table", action="store_true", help="write the table of the page")
+    parser.add_argument("--table", action="store_true", help="write the tables of the page")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in IDEAS]
     if unknown:

@@ -595,3 +595,24 @@ def _accuracy_at_mix(ask: Callable) -> None:
     shares = np.bincount(labels, minlength=3) / 6
     because = "at the tiles' own mix it is the accuracy"
     _expect("the tiles' own shares", ask(correct.copy(), labels.copy(), shares), 0.5, because)
+
+
+@_exercise
+def _mean_of_seeds(ask: Callable) -> None:
+    table = {1: 12.71, 2: 4.30, 3: 3.18}
+    because = "the squared deviations 1, 0 and 1 over n - 1 = 2 give s = 1, and t is 4.30"
+    expected = [2, 4.30 / math.sqrt(3)]
+    _expect("scores 1, 2, 3", ask(np.array([1.0, 2.0, 3.0]), dict(table)), expected, because)
+    because = "with two scores t is 12.71, and s / root of n is half their distance"
+    _expect("scores 1, 2", ask(np.array([1.0, 2.0]), dict(table)), [1.5, 12.71 / 2], because)
+
+
+@_exercise
+def _best_of(ask: Callable) -> None:
+    scores = np.array([3.0, 1.0, 2.0])
+    because = "the sets {1, 2}, {1, 3} and {2, 3} have the largest 2, 3 and 3"
+    _expect("scores 3, 1, 2 and k = 2", ask(scores.copy(), 2), 8 / 3, because)
+    _expect("k = 1", ask(scores.copy(), 1), 2, "the best of one is that one, on average the mean")
+    because = "the sets are {1, 2}, {1, 2} and {2, 2}: equal scores are different draws"
+    _expect("scores 1, 2, 2 and k = 2", ask(np.array([1.0, 2.0, 2.0]), 2), 2, because)
+    _expect("k = 3", ask(scores.copy(), 3), 3, "the only set of three holds the largest score")

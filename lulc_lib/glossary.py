@@ -229,6 +229,9 @@ TERMS = tuple(
          "classes."),
         ("schedule", "02",
          "How the learning rate changes in the course of a training."),
+        ("seed", "02",
+         "The number from which random weights, the order of tiles and other draws follow. Another "
+         "seed is another training of the same recipe."),
         ("seed42", "01",
          "The split of most figures: one shuffle by NumPy's seed 42, cut at 60 % and 80 %."),
         ("single deletion", "08",

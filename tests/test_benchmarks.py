@@ -27,20 +27,17 @@ def experiments(monkeypatch):
     import experiments
 
     yield experiments
-    del sys.modules["experiments"], sys.modules["self_supervised"]
+    for name in ("experiments", "self_supervised", "learning_rates", "few_labels"):
+        del sys.modules[name]
 
 
 def test_the_table_of_experiments_is_the_measured_one(experiments):
-    """docs/experiments.md holds the table that the results give."""
+    """docs/experiments.md holds the tables that the results give."""
     page = experiments.PAGE.read_text(encoding="utf-8")
-    _, _, rest = page.partition(experiments.MARKS[0])
-    table, _, _ = rest.partition(experiments.MARKS[1])
-    assert table.strip() == experiments.table(experiments.measured())
+    for kind, table in experiments.tables().items():
+        first, last = experiments.MARKS[kind]
+        assert page.partition(first)[2].partition(last)[0].strip() == table, kind
     assert set(experiments.measured()) <= set(experiments.IDEAS)
-    _, _, rest = page.partition(experiments.RUN_MARKS[0])
-    assert rest.partition(experiments.RUN_MARKS[1])[0].strip() == experiments.runs()
-    _, _, rest = page.partition(experiments.COST_MARKS[0])
-    assert rest.partition(experiments.COST_MARKS[1])[0].strip() == experiments.costs()
 
 
 @pytest.mark.parametrize(
@@ -77,11 +74,8 @@ def test_each_experiment_changes_the_base(experiments):
 def test_a_page_is_written_between_its_marks(experiments, tmp_path, monkeypatch):
     """What stands around the table stays; the base's own row differs from it by nothing."""
     page, results = tmp_path / "page.md", tmp_path / "rows.json"
-    both = [
-        f"{first}\nold\n{last}\n"
-        for first, last in (experiments.MARKS, experiments.RUN_MARKS, experiments.COST_MARKS)
-    ]
-    page.write_text(f"before\n{both[0]}between\n{both[1]}{both[2]}after\n")
+    each = [f"{first}\nold\n{last}\n" for first, last in experiments.MARKS.values()]
+    page.write_text(f"before\n{each[0]}between\n{''.join(each[1:])}after\n")
     rows = '{"mixup": {"val_macro_f1": 0.82, "minutes": 3.0}, '
     results.write_text(rows + '"base": {"val_macro_f1": 0.8, "minutes": 2.0}}')
     monkeypatch.setattr(experiments, "PAGE", page)
@@ -151,6 +145,22 @@ def _kept(path: Path) -> Predictions:
         return Predictions(
             kept["logits"], labels, tuple(kept["names"]), digest=facts["digest"], part=facts["part"]
         )
+
+
+def test_the_evaluation_is_the_measured_one(monkeypatch):
+    """docs/evaluation.md is what its results give, and these agree with the cards."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import evaluation
+
+    result = json.loads(evaluation.RESULTS.read_text())
+    assert evaluation.PAGE.read_text(encoding="utf-8") == evaluation.page(result)
+    folder = BENCHMARKS.parent / "checkpoints"
+    assert sorted(result["models"]) == names_in(folder)
+    for name, found in result["models"].items():
+        for key in ("macro_f1", "accuracy", "ece"):
+            stated = read_card(folder / name).metrics[key]["value"]
+            assert found[key]["value"] == pytest.approx(stated, abs=1e-3), (name, key)
+    del sys.modules["evaluation"]
 
 
 @pytest.mark.parametrize("name", names_in(BENCHMARKS.parent / "checkpoints"))

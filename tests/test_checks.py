@@ -117,6 +117,11 @@ def _less_largest(probabilities, labels):
     return probabilities[np.arange(len(labels)), labels] - probabilities.max(axis=1)
 
 
+def _spread_by_n(scores, t_table):
+    n = len(scores)
+    return scores.mean(), t_table[n - 1] * scores.std() / np.sqrt(n)
+
+
 WRONG = {
     "second_guess": (lambda x: x.argmax(axis=1), "expected [3.0, 1.0], because the second largest"),
     "cell_size": (
@@ -153,6 +158,8 @@ WRONG = {
     "label_margin": (_less_largest, "the label less the most probable other class"),
     "accuracy_gap": (_summed_errors, "variances 0.1875 / 4 and 0.25 / 16 add"),
     "accuracy_at_mix": (lambda c, y, shares: np.average(c, weights=shares[y]), "weighted 0.2 and"),
+    "mean_of_seeds": (_spread_by_n, "over n - 1 = 2 give s = 1"),
+    "best_of": (lambda s, k: np.sort(s)[-k:].mean(), "have the largest 2, 3 and 3"),
     "faked_score": (lambda h, t, s: (h + t) / 2, "expected 0.8, because 0.6 of the tiles"),
 }
 

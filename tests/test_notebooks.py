@@ -36,7 +36,7 @@ EXPECTED = (
     "00_start_here", "01_explore_eurosat", "02_train_resnet50", "03_train_vit",
     "04_evaluate_and_compare", "05_explain_with_gradcam", "06_explore_interactively",
     "07_compare_methods", "08_test_the_explanations", "09_when_the_map_lies",
-    "10_another_region", "12_find_the_errors",
+    "10_another_region", "11_rates_and_chance", "12_find_the_errors",
 )  # fmt: skip
 MAY_IMPORT = {"lulc_lib", "numpy", "torch", "IPython", *sys.stdlib_module_names}
 STUB = 'raise NotImplementedError("your code goes here")'  # tells less than any hint

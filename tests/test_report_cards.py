@@ -188,6 +188,21 @@ def test_the_same_seed_gives_the_same_card(model, parts, card):
     assert other.find("gradcam", layer, MOSAIC).value != same[0].value
 
 
+def test_it_may_be_computed_in_bfloat16(model, parts, tmp_path):
+    """A card in bfloat16 says so, also when read again, and its figures lie near the others."""
+    cards = {
+        precision: report_card(
+            model, parts.test, ["gradcam"], ["single deletion"], quick=True, precision=precision
+        )
+        for precision in ("float32", "bfloat16")
+    }
+    read = ReportCard.from_json(cards["bfloat16"].save(tmp_path / "card.json"))
+    assert (read.precision, cards["float32"].precision) == ("bfloat16", "float32")
+    values = [card.frame.value.to_numpy() for card in cards.values()]
+    assert not np.array_equal(*values)
+    np.testing.assert_allclose(*values, atol=0.2)
+
+
 def test_nulls_alone_recommend_nothing(model, parts):
     """A card of maps that look at nothing recommends none of them."""
     found = report_card(model, parts.test, ["edge"], list(TESTS)[:4], sizes=SMALL)
@@ -287,6 +302,7 @@ def test_tests_that_agree_correlate_by_their_better_end(card):
         ({"methods": [("centre", "network.features")]}, ValueError, "no single layer"),
         ({"methods": [3]}, TypeError, "names, or pairs"),
         ({"tests": "mosaic"}, TypeError, "tests must be a list"),
+        ({"precision": "half"}, ValueError, "precision must be float32 or bfloat16, got 'half'"),
         ({"seed": "a"}, TypeError, "seed must be a whole number, got 'a'"),
         ({"training": np.zeros(3)}, TypeError, "training must be a TileSet"),
         ({"choose_on": 3}, TypeError, "choose_on must be a TileSet"),
