@@ -932,7 +932,7 @@ def test_kept_maps_do_not_outlive_the_code(images, tmp_path, monkeypatch):
         ({"target": 1.0}, TypeError, "target must be None, a class index, a class name.*got 1.0"),
         ({"target": True}, TypeError, "target must be None.*got True"),
         ({"contrast": 2}, ValueError, r"gradcam takes no contrast, got 2.*use finercam"),
-        ({"precision": "fp16"}, ValueError, "must be one of float32, bfloat16, got 'fp16'"),
+        ({"precision": "fp16"}, ValueError, "precision must be float32 or bfloat16, got 'fp16'"),
         ({"batch_size": 0}, ValueError, "batch_size must be a whole number of at least 1, got 0"),
         ({"batch_size": True}, ValueError, "batch_size must be a whole number .* got True"),
         ({"images": torch.zeros(0, 3, 64, 64)}, ValueError, "the batch is empty"),
