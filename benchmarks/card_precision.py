@@ -27,7 +27,7 @@ from lulc_lib.splits import split
 RESULTS = Path(__file__).parent / "results" / "card_precision.json"
 NAME = "resnet50"
 METHODS = ("gradcam", "competition", "layercam", ("libragrad", "network.layer3"))
-SIZES = Sizes(tiles=200, mosaics=60, few=20, fillings=("blur",))
+SIZES = Sizes(tiles=100, mosaics=30, few=20, fillings=("blur",))
 TINY = Sizes(tiles=10, mosaics=4, few=2, fillings=("blur",))
 SEED = 7  # tiles that no other card draws, so that nothing kept is read
 

@@ -551,8 +551,8 @@ def report_card(
             filling. Explanations that are nearly alike are told apart by more tiles alone.
         seed: of all draws of tiles.
         precision: of maps and answers, "float32" or "bfloat16". Where the processor multiplies
-            bfloat16 in hardware a ResNet's card takes a third of the time; the figures then differ
-            by far less than their intervals (benchmarks/card_precision.py).
+            bfloat16 in hardware a ResNet's card takes less time; benchmarks/card_precision.py
+            compares figures and times.
         progress: show a bar.
 
     Returns:
