@@ -11,6 +11,8 @@ OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("constant", "cosine", "onecycle")
 AUGMENTATIONS = ("none", "flip", "d4", "d4_cycle")
 PRECISIONS = ("float32", "bfloat16")
+CRITERIA = ("loss", "macro_f1")
+TRACKERS = ("none", "tensorboard", "wandb")
 
 
 def check_precision(precision: Any) -> None:
@@ -21,10 +23,6 @@ def check_precision(precision: Any) -> None:
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be {' or '.join(PRECISIONS)}, got {precision!r}")
-
-
-CRITERIA = ("loss", "macro_f1")
-TRACKERS = ("none", "tensorboard", "wandb")
 
 
 @dataclass(frozen=True)
