@@ -90,7 +90,12 @@ def check(function: Callable) -> Answer:
 
 
 def reveal(
-    guess: Any, measured: float, what: str, between: tuple[float, float] = (0, 1), digits: int = 2
+    guess: Any,
+    measured: float,
+    what: str,
+    between: tuple[float, float] = (0, 1),
+    digits: int = 2,
+    close: float | None = None,
 ) -> None:
     """Print what was measured, and how a guess that was made before compares with it.
 
@@ -100,6 +105,7 @@ def reveal(
         what: what was measured, in words that can follow "Measured:".
         between: the smallest and the largest value that it can take.
         digits: decimal places to print.
+        close: how far off a guess may be that is called close; None is a twentieth of `between`.
     """
     print(f"Measured: {what}: {measured:.{digits}f}.")
     if guess is None:
@@ -112,7 +118,8 @@ def reveal(
     elif not low <= number <= high:
         print(f"A guess lies between {low:g} and {high:g} here; yours was {number:g}.")
     else:
-        print(_compared(number, measured, high - low, digits))
+        close = (high - low) / 20 if close is None else close
+        print(_compared(number, measured, close, digits))
 
 
 def _guessed(guess: Any) -> float | None:
@@ -126,14 +133,14 @@ def _guessed(guess: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _compared(guess: float, measured: float, span: float, digits: int) -> str:
-    """Say how far a guess is from what was measured, in parts of the span of possible values."""
+def _compared(guess: float, measured: float, close: float, digits: int) -> str:
+    """Say how far a guess is from what was measured, and whether that is close."""
     apart = abs(guess - measured)
     if apart < 0.5 * 10**-digits:
         return f"Your guess, {guess:.{digits}f}, is right to the last digit shown."
     word = "high" if guess > measured else "low"
     far = f"Your guess, {guess:.{digits}f}, was {apart:.{digits}f} too {word}"
-    if apart <= span / 20:
+    if apart <= close:
         return f"{far}: that is close."
     return f"{far}. What did you expect that did not come true?"
 

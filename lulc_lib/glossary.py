@@ -27,7 +27,7 @@ TERMS = tuple(
         ("activation", "05",
          "What a layer computes from a tile: one number for each channel and cell."),
         ("AdamW", "02",
-         "A rule for training steps that moves each weight by about the learning rate, "
+         "A rule for training steps that moves each weight by about the learning rate or less, "
          "whatever the size of its derivative, and shrinks weights a little each time."),
         ("agreement", "07",
          "The correlation of two maps of one tile, averaged over tiles: 1 if they rise and "

@@ -277,3 +277,5 @@ def test_a_guess_has_the_range_and_digits_of_its_question(capsys: pytest.Capture
     assert capsys.readouterr().out.endswith("Your guess, -0.3, was 0.1 too high: that is close.\n")
     checks.reveal(500, 362, "tiles", between=(0, 500), digits=0)
     assert "Your guess, 500, was 138 too high. What" in capsys.readouterr().out
+    checks.reveal(360, 97, "tiles", between=(0, 5400), digits=0, close=10)
+    assert "Your guess, 360, was 263 too high. What" in capsys.readouterr().out

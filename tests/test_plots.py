@@ -164,6 +164,8 @@ def test_history_draws_four_curves_and_the_kept_epoch():
     assert (kept[0].get_xdata()[0], kept[0].get_ydata()[0]) == (2, pytest.approx(0.4))
     assert "0.600 on validation at the kept epoch" in words(ax)
     assert " px" not in words(ax)
+    named = plots.plot_history(history(64, 64), title="vit, short run")
+    assert "vit, short run: macro-F1" in words(named)
 
 
 def test_history_marks_changes_of_size_and_bears_gaps():
@@ -195,6 +197,7 @@ def test_confusion_shows_counts_by_label_row(tiles: TileSet):
     assert [label.get_text() for label in ax.get_yticklabels()] == list(CLASSES)
     assert ax.images[0].get_array()[2, 2] == report.per_class.producers_accuracy.iloc[2]
     assert f"accuracy {100 * float(report.accuracy):.1f} %" in words(ax)
+    assert "Confusion: vit" in words(plots.plot_confusion(report, title="Confusion: vit"))
 
 
 def test_small_mistakes_can_be_seen(tiles: TileSet):
@@ -226,6 +229,8 @@ def test_per_class_puts_models_side_by_side(tiles: TileSet):
     assert first.lines[0].get_marker() != first.lines[1].get_marker()
     assert first.get_xlim() == second.get_xlim()  # one place means one value in both panels
     assert {"resnet50", "vit"} <= set(words(ax).split("\n"))
+    alone = plots.plot_per_class({"vit": reports["vit"]}, ("f1",))
+    assert "vit" in words(alone).split("\n")
 
 
 def test_per_class_draws_intervals_where_there_are_some(tiles: TileSet):

@@ -36,12 +36,13 @@ from lulc_lib.wording import layer_in_words
 LARGEST_GALLERY = 200  # pictures that one figure can carry before nobody can open it
 _FOOTER = (
     "Below a tile: its label and name. Below a map: the predicted class and its probability, the "
-    "target and its own where that is another class, the map's range. Maps: raw values, one scale "
-    "per column, over the tile in grey; outlined at half of the scale, dashed below 0. A map shows "
-    "which cells this method credits for the class, as coarsely as its grid; the line below the "
-    "grid says whether it was told apart from maps that look at nothing, and the share of the map "
-    "on the right one of four tiles (mosaic, chance 0.25). It does not show where the class is, "
-    "nor that the answer is right."
+    "target and its own where that is another class, the map's range. Maps: raw values of the "
+    "method, one scale per column, over the tile in grey; values beyond a pointed end of the scale "
+    "are drawn as its end; outlined at half of the scale, dashed below 0. A map shows which cells "
+    "this method credits for the class, as coarsely as its grid; the line below the grid says "
+    "whether it was told apart from maps that look at nothing, and the share of the map on the "
+    "right one of four tiles (mosaic, chance 0.25). It does not show where the class is, nor that "
+    "the answer is right."
 )
 
 

@@ -82,7 +82,7 @@ def describe_grid(grid: Any, ground: float | None = GROUND) -> str:
 
 def describe_range(grid: Any) -> str:
     """Say between which values a grid lies, such as "raw −0.02 to 0.31"."""
-    low, high = float(np.min(grid)), float(np.max(grid))
+    low, high = float(np.min(grid)) + 0.0, float(np.max(grid)) + 0.0  # no zero below zero
     if not np.isfinite(low + high):
         return "raw NaN: no map"
     if low == high:

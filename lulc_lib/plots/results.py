@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
-from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from lulc_lib.config import History
 from lulc_lib.metrics import ECE_BINS, CoverageCurve, Report
@@ -34,8 +34,13 @@ _QUANTITIES = {
 }
 
 
-def plot_history(history: History, ax: Axes | None = None) -> Axes:
+def plot_history(history: History, ax: Axes | None = None, title: str = "") -> Axes:
     """Draw loss and macro-F1 by epoch, training and validation, with the kept epoch marked.
+
+    Args:
+        history: of a training.
+        ax: where to draw.
+        title: which training it is; stands before the panels' titles.
 
     The two panels are insets of the returned Axes (`ax.child_axes`). Where the size inside the
     model changes, a dotted line says so.
@@ -44,18 +49,18 @@ def plot_history(history: History, ax: Axes | None = None) -> Axes:
         raise ValueError("the history holds no epochs: nothing has been trained yet")
     ax = axes_or_new(ax, (9, 3.3))
     ax.set_axis_off()
-    for left, kind, title in ((0.0, "loss", "Loss"), (0.56, "macro_f1", "Macro-F1")):
+    for left, kind, words in ((0.0, "loss", "Loss"), (0.56, "macro_f1", "Macro-F1")):
         panel = ax.inset_axes((left, 0, 0.44, 1))
         _draw_curves(panel, history, kind)
-        _mark_sizes(panel, history)
+        _mark_sizes(panel, history, 0.98 if kind == "loss" else 0.02)
         best = history.best.get(f"val_{kind}")
         kept = "" if best is None else f"{best:.3f} on validation at the kept epoch"
-        dress(panel, title, kept, grid="y")
+        dress(panel, f"{title}: {words[0].lower()}{words[1:]}" if title else words, kept, grid="y")
         panel.set_xlabel("epoch")
     return ax
 
 
-def plot_confusion(report: Report, ax: Axes | None = None) -> Axes:
+def plot_confusion(report: Report, ax: Axes | None = None, title: str = "Confusion") -> Axes:
     """Draw the confusion matrix: rows are labels, columns what was predicted.
 
     Numbers are tiles; colour is the share of the row on a square-root scale, so that 1 % of
@@ -94,7 +99,7 @@ def plot_confusion(report: Report, ax: Axes | None = None) -> Axes:
     bar.set_label("share of the label's tiles", fontsize=8, color=INK)
     bar.outline.set_visible(False)
     accuracy = percent(np.trace(counts) / max(1, counts.sum()))
-    titles(ax, "Confusion", f"{counts.sum():,} tiles, accuracy {accuracy}")
+    titles(ax, title, f"{counts.sum():,} tiles, accuracy {accuracy}")
     return ax
 
 
@@ -127,8 +132,9 @@ def plot_per_class(
         panel = ax.inset_axes((i * (width + 0.06), 0, width, 1))
         _draw_dots(panel, reports, name)
         panel.tick_params(labelleft=i == 0)
-        dress(panel, _QUANTITIES.get(name, name), " " if len(reports) > 1 else "", grid="x")
-        if len(reports) > 1:
+        named = "" not in reports
+        dress(panel, _QUANTITIES.get(name, name), " " if named else "", grid="x")
+        if named:
             legend(panel, len(reports), left=True)
     limits = np.array([panel.get_xlim() for panel in ax.child_axes])
     for panel in ax.child_axes:
@@ -164,13 +170,15 @@ def plot_reliability(
     panel.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     panel.vlines(stated, *_wilson(accuracy, count[filled]), color=SERIES[0], linewidth=1.4)
     panel.plot(stated, accuracy, "o", color=SERIES[0], markersize=6)
-    panel.text(0.03, 0.95, "less sure than right", fontsize=7.5, color=MUTED, va="top")
+    panel.text(0.03, 0.95, "less sure\nthan right", fontsize=7.5, color=MUTED, va="top")
     panel.text(0.97, 0.03, "surer than right", fontsize=7.5, color=MUTED, ha="right")
     panel.set(xlim=(0, 1.02), ylim=(0, 1.02), ylabel="accuracy")
     dress(panel, title, f"{len(correct):,} tiles, expected calibration error {gap:.3f}")
     below.bar(edges[:-1] + 0.5 / bins, count, width=0.86 / bins, color=SERIES[0])
     below.set(xlim=(0, 1.02), xlabel="confidence: probability of the predicted class",
-              ylabel="tiles", yscale="log", ylim=(0.7, max(10, count.max() * 1.5)))  # fmt: skip
+              ylabel="tiles (log)", yscale="log",
+              ylim=(0.7, max(10, count.max() * 1.5)))  # fmt: skip
+    below.yaxis.set_major_locator(LogLocator(10, numticks=6))
     below.yaxis.set_major_formatter("{x:,.0f}")
     below.yaxis.set_minor_locator(NullLocator())
     dress(below)
@@ -234,23 +242,25 @@ def _draw_curves(ax: Axes, history: History, kind: str) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def _mark_sizes(ax: Axes, history: History) -> None:
-    """Mark where the size inside the model changes from one epoch to the next."""
+def _mark_sizes(ax: Axes, history: History, height: float) -> None:
+    """Mark where the size inside the model changes, with words at a height clear of the curves."""
     for i in range(1, len(history.epochs)):
         before, size = (history.epochs[j].get("size") for j in (i - 1, i))
         if size and before and size != before:
             where = history.epochs[i].get("epoch", i) - 0.5
             ax.axvline(where, color=MUTED, linewidth=1, linestyle=":")
-            ax.annotate(f"{before:.0f} to {size:.0f} px", (where, 0.5), (-3, 0), rotation=90,
-                        ha="right", va="center", fontsize=7.5, color=MUTED,
-                        xycoords=("data", "axes fraction"), textcoords="offset points")  # fmt: skip
+            ax.annotate(f"{before:.0f} to {size:.0f} px", (where, height), (-3, 0), rotation=90,
+                        ha="right", va="top" if height > 0.5 else "bottom", fontsize=7.5,
+                        color=MUTED, xycoords=("data", "axes fraction"),
+                        textcoords="offset points")  # fmt: skip
 
 
 def _draw_dots(ax: Axes, reports: Mapping[str, Report], quantity: str) -> None:
     values = np.array([report.per_class[quantity].to_numpy(float) for report in reports.values()])
     rows = np.arange(values.shape[1])
     lined = any(f"{quantity}_low" in report.per_class for report in reports.values())
-    apart = 0.6 / len(values) if lined else 0  # rows, so that no interval hides another
+    # Of a row, so that no interval and no marker hides another.
+    apart = 0.6 / len(values) if lined else 0.24
     if len(values) > 1 and not lined:
         ax.hlines(rows, values.min(axis=0), values.max(axis=0), color=RULE, linewidth=3)
     for i, (name, report) in enumerate(reports.items()):
