@@ -13,6 +13,7 @@ from lulc_lib.cards import names_in
 from lulc_lib.checkpoints import read_card
 from lulc_lib.config import RunConfig
 from lulc_lib.drawn_tiles import synthetic
+from lulc_lib.evidence import ReportCard
 from lulc_lib.metrics import compare, evaluate
 from lulc_lib.models import create_model
 from lulc_lib.predictions import Predictions
@@ -161,6 +162,20 @@ def test_the_evaluation_is_the_measured_one(monkeypatch):
             stated = read_card(folder / name).metrics[key]["value"]
             assert found[key]["value"] == pytest.approx(stated, abs=1e-3), (name, key)
     del sys.modules["evaluation"]
+
+
+def test_the_report_cards_were_repeated_on_other_tiles():
+    """Each measured claim holds, of the explanation that the shipped card recommends."""
+    result = json.loads((BENCHMARKS / "results" / "report_cards.json").read_text())
+    folder = BENCHMARKS.parent / "checkpoints"
+    cards = {path.name.partition(".")[0] for path in folder.glob("*.report.json")}
+    assert set(result) == cards
+    for name, found in result.items():
+        card = ReportCard.from_json(folder / f"{name}.report.json")
+        assert not card.quick, f"{name}: a shipped card is a full one"
+        best = card.recommended
+        assert found["recommended"] == [best.method, best.layer], name
+        assert set(found["claims"].values()) == {True}, (name, found["claims"])
 
 
 @pytest.mark.parametrize("name", names_in(BENCHMARKS.parent / "checkpoints"))
