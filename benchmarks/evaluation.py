@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from lulc_lib.cards import names_in
 from lulc_lib.checkpoints import load_checkpoint
 from lulc_lib.errors import label_issues
 from lulc_lib.eurosat import load_eurosat
@@ -26,12 +27,12 @@ from lulc_lib.models import TileClassifier
 from lulc_lib.predictions import predict
 from lulc_lib.splits import Split, split
 from lulc_lib.storage import atomic_write
-from lulc_lib.tiles import TileSet
+from lulc_lib.tiles import TileSet, split_of
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "evaluation.json"
 PAGE = HERE.parent / "docs" / "evaluation.md"
-SPLIT_OF = {"resnet50": "seed42", "vit": "seed42", "vit_alone": "seed42", "vit_spatial": "spatial"}
+CHECKPOINTS = HERE.parent / "checkpoints"
 PAIRS = (("resnet50", "vit"), ("vit", "vit_alone"), ("vit_alone", "vit_spatial"))
 
 
@@ -131,14 +132,17 @@ def page(result: dict[str, Any]) -> str:
 def measure() -> dict[str, Any]:
     """Return the figures of all shipped models and pairs."""
     tiles = load_eurosat(download=False)
-    splits = {name: split(tiles, name) for name in dict.fromkeys(SPLIT_OF.values())}
-    models = {name: load_checkpoint(name)[0] for name in SPLIT_OF}
+    loaded = {name: load_checkpoint(CHECKPOINTS / name) for name in names_in(CHECKPOINTS)}
+    models = {name: model for name, (model, _) in loaded.items()}
+    known = {part: split(tiles, part) for part in
+             {split_of(card.data["part"]) for _, card in loaded.values()}}  # fmt: skip
+    splits = {name: known[split_of(card.data["part"])] for name, (_, card) in loaded.items()}
     pairs = {}
     for names in PAIRS:
-        common = new_to_both(*(splits[SPLIT_OF[name]] for name in names))
+        common = new_to_both(*(splits[name] for name in names))
         pairs[", ".join(f"`{name}`" for name in names)] = pair([models[n] for n in names], common)
     return {
-        "models": {name: single(model, splits[SPLIT_OF[name]]) for name, model in models.items()},
+        "models": {name: single(model, splits[name]) for name, model in models.items()},
         "pairs": pairs,
     }
 

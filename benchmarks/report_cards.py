@@ -6,11 +6,10 @@
 
 For each shipped model the explanation that its card recommends, the next best and the nulls are
 tested again on the test tiles of its split, with a seed that draws other tiles and other mosaics,
-in the precision of the card. Claims: the recommended one has
-the best mean rank over mosaics, single deletion and removal, or shares it within half a rank; it
-leads every null on the first two (95 %); its lead over the null `centre` on removal is not wholly
-below 0; and the null `edge`, which looks at the tile alone, comes unchanged out of a model whose
-weights are drawn anew.
+in the precision of the card. Claims: the recommended one has the best mean rank over mosaics,
+single deletion and removal, or shares it within half a rank; it leads every null on the first two
+(95 %); its lead over the null `centre` on removal is not wholly below 0; and the null `edge`, which
+looks at the tile alone, comes unchanged out of a model whose weights are drawn anew.
 """
 
 import argparse
@@ -30,6 +29,7 @@ from lulc_lib.hardware import describe_hardware
 from lulc_lib.report_cards import Sizes, report_card
 from lulc_lib.splits import split
 from lulc_lib.storage import atomic_write
+from lulc_lib.tiles import split_of
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "report_cards.json"
@@ -72,7 +72,7 @@ def measure(name: str, sizes: Sizes) -> dict[str, Any]:
     others = [one for one in different(stored) if one != best][:OTHERS]
     asked = [one if one[1] else one[0] for one in (best, *others)]
     start = time.perf_counter()
-    test = split(load_eurosat(download=False), about.data["part"].partition("/")[0]).test
+    test = split(load_eurosat(download=False), split_of(about.data["part"])).test
     card = report_card(
         model, test, asked, TESTS, sizes=sizes, seed=SEED, precision=stored.precision,
         progress=True,
