@@ -164,10 +164,11 @@ function render({ model, el }) {
       const list = make("ul", "lulc-notes");
       list.setAttribute("aria-label", "Notes");
       updates.push((shown) => {
-        list.replaceChildren(...(shown.notes ?? []).map(([tile, text]) => {
+        drawAnew(list, (shown.notes ?? []).map(([tile, text]) => {
           const item = make("li");
           const button = make("button", "lulc-link-button", tile.split("/").pop());
           button.type = "button";
+          button.dataset.key = tile;
           button.addEventListener("click", () => set("tile", tile));
           item.append(button, ` ${text}`);
           return item;

@@ -122,7 +122,8 @@ function mapStack(map, grey, shown) {
 }
 
 // One cell of the table: the map of a model by a method, and beside it that of the other tile.
-function mapFigure(maps, greys, shown) {
+// What is in `unfolded`, a set of keys, is open from the start.
+function mapFigure(maps, greys, shown, name, unfolded) {
   const figure = make("figure", "lulc-map");
   const pair = make("div", "lulc-pair");
   maps.forEach((map, at) => {
@@ -144,12 +145,14 @@ function mapFigure(maps, greys, shown) {
   if (shown.scale === "shared" && !map.shared) caption.append(" · its own range until the shared scale is made");
   const more = make("details");
   const count = map.warnings.length;
-  more.append(make("summary", "", count ? `details, ${count} warning${count > 1 ? "s" : ""} ⚠` : "details"));
+  const summary = make("summary", "", count ? `details, ${count} warning${count > 1 ? "s" : ""} ⚠` : "details");
+  summary.dataset.key = `details of ${map.method} ${name}`;
+  more.append(summary);
   const words = make("div", "", map.words.join(" · "));
   words.title = map.layer;
   more.append(words);
   for (const text of map.warnings) more.append(make("p", "lulc-warning", `⚠ ${text}`));
-  more.open = shown.unfolded === true;
+  more.open = unfolded.has(summary.dataset.key);
   caption.append(more);
   figure.append(caption);
   return figure;
@@ -177,6 +180,7 @@ function methodRow(method, maps, shown, send) {
       : "the ends stand for what is strong among this model's maps by this method";
     const toggle = make("button", "lulc-link-button", own ? "one scale for all tiles" : "each map its own range");
     toggle.type = "button";
+    toggle.dataset.key = `scale of ${method}`;
     toggle.addEventListener("click", () => send("set", { name: "scale", value: own ? "shared" : "per map" }));
     row.append(scale, toggle);
     if (own) row.append(make("span", "lulc-muted", "stretched: not to be compared with other maps"));
@@ -268,6 +272,7 @@ function render({ model, el }) {
   const deleted = make("div");
   el.replaceChildren(status, problem, story, board, deleted);
 
+  const unfolded = new Set(); // of the maps' details
   let points = null; // of the stroke under way
   let asked = false; // the kernel has not answered the last part of it
   let cursor = [SIDE / 2, SIDE / 2];
@@ -294,7 +299,7 @@ function render({ model, el }) {
     story.hidden = !shown.story;
     if (!shown.story) return;
     const told = shown.story;
-    story.replaceChildren(make("b", "", told.title), make("div", "", told.question));
+    const parts = [make("b", "", told.title), make("div", "", told.question)];
     if (told.hidden) {
       const row = make("div", "lulc-guess");
       row.setAttribute("role", "group");
@@ -302,20 +307,26 @@ function render({ model, el }) {
       for (const name of told.guesses) {
         const button = make("button", "lulc-button", name);
         button.type = "button";
+        button.dataset.key = name;
         button.addEventListener("click", () => send("guess", { value: name }));
         row.append(button);
       }
-      story.append(row);
+      parts.push(row);
     } else if (told.guess) {
-      story.append(make("div", "", told.guess));
+      parts.push(make("div", "", told.guess));
     }
     const end = make("button", "lulc-link-button", "end the story");
     end.type = "button";
+    end.dataset.key = "end";
     end.addEventListener("click", () => send("set", { name: "story", value: "" }));
-    story.append(end);
+    drawAnew(story, [...parts, end]);
   }
 
   function drawTable(shown) {
+    for (const { dataset, parentElement } of right.querySelectorAll("summary")) {
+      if (parentElement.open) unfolded.add(dataset.key);
+      else unfolded.delete(dataset.key);
+    }
     const sides = [shown, ...(shown.beside ? [shown.beside] : [])];
     const greys = sides.map((one) => toGrey(tileData(one.tile)));
     right.style.setProperty("--models", Math.max(1, shown.answers.length));
@@ -335,10 +346,10 @@ function render({ model, el }) {
       parts.push(methodRow(shown.methods[row], maps, shown, send));
       shown.answers.forEach((answer, m) => {
         const both = sides.map((one) => one.answers[m].maps[row]);
-        parts.push(mapFigure(both, greys, shown));
+        parts.push(mapFigure(both, greys, shown, answer.name, unfolded));
       });
     }
-    right.replaceChildren(...parts);
+    drawAnew(right, parts);
   }
 
   function draw() {

@@ -18,8 +18,8 @@ from lulc_lib.images import data_uri, png_bytes
 _STYLE = static_text("style.css") + static_text("explorer.css")
 
 
-def _script(name: str, shared: bool = False) -> str:
-    return (static_text("shared.js") if shared else "") + static_text(name)
+def _script(*names: str) -> str:
+    return "".join(map(static_text, names))
 
 
 class Form(anywidget.AnyWidget):
@@ -29,7 +29,7 @@ class Form(anywidget.AnyWidget):
     {kind: "upload", name} with the file's bytes.
     """
 
-    _esm = _script("form.js")
+    _esm = _script("redraw.js", "form.js")
     _css = _STYLE
     fixed = traitlets.Dict().tag(sync=True)
     shown = traitlets.Dict().tag(sync=True)
@@ -43,7 +43,7 @@ class Look(anywidget.AnyWidget):
     value} and {kind: "link", text}.
     """
 
-    _esm = _script("look.js", shared=True)
+    _esm = _script("redraw.js", "shared.js", "look.js")
     _css = _STYLE
     fixed = traitlets.Dict().tag(sync=True)
     shown = traitlets.Dict({"tile": "", "words": "", "answers": []}).tag(sync=True)
@@ -57,7 +57,7 @@ class Thumbnails(anywidget.AnyWidget):
     Sends {kind: "pick", name} and {kind: "page", by}.
     """
 
-    _esm = _script("thumbnails.js", shared=True)
+    _esm = _script("shared.js", "thumbnails.js")
     _css = _STYLE
     sprite = traitlets.Unicode("").tag(sync=True)
     shown = traitlets.Dict({"items": [], "words": ""}).tag(sync=True)
@@ -78,7 +78,7 @@ class Scatter(anywidget.AnyWidget):
     Sends {kind: "hover", index}, {kind: "point", index} and {kind: "lasso", indices}.
     """
 
-    _esm = _script("scatter.js", shared=True)
+    _esm = _script("shared.js", "scatter.js")
     _css = _STYLE
     cloud = traitlets.Dict({"places": ""}).tag(sync=True)
     hover = traitlets.Dict({"index": -1}).tag(sync=True)

@@ -138,7 +138,10 @@ def test_look(lab, page, panel, screenshot):
     assert "for the class" in panel.locator(".lulc-method").first.inner_text()
     panel.locator(".lulc-map details summary").last.click()
     panel.get_by_text("eigencam does not look at the class").last.wait_for()
+    # A state that comes later, be it asked for or not, leaves open what the reader opened.
     redrawn(page, panel, lambda: panel.get_by_label("Map for").select_option("SeaLake"))
+    assert panel.get_by_text("eigencam does not look at the class").last.is_visible()
+    assert panel.locator(".lulc-map details[open]").count() == 1
     assert "map for SeaLake" in panel.locator(".lulc-map figcaption").first.inner_text()
     redrawn(
         page, panel, lambda: panel.get_by_label("Show").select_option("only what is for the class")
@@ -147,6 +150,8 @@ def test_look(lab, page, panel, screenshot):
     assert "only finercam compares" in panel.locator('[data-name="contrast"]').inner_text()
     own = panel.get_by_role("button", name="each map its own range").first
     redrawn(page, panel, own.click)
+    focused = page.evaluate("document.activeElement.innerText")
+    assert focused == "one scale for all tiles"  # the button that was clicked, drawn anew
     assert panel.get_by_text("not to be compared with other maps").count() == 2
     redrawn(page, panel, panel.get_by_role("button", name="one scale for all tiles").first.click)
     screenshot("explorer-methods")
