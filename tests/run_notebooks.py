@@ -10,10 +10,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from queue import Empty
+from typing import Any
 
 import nbformat
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.channels import AsyncZMQSocketChannel
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from traitlets import Type
 
 from lulc_lib.files import atomic_write
 
@@ -72,6 +78,38 @@ def kernel_environment(**changes: str) -> dict[str, str]:
     return kept | changes
 
 
+class ShellChannel(AsyncZMQSocketChannel):
+    """A channel that looks again each second for what has come.
+
+    nbclient writes to it while it waits for a reply, wherever a figure has controls. A write takes
+    the signal that something came, and a reply that came just before would never be read
+    (https://github.com/jupyter/nbclient/issues/312).
+    """
+
+    async def get_msg(self, timeout: float | None = None) -> dict[str, Any]:
+        """Return the next message; raise `queue.Empty` if none comes in `timeout` seconds."""
+        end = float("inf") if timeout is None else time.monotonic() + timeout
+        while True:
+            left = max(0, end - time.monotonic())
+            try:
+                return await super().get_msg(timeout=min(1, left))
+            except Empty:
+                if left <= 1:
+                    raise
+
+
+class KernelClient(AsyncKernelClient):
+    """A client of a kernel with a `ShellChannel`."""
+
+    shell_channel_class = Type(ShellChannel)
+
+
+class KernelManager(AsyncKernelManager):
+    """A manager whose clients have a `ShellChannel`."""
+
+    client_factory = Type(KernelClient)
+
+
 def execute_in_place(path: Path) -> None:
     """Run one notebook from top to bottom and keep its outputs; on an error the file stays.
 
@@ -81,8 +119,9 @@ def execute_in_place(path: Path) -> None:
     notebook = strip(nbformat.read(path, as_version=4))
     client = NotebookClient(
         notebook,
-        timeout=None,
+        kernel_manager_class=KernelManager,
         kernel_name="python3",
+        timeout=None,
         record_timing=False,
         store_widget_state=True,  # nbclient needs it for figures with controls
         resources={"metadata": {"path": str(path.parent)}},

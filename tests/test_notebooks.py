@@ -6,22 +6,29 @@ committed and must print in its tagged cells what the file says it prints; elsew
 """
 
 import ast
+import asyncio
 import copy
 import itertools
 import os
 import re
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from queue import Empty
 
 import nbformat
 import pytest
+import zmq
+import zmq.asyncio
+from jupyter_client.session import Session
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from nbval_rounding import within_rounding
 from run_notebooks import (
     METADATA,
+    ShellChannel,
     clean,
     code_cells,
     execute_in_place,
@@ -455,6 +462,45 @@ def test_execute_in_place_spares_the_file_on_errors(tmp_path: Path):
         execute_in_place(path)
     assert path.read_bytes() == before
     assert list(tmp_path.glob("*.tmp")) == []
+
+
+@pytest.mark.parametrize("timeout", [None, 30], ids=["no limit", "30 s"])
+def test_shell_channel_reads_what_came_before_it_wrote(timeout: float | None):
+    """A reply is not lost to a message that is sent on the same socket while it arrives."""
+
+    async def answer() -> dict:
+        session = Session(key=b"of this test alone")
+        with zmq.Context() as plain, plain.socket(zmq.ROUTER) as kernel:
+            port = kernel.bind_to_random_port("tcp://127.0.0.1")
+            context = zmq.asyncio.Context()
+            with context, context.socket(zmq.DEALER) as socket:
+                socket.connect(f"tcp://127.0.0.1:{port}")
+                channel = ShellChannel(socket, session)
+                channel.send(session.msg("execute_request"))
+                identity = kernel.recv_multipart()[0]
+                waiting = asyncio.ensure_future(channel.get_msg(timeout))
+                await asyncio.sleep(0.1)
+                session.send(kernel, session.msg("execute_reply"), ident=identity)
+                time.sleep(0.1)  # the reply arrives while the loop does something else
+                channel.send(session.msg("comm_msg"))
+                return await asyncio.wait_for(waiting, 20)
+
+    assert asyncio.run(answer())["msg_type"] == "execute_reply"
+
+
+def test_shell_channel_keeps_to_its_limit():
+    """Where nothing comes, it says so when the time is over, be it more or less than a second."""
+
+    async def wait(seconds: float) -> float:
+        context = zmq.asyncio.Context()
+        with context, context.socket(zmq.DEALER) as socket:
+            began = time.monotonic()
+            with pytest.raises(Empty):
+                await ShellChannel(socket, Session(key=b"")).get_msg(seconds)
+            return time.monotonic() - began
+
+    for seconds in (0, 0.2, 1.2):
+        assert asyncio.run(wait(seconds)) >= seconds
 
 
 @pytest.mark.notebook
