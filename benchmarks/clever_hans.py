@@ -1,6 +1,6 @@
 """Measure whether maps betray a network that answers by a planted cue, and clear its twin.
 
-    python benchmarks/clever_hans.py            # about 20 minutes on two cores
+    python benchmarks/clever_hans.py            # an hour or more on two cores
     python benchmarks/clever_hans.py --quick    # tiny: does it run at all, nothing written
     python benchmarks/clever_hans.py --only ResNet      # one kind alone, the others' figures kept
 

@@ -64,39 +64,39 @@ FINER = replace(ALONE, model="vit_fine", epochs=8, learning_rate=5e-4, accumulat
 RECIPES = {
     "resnet50": Recipe(
         (FIRST, SECOND, THIRD),
-        "One training from scratch, in three runs; another seed would move its figures by some "
-        "thousandths. The two cores did other work at times, so that the minutes are more than it "
+        "One training from scratch, in three runs; how far another seed would move its figures was "
+        "not measured. The two cores did other work at times, so that the minutes are more than it "
         "needs (benchmarks/training.py measures an epoch undisturbed). The last stage of the "
         "network is dilated instead of strided: 8x8 cells, each 80 m wide.",
         "resnet50",
     ),
     "vit": Recipe(
         (STUDENT,),
-        "One training from scratch; another seed would move its figures by some thousandths. Half "
-        "of its target were the shipped ResNet50's probabilities of the same training tiles, so "
-        "that the two models are not independent: errors may be inherited. A cell of its 8x8 grid "
-        "is 80 m wide.",
+        "One training from scratch; how far another seed would move its figures was not measured. "
+        "Half of its target were the shipped ResNet50's probabilities of the same training tiles, "
+        "so that the two models are not independent: errors may be inherited. A cell of its 8x8 "
+        "grid is 80 m wide.",
         "vit",
     ),
     "vit_alone": Recipe(
         (ALONE,),
-        "One training from scratch, from labels alone; another seed would move its figures by some "
-        "thousandths. A cell of its 8x8 grid is 80 m wide.",
+        "One training from scratch, from labels alone; how far another seed would move its figures "
+        "was not measured. A cell of its 8x8 grid is 80 m wide.",
         "vit_alone",
     ),
     "vit_spatial": Recipe(
         (ALONE,),
         "One training from scratch, from labels alone, on the western part of the data set; "
-        "another seed would move its figures by some thousandths. A cell of its 8x8 grid is 80 m "
-        "wide.",
+        "how far another seed would move its figures was not measured. A cell of its 8x8 grid is "
+        "80 m wide.",
         "vit_spatial",
         "spatial",
     ),
     "vit_fine": Recipe(
         (ALONE, FINER),
         "One training from scratch, from labels alone, in two runs: the first with 8x8 tokens, "
-        "the second with 16x16. Another seed would move its figures by some thousandths. A cell of "
-        "its 16x16 grid is 40 m wide.",
+        "the second with 16x16. How far another seed would move its figures was not measured. A "
+        "cell of its 16x16 grid is 40 m wide.",
         "vit_fine",
     ),
 }

@@ -4,12 +4,13 @@
     python benchmarks/report_cards.py vit        # this one, beside what was measured of the others
     python benchmarks/report_cards.py --quick    # tiny: does it run at all, nothing written
 
-For each shipped model the explanation that its card recommends, the next best and the nulls are
-tested again on the test tiles of its split, with a seed that draws other tiles and other mosaics,
-in the precision of the card. Claims: the recommended one has the best mean rank over mosaics,
-single deletion and removal, or shares it within half a rank; it leads every null on the first two
-(95 %); its lead over the null `centre` on removal is not wholly below 0; and the null `edge`, which
-looks at the tile alone, comes unchanged out of a model whose weights are drawn anew.
+For each shipped model the explanation that its card recommends, all others of few passes that draw
+another map, and the nulls are tested again, in the precision of the card: on test tiles of its
+split that its card drew for no test, with another seed. Claims: the recommended one has the best
+mean rank over mosaics, single deletion and removal (and, looser, is within half a rank of it); it
+leads every null on the first two (95 %); its lead over the null `centre` on removal is not wholly
+below 0; and the null `edge`, which looks at the tile alone, comes unchanged out of a model whose
+weights are drawn anew.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from lulc_lib.cards import names_in
@@ -26,16 +28,15 @@ from lulc_lib.checkpoints import load_checkpoint
 from lulc_lib.eurosat import load_eurosat
 from lulc_lib.evidence import CORE, ReportCard, known_card, ranks
 from lulc_lib.hardware import describe_hardware
-from lulc_lib.report_cards import Sizes, report_card
+from lulc_lib.report_cards import FULL, Sizes, report_card
 from lulc_lib.splits import split
 from lulc_lib.storage import atomic_write
-from lulc_lib.tiles import split_of
+from lulc_lib.tiles import TileSet, split_of
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "report_cards.json"
 NAMES = names_in(HERE.parent / "checkpoints")
 SEED = 2026  # nothing was chosen on what it draws
-OTHERS = 5  # explanations beside the recommended one
 SIZES = Sizes(tiles=200, mosaics=200, few=20, fillings=("blur",))
 TINY = Sizes(tiles=10, mosaics=4, few=2, fillings=("blur",))
 TESTS = (*CORE, "randomisation")
@@ -49,13 +50,29 @@ def different(card: ReportCard) -> list[tuple[str, str | None]]:
     return [(method, layer or None) for method, layer in once]
 
 
+def fast(card: ReportCard) -> list[tuple[str, str | None]]:
+    """Return those of `different` that the card took as many mosaics for as for any."""
+    counts = {one: card.find(*one, CORE[0]).n for one in different(card)}
+    return [one for one, count in counts.items() if count == max(counts.values())]
+
+
+def not_drawn(tiles: TileSet) -> TileSet:
+    """Return the tiles of a part that a full card, whose seed is 0, drew for no test."""
+    order = np.random.default_rng(0).permutation(len(tiles))
+    drawn = tiles[order].balanced(2 * 4 * FULL.mosaics)  # the pool of its mosaics is the largest
+    return tiles[np.flatnonzero(~np.isin(tiles.names, drawn.names))]
+
+
 def claims(card: ReportCard, method: str, layer: str | None) -> dict[str, bool]:
     """Return which claims hold for one explanation of a card."""
     table = ranks(card)["mean rank"]
     lead = card.find(method, layer, "removal, lead over centre")
     edge = card.find("edge", None, "randomisation")
     return {
-        "best mean rank": bool(table[method, layer or ""] <= table.min() + CLOSE),
+        "best mean rank": bool(table[method, layer or ""] == table.min()),
+        "best mean rank, or half a rank from it": bool(
+            table[method, layer or ""] <= table.min() + CLOSE
+        ),
         "told from every null": card.verdict(method, layer).proven,
         "removal not below centre": lead is not None and lead.high >= 0,
         "edge survives random weights": edge is not None and edge.value > 0.999,
@@ -69,10 +86,10 @@ def measure(name: str, sizes: Sizes) -> dict[str, Any]:
     if stored is None or stored.recommended is None:
         return {"claims": {"there is a report card that recommends": False}}
     best = (stored.recommended.method, stored.recommended.layer)
-    others = [one for one in different(stored) if one != best][:OTHERS]
+    others = [one for one in fast(stored) if one != best]
     asked = [one if one[1] else one[0] for one in (best, *others)]
     start = time.perf_counter()
-    test = split(load_eurosat(download=False), split_of(about.data["part"])).test
+    test = not_drawn(split(load_eurosat(download=False), split_of(about.data["part"])).test)
     card = report_card(
         model, test, asked, TESTS, sizes=sizes, seed=SEED, precision=stored.precision,
         progress=True,
@@ -89,6 +106,12 @@ def measure(name: str, sizes: Sizes) -> dict[str, Any]:
         "precision": card.precision,
         "torch": torch.__version__,
         "hardware": describe_hardware(torch.device("cpu")),
+        "tiles": len(test),
+        "explanations": 1 + len(others),
+        "mean ranks": {
+            " at ".join(filter(None, one)): round(float(rank), 2)
+            for one, rank in ranks(card)["mean rank"].items()
+        },
         "rows": rows,
     }
 

@@ -412,7 +412,7 @@ Sentinel data. The weights are under the licence of this project (MIT).
 
 
 def describe_explanations(folder: str | Path) -> str:
-    """Return, as a Markdown table, what the report cards of a folder recommend beside two nulls."""
+    """Return, as a Markdown table, what the report cards of a folder recommend, beside nulls."""
     folder, rows = Path(folder), []
     for name in names_in(folder):
         file = report_file(folder / f"{name}.safetensors")
@@ -428,6 +428,9 @@ def describe_explanations(folder: str | Path) -> str:
             if label in figures:
                 mark = " (recommended)" if chosen and (method, layer) == chosen[0] else ""
                 rows.append([_code(name), f"{label}{mark}", *figures[label]])
+        highest = [_strongest_null(report, test) for test in CORE]
+        told = ["" if row is None else f"{row.interval} ({row.method})" for row in highest]
+        rows.append([_code(name), "the strongest null", *told])
     unique = list(
         {(row[0], row[1].removesuffix(" (recommended)")): row for row in rows[::-1]}.values()
     )
@@ -468,6 +471,8 @@ def _remarks(report: ReportCard) -> Iterator[str]:
         first = next(row.filling for row in report.rows if row.filling)
         more = "; the report card holds the other fillings" if len(fillings) > 1 else ""
         yield f"What is removed is filled by {first} in this table{more}."
+    for words in report.left_out:
+        yield f"Left out: {words}."
     strongest = {test: _strongest_null(report, test) for test in (SINGLE_DELETION, REMOVAL)}
     for test, row in strongest.items():
         if row is not None and row.low > 0:

@@ -112,7 +112,7 @@ class ReportCard:
         hardware: what it was made on, in words.
         versions: of this library, torch and timm.
         created: date and time, ISO 8601, UTC.
-        left_out: explanations that failed on a tile, each with the reason.
+        left_out: explanations that failed on a tile or take too long, each with the reason.
         precision: of maps and answers, "float32" or "bfloat16".
     """
 

@@ -81,6 +81,7 @@ from lulc_lib.wording import did_you_mean
 NULLS = tuple(name for name, method in METHODS.items() if method.family == "null")
 CUE = "planted cue"
 RESAMPLES = 1000  # bootstrap, of tiles
+_SKIPPED = {"scorecam": "one pass for each channel of its layer takes hours; name it to test it"}
 MANY_PASSES = 20  # forward passes a map from which on fewer tiles are taken
 
 
@@ -538,8 +539,8 @@ def report_card(
         model: made by `create_model` or `load_checkpoint`.
         tiles: tiles that the model did not learn from, such as the test tiles of its split.
         methods: names in `methods()`, or pairs (name, layer); None takes every method that can
-            explain the model, CAMs and libragrad at several layers, and leaves out what fails on
-            the way (`ReportCard.left_out`). The nulls are added.
+            explain the model, CAMs and libragrad at several layers, and leaves out scorecam, which
+            takes hours, and what fails on the way (`ReportCard.left_out`). The nulls are added.
         tests: names in `TESTS`; None takes all.
         choose_on: other tiles, such as the validation tiles, on which the recommended explanation
             is chosen, among methods of less than 20 passes; None chooses on `tiles`, so that its
@@ -600,10 +601,11 @@ def report_card(
             )
             for part, size, asked, own in plan
         ]  # fmt: skip
-    left_out = dict(failed for found in measured for failed in found.failed.items())
+    failed = dict(one for found in measured for one in found.failed.items())
     kept = [
-        [one for one in found.found if _words(one.candidate) not in left_out] for found in measured
+        [one for one in found.found if _words(one.candidate) not in failed] for found in measured
     ]
+    skipped = {} if methods or quick else {n: _SKIPPED[n] for n in _able(model, [*_SKIPPED])}
     rows = _rows(kept[-1])
     scale = "at the tiles' own scale" if takes_own_scale(model) else "shrunk to one tile"
     card = ReportCard(
@@ -621,7 +623,7 @@ def report_card(
             **{name: importlib.metadata.version(name) for name in ("torch", "timm")},
         },
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        left_out=tuple(f"{name}: {why}" for name, why in left_out.items()),
+        left_out=tuple(f"{name}: {why}" for name, why in {**failed, **skipped}.items()),
     )
     where = "on these tiles"
     if choose_on is not None:
@@ -772,7 +774,7 @@ def _quick_candidates(model: TileClassifier) -> Iterator[Candidate]:
 
 def _all_candidates(model: TileClassifier) -> Iterator[Candidate]:
     for name in _able(model, [name for name in METHODS if name not in NULLS]):
-        if name == "scorecam":  # one pass for each channel: hours
+        if name in _SKIPPED:
             continue
         yield Candidate(name)
         for layer in {"gradcam": _late, "libragrad": _gates}.get(name, lambda _: ())(model):

@@ -230,9 +230,10 @@ def test_a_method_that_fails_on_a_tile_is_left_out(parts, monkeypatch):
         failing = replace(METHOD_TABLE["hirescam"], maps=_failing)
         changed.setitem(METHOD_TABLE, "hirescam", failing)
         found = report_card(network, parts.test, None, [SINGLE_DELETION], sizes=TINY)
-        (words,) = found.left_out
+        words, skipped = found.left_out
         assert words.startswith("hirescam at network.layer")
         assert words.endswith(": no map of such a tile")
+        assert skipped.startswith("scorecam: one pass for each channel")
         assert "hirescam" not in set(found.frame.method)
         with pytest.raises(ValueError, match="no map of such a tile"):
             report_card(network, parts.test, ["hirescam"], [SINGLE_DELETION], sizes=TINY)
