@@ -83,7 +83,7 @@ TERMS = tuple(
         ("clipped", "03",
          "Cut off at a limit. A value beyond the end of a colour scale is drawn as its end, and "
          "a gradient is shortened to a given length."),
-        ("competition", "",
+        ("competition", "00",
          "A method for networks whose logits are sums over cells: each cell's contribution "
          "times the probability that the cell alone would give the class, and 0 where that "
          "is no more than chance."),
@@ -188,7 +188,8 @@ TERMS = tuple(
          "itself."),
         ("mosaic", "05",
          "Four tiles of different classes in one picture. The test asks how much of the "
-         "map for one class lies on its own quarter; chance gives a quarter."),
+         "positive part of the map for one class lies on its own quarter; chance gives a "
+         "quarter."),
         ("muon", "03",
          "A rule for training steps that moves all directions of a weight matrix alike."),
         ("near-copy", "12",
@@ -243,6 +244,9 @@ TERMS = tuple(
         ("split", "01",
          "A fixed, named division of tiles: the model learns from `train`, choices are "
          "made on `val`, figures come from `test`."),
+        ("stage", "02",
+         "A run of a ResNet's blocks that work on one grid. A ResNet50 has four, and each but "
+         "the first usually halves the grid's side."),
         ("standard error", "08",
          "How far a mean over tiles strays by the choice of tiles: their deviation over the root "
          "of their number. Two of them to either side make about a 95 % interval."),

@@ -87,6 +87,11 @@ def _best_match(model, tiles, n):
     return float((halves[0] @ halves[1].T).max())
 
 
+def _points_transposed(heatmap, row, column):
+    y, x = np.unravel_index(heatmap.argmax(), heatmap.shape)
+    return (x // 32, y // 32) == (row, column)
+
+
 def _corner(images, side):
     return F.interpolate(images[:, :, :side, :side], (64, 64), mode="bilinear")
 
@@ -151,7 +156,7 @@ WRONG = {
         "because its value is the mean of the map",
     ),
     "worst_match": (_best_match, "the lowest is asked for"),
-    "points": (lambda m, r, c: (r, c) == (0, 0), "lower left quarter"),
+    "points": (_points_transposed, "lower left quarter"),
     "cheating": (lambda maps, blob: maps * blob, "expected none below 0"),
     "divided": (lambda p: 0 if p.max() > 1 else 1, "divided 2 times your function returned 1.0"),
     "coverage_at": (_until_first_dip, "all four tiles together are right in 3 of 4 cases"),

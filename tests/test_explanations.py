@@ -566,7 +566,7 @@ def test_each_warning_has_its_sentence(toy):
         "Unproven": 0,
     }  # fmt: skip
     assert set(found.warnings) == set(WARNINGS)
-    assert found.warned(0)["ZeroMap"].endswith("eigencam found nothing that speaks for AnnualCrop")
+    assert found.warned(0)["ZeroMap"].endswith("eigencam found nothing that counts for AnnualCrop")
     assert found.warned(2)["LowConfidence"].startswith("the model itself gives River")
     assert list(found.warned(1)) == ["FlatMap", "ClassBlind", "LowConfidence", "Unproven"]
 

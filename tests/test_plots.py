@@ -78,6 +78,8 @@ def test_contact_sheet_shows_each_tile_with_its_label(tiles: TileSet):
 def test_contact_sheet_takes_captions_and_refuses_what_does_not_fit(tiles: TileSet):
     """Own captions replace labels; a wrong number of them, no tiles or no columns are errors."""
     assert "first" in words(plots.plot_tiles(tiles[:2], captions=["first", "second"]))
+    ax = plots.plot_tiles(tiles[:2], captions=["Forest\n→ PermanentCrop\n93 %"] * 2)
+    assert ax.texts[0].get_text() == "Forest\n→ Permanent\nCrop\n93 %"  # no wider than its tile
     with pytest.raises(ValueError, match="1 captions do not fit 2 tiles"):
         plots.plot_tiles(tiles[:2], captions=["one"])
     with pytest.raises(ValueError, match="no tiles"):

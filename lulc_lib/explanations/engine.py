@@ -70,7 +70,7 @@ def explain(
     cache: bool = False,
     between: Callable[[int], None] | None = None,
 ) -> Explanation | dict[str, Explanation]:
-    """Explain a model's decision on each tile by a map of what spoke for the target class.
+    """Explain a model's decision on each tile by a map of what counts for the target class.
 
     The layer and the grid of its cells are found from the model. Maps keep their sign and their
     size: nothing is clipped or scaled beyond what the method's own definition says. The model

@@ -12,7 +12,7 @@ from lulc_lib.tiles import CLASSES, TILE_SIZE, cell_metres
 
 CONFIDENT = 0.5  # below this probability of the target, LowConfidence
 WARNINGS = {
-    "ZeroMap": "the map is zero everywhere: {method} found nothing that speaks for {target}",
+    "ZeroMap": "the map is zero everywhere: {method} found nothing that counts for {target}",
     "FlatMap": "the map has one value everywhere and points nowhere",
     "NaNMap": "the map holds values that are not numbers and cannot be drawn",
     "ClassBlind": "{method} does not look at the class: its map is the same for every target",
@@ -23,7 +23,7 @@ WARNINGS = {
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Maps of what spoke for a class, one per tile, signed and unscaled.
+    """Maps of what a method counts for a class, one per tile, signed and unscaled.
 
     Attributes:
         heatmap: float32 (N, 64, 64), `grid` resized bilinearly (align_corners=False). The unit is

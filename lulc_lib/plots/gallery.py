@@ -41,8 +41,9 @@ _FOOTER = (
     "are drawn as its end; outlined at half of the scale, dashed below 0. A map shows which cells "
     "this method credits for the class, as coarsely as its grid; the line below the grid says "
     "whether it was told apart from maps that look at nothing, and the share of the map on the "
-    "right one of four tiles (mosaic, chance 0.25). It does not show where the class is, nor that "
-    "the answer is right."
+    "right one of four tiles (mosaic, chance 0.25; not to be compared between models that see "
+    "mosaics of different sizes). It does not show where the class is, nor that the answer is "
+    "right."
 )
 
 

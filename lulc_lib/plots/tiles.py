@@ -35,7 +35,8 @@ def plot_tiles(
     Args:
         tiles: what to show, row by row.
         columns: tiles in a row.
-        captions: one short text per tile instead of the label.
+        captions: one short text per tile instead of the label; a line wider than its tile is broken
+            inside a class name.
         ax: where to draw; None makes a figure of about an inch per tile.
     """
     if len(tiles) == 0:
@@ -45,7 +46,8 @@ def plot_tiles(
     columns = whole_number("columns", columns)
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
-    texts = [short_name(CLASSES[i]) for i in tiles.labels] if captions is None else captions
+    texts = [CLASSES[i] for i in tiles.labels] if captions is None else captions
+    texts = ["\n".join(map(short_name, text.split("\n"))) for text in texts]
     across = TILE_SIZE + 6  # tile and gap, in tile pixels
     down = TILE_SIZE + 12 + 8 * max(text.count("\n") + 1 for text in texts)
     sheet = np.full((rows * down - 4, columns * across - 6, 3), 255, dtype=np.uint8)
@@ -146,8 +148,8 @@ def _rgb(label: str) -> np.ndarray:
 
 
 def short_name(label: str) -> str:
-    """Break a long class name into two lines."""
-    return label if len(label) < 16 else re.sub(r"(?<=[a-z])(?=[A-Z])", "\n", label)
+    """Break a line that holds a class name into two where it is wider than a tile."""
+    return label if len(label) < 14 else re.sub(r"(?<=[a-z])(?=[A-Z])", "\n", label)
 
 
 def _outline(mask: np.ndarray) -> list[list[tuple[float, float]]]:

@@ -38,7 +38,7 @@ function storiesOf(data) {
       ask: (words) => `The network says ${words.predicted} (${words.sure}), and the label says something else. Look at the tile: would you have known?`,
       options: ["I see what the label says", "I would have said the same"],
       then: (api, i) => api.set({ target: labels[i] }),
-      tell: (before, after, i) => [-1, `The label is ${data.classes[labels[i]]}, to which the network gives ${percent(after[labels[i]])}. The map now shows what spoke for ${data.classes[labels[i]]}. A map explains the answer; it does not make it right, and labels are wrong at times as well.`],
+      tell: (before, after, i) => [-1, `The label is ${data.classes[labels[i]]}, to which the network gives ${percent(after[labels[i]])}. The map now shows what the method counts for ${data.classes[labels[i]]}. A map explains the answer; it does not make it right, and labels are wrong at times as well.`],
     },
     {
       title: "Why this and not that?",
@@ -46,7 +46,7 @@ function storiesOf(data) {
       ask: (words) => `The network hesitates between ${words.predicted} and ${words.second}. Its map of ${words.predicted} is on the page. Will the map of “${words.predicted} rather than ${words.second}” show the same cells?`,
       options: ["The same", "Others"],
       then: (api, i) => api.set({ target: top[i], against: data.logits[i].indexOf(Math.max(...data.logits[i].filter((_, k) => k !== top[i]))) }),
-      tell: () => [-1, "What two classes share speaks for both and cancels in the difference. Choose another class under “rather than”: each asks another question, and each has its own map."],
+      tell: () => [-1, "What two classes share counts for both and cancels in the difference. Choose another class under “rather than”: each asks another question, and each has its own map."],
     },
     {
       title: "Turn it round",

@@ -1,4 +1,4 @@
-// A plain Vision Transformer: its logits, and maps of what spoke for a class. It needs `product.js` alone.
+// A plain Vision Transformer: its logits, and maps of what counts for a class. It needs `product.js` alone.
 //
 // T tokens of D values; N of them are patches, in h rows and w columns, and come after the prefix (a
 // class token). K classes. A matrix lies row by row in one memory, `heap`: it begins at `at`, its rows
@@ -324,7 +324,7 @@ function makeVit(spec, weights, kernels) {
     into(square, qkv, from, D + from); // keys
   }
 
-  // A map (N,) of what spoke for a class in the tile that ran last. `method`: `block`, a number; `norm1`,
+  // A map (N,) of what counts for a class in the tile that ran last. `method`: `block`, a number; `norm1`,
   // take that block's first norm instead of its output; `held`, hold the gates; `mean`, weigh channels by
   // their mean gradient (Grad-CAM), else multiply gradient and activation cell by cell.
   function map({ block, norm1, held, mean }, direction) {

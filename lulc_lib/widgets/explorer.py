@@ -947,7 +947,7 @@ _CARRIED = tuple(  # of a state with another tile: all but what belongs to the t
 
 
 def positive(found: Explanation) -> Explanation:
-    """Return maps of what speaks for the class alone."""
+    """Return maps of what counts for the class alone."""
     return replace(found, heatmap=np.maximum(found.heatmap, 0), grid=np.maximum(found.grid, 0))
 
 

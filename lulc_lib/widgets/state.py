@@ -78,7 +78,7 @@ class State:
             the last block or stage, 2 for the one before it; -1, -2, ... for a ViT's first norm in
             these blocks, and for the same stages of a convolutional network.
         opacity: of maps over the tile, 0 to 1.
-        sign: "signed", or "positive" to show only what speaks for the target.
+        sign: "signed", or "positive" to show only what counts for the target.
         scale: "shared" by all tiles, or "per map": each stretched to its own range.
         tool: of the brush.
         radius: of the brush, in pixels of the tile.
