@@ -20,6 +20,7 @@ from typing import Any
 
 import few_labels
 import learning_rates
+import report_cards
 import torch
 from self_supervised import pretrain
 
@@ -44,7 +45,7 @@ MARKS = {
         f"<!-- {kind}: written by benchmarks/experiments.py --table -->",
         f"<!-- end of {kind} -->",
     )
-    for kind in ("table", "runs", "costs", "rates", "few labels")
+    for kind in ("table", "runs", "costs", "rates", "few labels", "probe")
 }
 CHANCE = 0.01  # macro-F1; less may be the seed's: see base-again
 TILES = 5400  # a third of the training tiles: an experiment takes minutes on two cores
@@ -268,6 +269,7 @@ def tables() -> dict[str, str]:
         "costs": costs(),
         "rates": learning_rates.table(learning_rates.measured()),
         "few labels": few_labels.table(few_labels.measured()),
+        "probe": report_cards.probe_table(),
     }
 
 

@@ -28,7 +28,7 @@ def experiments(monkeypatch):
     import experiments
 
     yield experiments
-    for name in ("experiments", "self_supervised", "learning_rates", "few_labels"):
+    for name in ("experiments", "self_supervised", "learning_rates", "few_labels", "report_cards"):
         del sys.modules[name]
 
 
