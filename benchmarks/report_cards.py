@@ -5,12 +5,12 @@
     python benchmarks/report_cards.py --quick    # tiny: does it run at all, nothing written
 
 For each shipped model the explanation that its card recommends, all others of few passes that draw
-another map, and the nulls are tested again, in the precision of the card: on test tiles of its
-split that its card drew for no test, with another seed. Claims: the recommended one has the best
-mean rank over mosaics, single deletion and removal (and, looser, is within half a rank of it); it
-leads every null on the first two (95 %); its lead over the null `centre` on removal is not wholly
-below 0; and the null `edge`, which looks at the tile alone, comes unchanged out of a model whose
-weights are drawn anew.
+another map, and the nulls are tested again, in the precision of the card, with another seed and on
+test tiles that its card drew for none of the three tests that recommend. Claims: the recommended
+one has the best mean rank over mosaics, single deletion and removal (and, looser, is within half a
+rank of it); it leads every null on the first two (95 %); its lead over the null `centre` on removal
+is not wholly below 0; and the null `edge`, which looks at the tile alone, comes unchanged out of a
+model whose weights are drawn anew.
 """
 
 import argparse
@@ -73,9 +73,9 @@ def fast(card: ReportCard) -> list[tuple[str, str | None]]:
 
 
 def not_drawn(tiles: TileSet) -> TileSet:
-    """Return the tiles of a part that a full card, whose seed is 0, drew for no test."""
+    """Return the tiles of a part that no core test of a full card, whose seed is 0, drew."""
     order = np.random.default_rng(0).permutation(len(tiles))
-    drawn = tiles[order].balanced(2 * 4 * FULL.mosaics)  # the pool of its mosaics is the largest
+    drawn = tiles[order].balanced(2 * 4 * FULL.mosaics)  # the pool of its 2x2 mosaics
     return tiles[np.flatnonzero(~np.isin(tiles.names, drawn.names))]
 
 

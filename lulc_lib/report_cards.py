@@ -81,7 +81,7 @@ from lulc_lib.wording import did_you_mean
 NULLS = tuple(name for name, method in METHODS.items() if method.family == "null")
 CUE = "planted cue"
 RESAMPLES = 1000  # bootstrap, of tiles
-_SKIPPED = {"scorecam": "one pass for each channel of its layer takes hours; name it to test it"}
+_SKIPPED = {"scorecam": "one pass for each channel of its layer; name it to test it"}
 MANY_PASSES = 20  # forward passes a map from which on fewer tiles are taken
 
 
@@ -540,7 +540,8 @@ def report_card(
         tiles: tiles that the model did not learn from, such as the test tiles of its split.
         methods: names in `methods()`, or pairs (name, layer); None takes every method that can
             explain the model, CAMs and libragrad at several layers, and leaves out scorecam, which
-            takes hours, and what fails on the way (`ReportCard.left_out`). The nulls are added.
+            takes a pass for each channel, and what fails on the way (`ReportCard.left_out`). The
+            nulls are added.
         tests: names in `TESTS`; None takes all.
         choose_on: other tiles, such as the validation tiles, on which the recommended explanation
             is chosen, among methods of less than 20 passes; None chooses on `tiles`, so that its

@@ -169,7 +169,7 @@ def test_the_report_cards_were_repeated_on_other_tiles():
     result = json.loads((BENCHMARKS / "results" / "report_cards.json").read_text())
     folder = BENCHMARKS.parent / "checkpoints"
     cards = {path.name.partition(".")[0] for path in folder.glob("*.report.json")}
-    assert set(result) <= cards
+    assert set(result) == cards
     for name, found in result.items():
         card = ReportCard.from_json(folder / f"{name}.report.json")
         assert not card.quick, f"{name}: a shipped card is a full one"
