@@ -39,6 +39,7 @@ class Anatomy:
         head: dotted name of the classifier: the last linear or convolutional layer, if it returns
             a number for each class; else "".
         values: how many numbers the modules return for one tile: what a pass needs of memory.
+        channels: how many numbers that layer returns for one cell.
         tokens: (T, (h, w)) for each number of tokens T that has a grid; the last h * w of the
             tokens are the patches.
     """
@@ -54,6 +55,7 @@ class Anatomy:
     output_grids: tuple[tuple[int, int], ...]
     head: str
     values: int
+    channels: int
     tokens: tuple[tuple[int, tuple[int, int]], ...] = ()
 
     @property
@@ -185,6 +187,8 @@ def _read_anatomy(model: nn.Module) -> Anatomy:
         raise _unreached(model)
     _refuse_early(model, before, list(stages.values())[-1])
     names, grids = tuple(step.name for step in stages.values()), tuple(stages)
+    last = stages[grids[-1]].shape
+    found["channels"] = last[channel_axis(last)]
     return Anatomy("cnn", names[-1], grids[-1], 0, names, grids, (), (), (), **found)
 
 
@@ -239,6 +243,7 @@ def _of_tokens(
         blocks=tuple(rows),
         outputs=tuple(step.name for step in outputs),
         output_grids=tuple(step.grid for step in outputs),
+        channels=chosen[0].shape[channel_axis(chosen[0].shape)],
         tokens=tuple(sizes.items()),
         **found,
     )

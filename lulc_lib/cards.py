@@ -454,8 +454,8 @@ def _explanations(weights: Path) -> str:
         f"\n**Explanations**, tested by `lulc report` on {_text(report.tiles)}"
         f"{', fewer than a full report takes' if report.quick else ''}; "
         f"{_text(report.hardware)}, {_text(report.precision)}. "
-        f"Recommended: {_text(words)}.{remarks} The best by mean rank, and maps that look at "
-        f"nothing:\n\n{table}\n"
+        f"Recommended: {_text(words)}.{remarks} The best by mean rank, which equal maps share, "
+        f"and maps that look at nothing:\n\n{table}\n"
     )
 
 

@@ -89,7 +89,7 @@ class Verdict:
     Attributes:
         proven: whether it was told apart from every null on mosaics and in single deletion.
         words: in one sentence, with the figures.
-        short: for a caption.
+        short: for a caption, with the figure of the first test that it failed, else of mosaics.
     """
 
     proven: bool
@@ -114,6 +114,8 @@ class ReportCard:
         created: date and time, ISO 8601, UTC.
         left_out: explanations that failed on a tile or take too long, each with the reason.
         precision: of maps and answers, "float32" or "bfloat16".
+        settings: how `report_card` was asked: "seed", and the `Sizes` "sizes" and "choosing" (None
+            where the explanation was chosen on the same tiles); None in a card that lacks them.
     """
 
     model: str
@@ -128,6 +130,7 @@ class ReportCard:
     created: str = ""
     left_out: tuple[str, ...] = ()
     precision: str = "float32"
+    settings: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         best = self.recommended
@@ -158,10 +161,11 @@ class ReportCard:
             words = f"the report card of {self.model} does not cover {name}"
             return Verdict(False, words, "unproven · not tested")
         figures = ", ".join(f"{row.test} {row.interval}" for row, _ in known)
-        failed = [row.test for row, lead in known if not (lead.low > 0 and lead.n >= LEAST_TILES)]
-        short = f"mosaic {known[0][0].value:.2f}"
+        failed = [row for row, lead in known if not (lead.low > 0 and lead.n >= LEAST_TILES)]
+        shown = (failed or [row for row, _ in known])[0]  # the figure that the verdict rests on
+        short = f"{shown.test} {shown.value:.2f}"
         if failed:
-            where = " and ".join(failed)
+            where = " and ".join(row.test for row in failed)
             words = f"{figures}: not told apart from maps that look at nothing by {where}"
             return Verdict(False, words, f"unproven · {short}")
         words = f"{figures}, both above all maps that look at nothing"
@@ -225,6 +229,8 @@ def _from_values(values: Any) -> ReportCard:
     _check_texts(card, ("model", "weights", "tiles", "digest", "hardware", "created", "precision"))
     for words in card.left_out:
         _need(isinstance(words, str), f"left_out holds {words!r}, which is no text")
+    known = card.settings is None or isinstance(card.settings, dict)
+    _need(known, f"settings are {card.settings!r}, which are no object")
     _need(isinstance(card.quick, bool), f"quick is {card.quick!r}, which is neither true nor false")
     return card
 

@@ -456,7 +456,7 @@ def _check_known(name: str, architecture: str) -> None:
         if "." not in architecture or architecture in tags:
             return
         raise ValueError(f"timm has no weights tag {name!r}; it knows {', '.join(tags) or 'none'}")
-    hint = did_you_mean(name, [*ALIASES, *timm.list_models()], count=3)
+    hint = did_you_mean(name, [*ALIASES, *timm.list_models()], count=3, otherwise=".")
     raise ValueError(
         f"unknown model {name!r}{hint} Aliases are {', '.join(ALIASES)}; "
         "timm.list_models() names all others"

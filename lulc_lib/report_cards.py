@@ -81,7 +81,7 @@ from lulc_lib.wording import did_you_mean
 NULLS = tuple(name for name, method in METHODS.items() if method.family == "null")
 CUE = "planted cue"
 RESAMPLES = 1000  # bootstrap, of tiles
-_SKIPPED = {"scorecam": "one pass for each channel of its layer; name it to test it"}
+MOST_CHANNELS = 256  # of the layer, from which on scorecam is left out unless it is named
 MANY_PASSES = 20  # forward passes a map from which on fewer tiles are taken
 
 
@@ -118,6 +118,7 @@ class Sizes:
 
 
 FULL = Sizes()
+CHOOSING = Sizes(tiles=1000, mosaics=500, fillings=("blur",))  # of a full card's choice
 QUICK = Sizes(tiles=64, mosaics=64, few=16, curves=16, fillings=("blur",))
 
 
@@ -533,15 +534,16 @@ def report_card(
     """Test explanations of a model, beside maps that look at nothing, and recommend one.
 
     What was measured is kept in the cache by the digests of weights and tiles: a call that was
-    stopped goes on where it was.
+    stopped goes on where it was. Of a network that was not made by its name nothing is kept, since
+    what it computes is not in its weights alone.
 
     Args:
         model: made by `create_model` or `load_checkpoint`.
         tiles: tiles that the model did not learn from, such as the test tiles of its split.
         methods: names in `methods()`, or pairs (name, layer); None takes every method that can
-            explain the model, CAMs and libragrad at several layers, and leaves out scorecam, which
-            takes a pass for each channel, and what fails on the way (`ReportCard.left_out`). The
-            nulls are added.
+            explain the model, CAMs and libragrad at several layers, and leaves out scorecam, a pass
+            for each channel, where its layer has more than 256 of them, and what fails on the way
+            (`ReportCard.left_out`). The nulls are added.
         tests: names in `TESTS`; None takes all.
         choose_on: other tiles, such as the validation tiles, on which the recommended explanation
             is chosen, among methods of less than 20 passes; None chooses on `tiles`, so that its
@@ -549,12 +551,14 @@ def report_card(
         training: tiles that a copy may learn from for the test "adapted copy"; None leaves it out.
         quick: a short trial: four methods, 64 tiles, one filling.
         sizes: how many tiles each test takes; None follows `quick`.
-        choosing: the same for `choose_on`; None takes half as many tiles as `sizes` and its first
-            filling. Explanations that are nearly alike are told apart by more tiles alone.
+        choosing: the same for `choose_on`; None takes `CHOOSING` for a full card (1,000 tiles, 500
+            mosaics, one filling), else half as many tiles as `sizes` and its first filling.
+            Explanations that are nearly alike are told apart by more tiles alone.
         seed: of all draws of tiles.
-        precision: of maps and answers, "float32" or "bfloat16". Where the processor multiplies
-            bfloat16 in hardware a ResNet's card takes less time; benchmarks/card_precision.py
-            compares figures and times.
+        precision: of maps and of answers to tiles with holes, "float32" or "bfloat16". Which class
+            is explained, and which tiles and mosaics count, is decided in float32. Where the
+            processor multiplies bfloat16 in hardware a ResNet's card takes less time;
+            benchmarks/card_precision.py compares figures and times.
         progress: show a bar.
 
     Returns:
@@ -590,7 +594,7 @@ def report_card(
     plan = [(tiles, sizes, wanted, chosen)]
     if choose_on is not None:
         half = replace(sizes, tiles=max(2, sizes.tiles // 2), fillings=sizes.fillings[:1])
-        choosing = half if choosing is None else choosing
+        choosing = choosing or (CHOOSING if sizes == FULL else half)
         fast = [one for one in chosen if _passes(one.method) < MANY_PASSES]
         plan.insert(0, (choose_on, choosing, core, fast))
     count = sum(len(own) * len(asked) for *_, asked, own in plan)
@@ -606,7 +610,7 @@ def report_card(
     kept = [
         [one for one in found.found if _words(one.candidate) not in failed] for found in measured
     ]
-    skipped = {} if methods or quick else {n: _SKIPPED[n] for n in _able(model, [*_SKIPPED])}
+    skipped = {} if methods or quick else _skipped(model)
     rows = _rows(kept[-1])
     scale = "at the tiles' own scale" if takes_own_scale(model) else "shrunk to one tile"
     card = ReportCard(
@@ -625,6 +629,11 @@ def report_card(
         },
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         left_out=tuple(f"{name}: {why}" for name, why in {**failed, **skipped}.items()),
+        settings={
+            "seed": seed,
+            "sizes": asdict(sizes),
+            "choosing": None if choosing is None else asdict(choosing),
+        },
     )
     where = "on these tiles"
     if choose_on is not None:
@@ -645,8 +654,8 @@ def takes_own_scale(model: TileClassifier) -> bool:
 def _test_named(name: Any) -> Test:
     if name not in TESTS:
         raise ValueError(
-            f"there is no test {name!r}{did_you_mean(str(name), list(TESTS))} There are "
-            f"{', '.join(TESTS)}"
+            f"there is no test {name!r}{did_you_mean(str(name), list(TESTS), otherwise='.')} "
+            f"There are {', '.join(TESTS)}"
         )
     return TESTS[name]
 
@@ -774,12 +783,21 @@ def _quick_candidates(model: TileClassifier) -> Iterator[Candidate]:
 
 
 def _all_candidates(model: TileClassifier) -> Iterator[Candidate]:
+    skipped = _skipped(model)
     for name in _able(model, [name for name in METHODS if name not in NULLS]):
-        if name in _SKIPPED:
+        if name in skipped:
             continue
         yield Candidate(name)
         for layer in {"gradcam": _late, "libragrad": _gates}.get(name, lambda _: ())(model):
             yield Candidate(name, layer)
+
+
+def _skipped(model: TileClassifier) -> dict[str, str]:
+    """Return methods that take hours for this model, each with the reason."""
+    channels = anatomy(model).channels
+    if channels <= MOST_CHANNELS or not list(_able(model, ["scorecam"])):
+        return {}
+    return {"scorecam": f"one pass for each of {channels:,} channels; name it to test it"}
 
 
 def _gates(model: TileClassifier) -> tuple[str, ...]:
@@ -924,22 +942,39 @@ def _paired(values: np.ndarray, null: np.ndarray) -> np.ndarray:
     return values[:count] - null[:count]
 
 
-def agreement(card: ReportCard) -> pd.DataFrame:
+def agreement(card: ReportCard, tests: Sequence[str] | None = None) -> pd.DataFrame:
     """Return how alike the tests rank the explanations: Spearman's correlation of each two tests.
+
+    Explanations whose figures agree to three decimals in all tests draw one map, and count once.
+
+    Args:
+        card: the report card.
+        tests: names of its rows' tests; None takes all.
 
     Returns:
         DataFrame, tests by tests, first fillings; deletion counts from its low end, and
         randomisation from 0. A correlation near 0 says that two tests ask different things.
+
+    Raises:
+        ValueError: if the card has no row of a test.
     """
     table = card.frame
     table = table[~table.method.isin(NULLS) & ~table.test.str.contains("lead over")]
+    names = list(dict.fromkeys(table.test))
+    for test in tests or ():
+        if test not in names:
+            raise ValueError(
+                f"the card has no test {test!r}{did_you_mean(str(test), names, otherwise='.')} "
+                f"It has {', '.join(names)}"
+            )
     table = table.assign(name=table.method + " " + table.layer.fillna(""))
     lower = table.test.str.startswith("deletion")
     nearer = table.test.str.startswith("randomisation")
     table.loc[lower, "value"] *= -1
     table.loc[nearer, "value"] = -table.value[nearer].abs()
     wide = table.pivot_table(index="name", columns="test", values="value", aggfunc="first")
-    return wide[list(dict.fromkeys(table.test))].rank().corr()
+    wide = wide[names].round(3).drop_duplicates()
+    return wide[list(tests or names)].rank().corr()
 
 
 def clever_hans(card: ReportCard) -> list[Row]:

@@ -5,7 +5,9 @@ import re
 from collections.abc import Iterable
 
 
-def did_you_mean(name: str, known: Iterable[str], count: int = 1, cutoff: float = 0.6) -> str:
+def did_you_mean(
+    name: str, known: Iterable[str], count: int = 1, cutoff: float = 0.6, otherwise: str = ""
+) -> str:
     """Return a hint at the known names that are nearest to an unknown one.
 
     Args:
@@ -13,12 +15,13 @@ def did_you_mean(name: str, known: Iterable[str], count: int = 1, cutoff: float 
         known: the names that there are.
         count: how many to name, at most.
         cutoff: how like it they must be, in [0, 1], as in `difflib.get_close_matches`.
+        otherwise: what to return where none is near, such as "." before another sentence.
 
     Returns:
-        "; did you mean 'vit' or 'vit_fine'?" with the nearest first, "" where none is near.
+        "; did you mean 'vit' or 'vit_fine'?" with the nearest first, or `otherwise`.
     """
     near = difflib.get_close_matches(name, list(known), n=count, cutoff=cutoff)
-    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else otherwise
 
 
 _BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)(?:\.(.+))?$")

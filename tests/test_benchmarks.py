@@ -316,9 +316,15 @@ def test_the_cue_was_found_in_every_planted_network_and_in_no_twin(clever_hans):
         assert {key: family[key] for key in clever_hans.WANTED} == clever_hans.WANTED, name
         assert family["method"] == clever_hans.FAMILIES[name].method
         for rows in family["by_seed"].values():
-            assert rows["planted"]["follows_cue"] >= 0.7 >= 0.4 >= rows["twin"]["follows_cue"]
+            assert rows["planted"]["follows_cue"] >= 0.5 >= 0.1 >= rows["twin"]["follows_cue"]
             assert rows["planted"]["accuracy_without_cue"] <= 0.3
             assert rows["twin"]["accuracy_without_cue"] >= 0.6
+            for row in rows.values():
+                assert row["flagged_by_card"] == row["verdict"]["found"]
+            drawn = [next(iter(rows[kind]["drawn_evidence"].values())) for kind in rows]
+            assert drawn[0][0] < drawn[1][0]  # a planted network learnt nothing of it
+            evidence = [row["drawn_evidence"] for row in rows.values()]
+            assert max(one[null][0] for one in evidence for null in ("centre", "blur")) > 0.6
 
 
 def test_cues_of_other_classes_become_the_labels(clever_hans):

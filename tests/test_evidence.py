@@ -18,6 +18,7 @@ from lulc_lib.evidence import (
     ReportCard,
     ReportCardWarning,
     Row,
+    _digest,
     core_figures,
     known_card,
     ranks,
@@ -66,6 +67,12 @@ def test_a_card_comes_back_as_it_was(kept, tmp_path):
     assert len(card.frame) == len(card.rows)
 
 
+def _signed(values):
+    """Return a card's values as text with the digest that fits them."""
+    values.pop("sha256")
+    return json.dumps({**values, "sha256": _digest(values)})
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -74,6 +81,7 @@ def test_a_card_comes_back_as_it_was(kept, tmp_path):
         lambda text: json.dumps({**json.loads(text), "format": 99}),
         lambda text: "[]",
         lambda text: "{}",
+        lambda text: _signed({**json.loads(text), "settings": 3}),
     ],
 )
 def test_a_changed_card_is_refused(kept, tmp_path, change):
@@ -136,8 +144,13 @@ def test_captions_say_passed_or_unproven(kept):
     passed = made_card(kept, layer).verdict("hirescam", layer)
     assert passed.short == "passed · mosaic 0.60"
     assert passed.words.endswith(", both above all maps that look at nothing")
-    failed = made_card(kept, layer, lead=0.0).verdict("hirescam", layer)
-    assert failed.short == "unproven · mosaic 0.60"
+    failed = made_card(kept, layer, lead=0.0)
+    assert failed.verdict("hirescam", layer).short == "unproven · mosaic 0.60"
+    lead = f"{MOSAIC}, {LEAD}"
+    rows = [replace(row, low=0.1) if row.test == lead else row for row in failed.rows]
+    half = replace(failed, rows=tuple(rows)).verdict("hirescam", layer)
+    value = failed.find("hirescam", layer, SINGLE_DELETION).value
+    assert half.short == f"unproven · single deletion {value:.2f}"  # the test that it failed
 
 
 def test_mosaics_and_tiles_are_counted_apart(kept):

@@ -1,12 +1,15 @@
 """`report_card`: what is tested on what, what is recommended, and what is refused."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from lulc_lib import create_model, report_card, split, synthetic
+from lulc_lib.anatomies import anatomy
 from lulc_lib.checkpoints import load_checkpoint
 from lulc_lib.evidence import (
     CENTRE_LEAD,
@@ -23,6 +26,8 @@ from lulc_lib.explanations import RECOMMENDED
 from lulc_lib.explanations.table import METHODS as METHOD_TABLE
 from lulc_lib.plots import close, plot_report_card
 from lulc_lib.report_cards import (
+    CHOOSING,
+    FULL,
     NULLS,
     TESTS,
     Candidate,
@@ -230,13 +235,55 @@ def test_a_method_that_fails_on_a_tile_is_left_out(parts, monkeypatch):
         failing = replace(METHOD_TABLE["hirescam"], maps=_failing)
         changed.setitem(METHOD_TABLE, "hirescam", failing)
         found = report_card(network, parts.test, None, [SINGLE_DELETION], sizes=TINY)
-        words, skipped = found.left_out
+        (words,) = found.left_out
         assert words.startswith("hirescam at network.layer")
         assert words.endswith(": no map of such a tile")
-        assert skipped.startswith("scorecam: one pass for each channel")
         assert "hirescam" not in set(found.frame.method)
         with pytest.raises(ValueError, match="no map of such a tile"):
             report_card(network, parts.test, ["hirescam"], [SINGLE_DELETION], sizes=TINY)
+
+
+def test_scorecam_is_left_out_where_its_layer_has_many_channels(parts, monkeypatch):
+    """A small network's is tested; a larger one's card says how many passes it would take."""
+    network = create_model("test_resnet", image_size=32).eval()
+    asked = (network, parts.test, None, [SINGLE_DELETION])
+    whole = report_card(*asked, sizes=TINY)
+    assert "scorecam" in set(whole.frame.method)
+    assert whole.left_out == ()
+    channels = anatomy(network).channels
+    monkeypatch.setattr("lulc_lib.report_cards.MOST_CHANNELS", channels - 1)
+    part = report_card(*asked, sizes=TINY)
+    assert "scorecam" not in set(part.frame.method)
+    assert part.left_out == (
+        f"scorecam: one pass for each of {channels} channels; name it to test it",
+    )
+    named = report_card(network, parts.test, ["scorecam"], [SINGLE_DELETION], sizes=TINY)
+    assert "scorecam" in set(named.frame.method)
+
+
+def test_a_card_keeps_how_it_was_asked(card, model, parts, monkeypatch, tmp_path):
+    """Seed and sizes come back from the file; a full card chooses on more tiles than it reports."""
+    assert card.settings["seed"] == 0
+    assert card.settings["sizes"] == asdict(SMALL)
+    assert card.settings["choosing"]["tiles"] == SMALL.tiles // 2
+    again = ReportCard.from_json(card.save(tmp_path / "a.json"))
+    assert Sizes(**again.settings["sizes"]).tiles == SMALL.tiles
+    none = report_card(model, parts.test, ["edge"], [SINGLE_DELETION], sizes=TINY, seed=3)
+    assert (none.settings["seed"], none.settings["choosing"]) == (3, None)
+    monkeypatch.setattr("lulc_lib.report_cards.FULL", TINY)
+    asked = (model, parts.test, ["edge"], [SINGLE_DELETION])
+    full = report_card(*asked, sizes=TINY, choose_on=parts.val)
+    assert full.settings["choosing"] == asdict(CHOOSING)
+
+
+def test_shipped_cards_are_what_the_command_makes():
+    """Their settings are the defaults of a full card, so `lulc report NAME` makes them again."""
+    folder = Path(__file__).parents[1] / "checkpoints"
+    for file in folder.glob("*.report.json"):
+        settings = json.loads(file.read_text())["settings"]
+        assert settings["seed"] == 0, file.name
+        for key, sizes in (("sizes", FULL), ("choosing", CHOOSING)):
+            assert settings[key] == json.loads(json.dumps(asdict(sizes))), file.name
 
 
 def _failing(batch):
@@ -292,7 +339,24 @@ def test_tests_that_agree_correlate_by_their_better_end(card):
     rows = [
         replace(row, value=0.4 - row.value) if row.test == "randomisation" else row for row in rows
     ]
-    assert np.allclose(agreement(replace(card, rows=tuple(rows))), 1)
+    asked = replace(card, rows=tuple(rows))
+    assert np.allclose(agreement(asked), 1)
+    odd = [replace(row, method="gradcam++", value=row.value + 1e-5) for row in rows[:3]]
+    worse = [
+        replace(row, method="eigencam", value=v)
+        for row, v in zip(rows[:3], (0.4, 0, 0.4), strict=True)
+    ]
+    few, many = (
+        agreement(replace(card, rows=(*rows, *worse, *more)), [MOSAIC, "deletion of the logit"])
+        for more in ([], odd)
+    )
+    assert few.shape == (2, 2)
+    assert few.iloc[0, 1] < 1
+    assert np.allclose(few, many), "equal maps count once"
+    with pytest.raises(ValueError, match="the card has no test 'mosaics'; did you mean 'mosaic'"):
+        agreement(asked, ["mosaics"])
+    with pytest.raises(ValueError, match=r"the card has no test 'x'\. It has mosaic, "):
+        agreement(asked, ["x"])
 
 
 @pytest.mark.parametrize(

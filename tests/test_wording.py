@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from lulc_lib.explanations.table import method_named
+from lulc_lib.models import create_model
 from lulc_lib.wording import did_you_mean, layer_in_words
 
 PACKAGE = Path(__file__).parents[1] / "lulc_lib"
@@ -48,6 +50,16 @@ def test_the_cutoff_is_what_counts_as_near():
     """A lower cutoff finds names that are less alike."""
     assert did_you_mean("gradcampp", ["cam"]) == ""
     assert did_you_mean("gradcampp", ["cam"], cutoff=0.4) == "; did you mean 'cam'?"
+
+
+def test_a_sentence_ends_where_none_is_near():
+    """What stands before another sentence ends in a full stop or a question mark."""
+    assert did_you_mean("abd", ["xyz"], otherwise=".") == "."
+    assert did_you_mean("abd", ["abc"], otherwise=".") == "; did you mean 'abc'?"
+    with pytest.raises(ValueError, match=r"unknown model 'qqqqqqq'\. Aliases are"):
+        create_model("qqqqqqq")
+    with pytest.raises(ValueError, match=r"unknown method 'qqqqqqq'\. There are gradcam, "):
+        method_named("qqqqqqq")
 
 
 def test_no_module_has_a_hint_of_its_own():

@@ -12,7 +12,8 @@ DETAILS = """\
 Asks of each explanation whether it can be told apart from maps that look at nothing: on mosaics of
 tiles, where it is known which part should count, and by removing pixels. The explanation that is
 recommended was told apart from all of them, and has the best mean rank over mosaics, single
-deletion and removal; it is chosen on the validation tiles, and the figures are of the test tiles.
+deletion and removal. For the test tiles of a split it is chosen on the validation tiles, else, and
+with --quick, on the same tiles that the figures are of.
 The card is written beside the checkpoint as NAME.report.json, where `lulc explain` and the explorer
 find it; one of some methods, tests or tiles only where --out says. It can be stopped with Ctrl-C,
 and goes on where it was."""
@@ -39,16 +40,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--test", action="append", help="of the tests; give it again for more (default: all)"
     )
-    for name, what in (("tiles", "tiles"), ("mosaics", "mosaics")):
-        parser.add_argument(
-            f"--n-{name}", type=parsing.whole(8), metavar="N", help=f"{what} that each test takes"
-        )
+    parser.add_argument(
+        "--n-tiles",
+        type=parsing.whole(8),
+        metavar="N",
+        help="tiles for single deletion and removal (default: 500, 64 with --quick); tests that "
+        "explain a tile several times, and slow methods, take fewer",
+    )
+    parser.add_argument(
+        "--n-mosaics",
+        type=parsing.whole(8),
+        metavar="N",
+        help="mosaics of four tiles (default: 250, 64 with --quick); slow methods take fewer",
+    )
     parser.add_argument(
         "--n-choosing",
         type=parsing.whole(8),
         metavar="N",
         help="validation tiles to choose the recommendation on, with half as many mosaics "
-        "(default: half as many tiles as the tests take)",
+        "(default: 1,000, or half of --n-tiles where it is given)",
     )
     parsing.add_tile_options(parser, drawn=50)
     parsing.add_part_options(parser)

@@ -23,12 +23,13 @@ from lulc_lib.explanations.gates import check_sums
 from lulc_lib.explanations.nulls import check_grid
 from lulc_lib.explanations.pixels import not_piecewise_linear
 from lulc_lib.explanations.result import Explanation, finished
-from lulc_lib.explanations.table import DEFAULT_METHOD, METHODS, Method, method_named, nearest
+from lulc_lib.explanations.table import DEFAULT_METHOD, METHODS, Method, method_named
 from lulc_lib.models import TileClassifier
 from lulc_lib.predictions import weights_digest
 from lulc_lib.running import check_explainable, device_of, evaluating
 from lulc_lib.storage import cache_key, digest_arrays, free_memory, load_arrays, store_arrays
 from lulc_lib.tiles import CLASSES, TILE_SIZE, as_images, cell_metres, class_index, undivided
+from lulc_lib.wording import did_you_mean
 
 # Pixels inside the model at once: more is not faster, since large memory is made anew each time.
 _BATCH_PIXELS = {"cnn": 8 * 224**2, "vit": 16 * 224**2}
@@ -368,7 +369,8 @@ def _layer_name(model: TileClassifier, layer: Any, chosen: list[Method]) -> str 
     names = [name for name, _ in model.named_modules() if name]
     if layer not in names:
         raise ValueError(
-            f"{model.name} has no layer {layer!r}{nearest(layer, names)}; names are those of "
+            f"{model.name} has no layer {layer!r}"
+            f"{did_you_mean(layer, names, cutoff=0.4, otherwise='.')} Names are those of "
             "model.named_modules(), and 'auto' chooses one"
         )
     return layer

@@ -141,6 +141,5 @@ def method_named(name: Any) -> Method:
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """Return a hint at the nearest known name, and all of them where they are few."""
-    hint = did_you_mean(name, known, cutoff=0.4)
-    return hint + (f" There are {', '.join(known)}" if len(known) < 40 else "")
+    """Return a hint at the nearest known name, and all of them."""
+    return f"{did_you_mean(name, known, cutoff=0.4, otherwise='.')} There are {', '.join(known)}"

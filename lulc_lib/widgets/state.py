@@ -165,7 +165,7 @@ class State:
         known = [spec.name for spec in fields(self)]
         for name in changes:
             if name not in known:
-                hint = did_you_mean(name, known)
+                hint = did_you_mean(name, known, otherwise=".")
                 raise ValueError(f"the explorer's state has no {name!r}{hint} It has {known}")
         return replace(self, **changes)
 
