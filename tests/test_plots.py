@@ -588,6 +588,16 @@ def test_agreement_shows_each_correlation():
     assert {"Agreement", "correlation"} <= set(words(ax).splitlines())
 
 
+@pytest.mark.parametrize("length", [1, 12, 40])
+def test_agreement_leaves_room_for_long_names(length: int):
+    """However long its names are, each cell of the matrix is large enough for its number."""
+    ax = plots.plot_agreement(np.eye(8), [("single deletion " * 3)[:length]] * 8)
+    ax.figure.canvas.draw()
+    inches = ax.get_window_extent().width / ax.figure.dpi / 8
+    plots.close(ax)
+    assert inches > 0.25
+
+
 @pytest.mark.parametrize(
     ("matrix", "names", "finding"),
     [

@@ -59,7 +59,10 @@ def plot_agreement(
         raise ValueError("the matrix is not symmetric: how far a agrees with b and b with a differ")
     if np.abs(values).max() > 1 + 1e-3:
         raise ValueError(f"correlations lie in [-1, 1], got {np.abs(values).max():.3g}")
-    ax = axes_or_new(ax, (2.1 + 0.33 * count, 1.2 + 0.33 * count))
+    names = [plain(name) for name in names]
+    longest = 0.068 * max(map(len, names))  # inches at this size of letters
+    beside = max(2.1, longest + 1.0), max(1.2, 0.77 * longest + 0.6)  # names and colour bar
+    ax = axes_or_new(ax, (beside[0] + 0.33 * count, beside[1] + 0.33 * count))
     ax.set_facecolor("#F4F5F7")
     drawn = ax.imshow(values, cmap=DIVERGING, vmin=-1, vmax=1)
     for row, column in np.ndindex(values.shape):
@@ -72,7 +75,6 @@ def plot_agreement(
     if split is not None:
         ax.axhline(split - 0.5, color=INK, linewidth=1)
         ax.axvline(split - 0.5, color=INK, linewidth=1)
-    names = [plain(name) for name in names]
     ax.set_xticks(range(count), names, rotation=50, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(count), names)
     ax.tick_params(length=0, labelsize=8, colors=INK)
