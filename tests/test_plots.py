@@ -588,10 +588,15 @@ def test_agreement_shows_each_correlation():
     assert {"Agreement", "correlation"} <= set(words(ax).splitlines())
 
 
-@pytest.mark.parametrize("length", [1, 12, 40])
-def test_agreement_leaves_room_for_long_names(length: int):
-    """However long its names are, each cell of the matrix is large enough for its number."""
-    ax = plots.plot_agreement(np.eye(8), [("single deletion " * 3)[:length]] * 8)
+@pytest.mark.parametrize(("length", "title"), [(1, 0), (12, 60), (40, 60), (12, 90)])
+def test_agreement_leaves_room_for_long_names(length: int, title: int):
+    """However long its names and titles are, each cell is large enough for its number."""
+    ax = plots.plot_agreement(
+        np.eye(8),
+        [("single deletion " * 3)[:length]] * 8,
+        title=("deletion " * 9)[:title],
+        subtitle=("mosaic " * 14)[:title],
+    )
     ax.figure.canvas.draw()
     inches = ax.get_window_extent().width / ax.figure.dpi / 8
     plots.close(ax)

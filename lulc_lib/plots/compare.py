@@ -61,8 +61,9 @@ def plot_agreement(
         raise ValueError(f"correlations lie in [-1, 1], got {np.abs(values).max():.3g}")
     names = [plain(name) for name in names]
     longest = 0.068 * max(map(len, names))  # inches at this size of letters
-    beside = max(2.1, longest + 1.0), max(1.2, 0.77 * longest + 0.6)  # names and colour bar
-    ax = axes_or_new(ax, (beside[0] + 0.33 * count, beside[1] + 0.33 * count))
+    width = max(2.1, longest + 1.0) + 0.33 * count  # with names and colour bar
+    width = max(width, longest + 0.3 + 0.1 * len(title), longest + 0.3 + 0.08 * len(subtitle))
+    ax = axes_or_new(ax, (width, max(1.2, 0.77 * longest + 0.6) + 0.33 * count))
     ax.set_facecolor("#F4F5F7")
     drawn = ax.imshow(values, cmap=DIVERGING, vmin=-1, vmax=1)
     for row, column in np.ndindex(values.shape):
