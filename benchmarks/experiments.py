@@ -4,8 +4,9 @@
     python benchmarks/experiments.py mixup cutmix       # train these; killed, they go on
     python benchmarks/experiments.py --table            # write the tables of docs/experiments.md
 
-Each idea changes one thing of a short base training and is scored on the validation tiles of
-`seed42`; test tiles are never read. Results lie in results/experiments.json.
+Each idea changes one thing of a short base training and is scored on the validation tiles of its
+split, `seed42` unless it names another; test tiles are never read. Results lie in
+results/experiments.json.
 """
 
 import argparse
@@ -62,6 +63,7 @@ class Experiment:
     way: str = "masked"  # how, of self_supervised.WAYS
     unlabelled: int = TILES  # on so many of the training tiles, without their labels
     beside: str = "base"  # the row that its figure is held to
+    split: str = "seed42"
 
 
 BASE = {
@@ -124,6 +126,26 @@ IDEAS = {
         "ResNet18 at 64 px inside throughout", {"model": "resnet18", "channels_last": True},
         {"image_size": 64}, beside="cnn",
     ),
+    "cnn-muon": Experiment(
+        "ResNet18 at 64 px, Muon",
+        {"model": "resnet18", "channels_last": True, "optimizer": "muon"},
+        {"image_size": 64}, beside="cnn-small",
+    ),
+    "spatial": Experiment(
+        "Muon, on the tiles of `spatial`", {"optimizer": "muon"}, beside="spatial", split="spatial",
+    ),
+    "spatial-again": Experiment(
+        "the same with another seed", {"optimizer": "muon", "seed": 43}, beside="spatial",
+        split="spatial",
+    ),
+    "spatial-colour": Experiment(
+        "brightness, contrast and saturation moved by up to 0.3",
+        {"optimizer": "muon", "colour": 0.3}, beside="spatial", split="spatial",
+    ),
+    "spatial-crop": Experiment(
+        "random crops of at least half of the tile", {"optimizer": "muon", "crop_scale": 0.5},
+        beside="spatial", split="spatial",
+    ),
     "teacher": Experiment(
         "the shipped ResNet50's probabilities as half of the target",
         {"teacher": "resnet50", "distill": 0.5},
@@ -139,7 +161,7 @@ def config_of(name: str) -> RunConfig:
 def train(name: str) -> dict[str, Any]:
     """Train one experiment on a third of the training tiles; return its row."""
     config = config_of(name)
-    parts = split(load_eurosat(download=False), "seed42")
+    parts = split(load_eurosat(download=False), IDEAS[name].split)
     torch.manual_seed(config.seed)
     model = create_model(config.model, **IDEAS[name].network)
     minutes = pretrained(name, model, parts.train) if IDEAS[name].pretrain else 0.0

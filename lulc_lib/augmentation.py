@@ -1,4 +1,4 @@
-"""Vary a batch of tiles: turns, shifts, crops, erased patches, mixed pairs.
+"""Vary a batch of tiles: turns, shifts, crops, colours, erased patches, mixed pairs.
 
 Every draw comes from a NumPy generator that the caller gives, for the whole batch at once, so that
 the same batch is varied alike in one process and in several.
@@ -71,6 +71,8 @@ def augment(
     floats = images.to(torch.float32).div_(255)
     if config.crop_scale < 1:
         floats = _cropped(floats, config.crop_scale, size, rng)
+    if config.colour:
+        floats = _coloured(floats, config.colour, rng)
     return _erased(floats, config.erase, rng) if config.erase else floats
 
 
@@ -154,6 +156,26 @@ def _cropped(images: Tensor, smallest: float, size: int, rng: np.random.Generato
     where = torch.from_numpy(theta).to(images.device)
     grid = F.affine_grid(where, [count, 3, size, size], align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _coloured(images: Tensor, share: float, rng: np.random.Generator) -> Tensor:
+    """Change each image's brightness, then its contrast, then its saturation, as torchvision does.
+
+    Each factor is uniform in [1 - share, 1 + share]. Contrast is about the image's mean grey,
+    saturation about each pixel's own grey; what leaves [0, 1] is cut off after each step.
+    """
+    drawn = rng.uniform(1 - share, 1 + share, (3, len(images), 1, 1, 1)).astype(np.float32)
+    bright, contrast, saturation = torch.from_numpy(drawn).to(images.device)
+    images = (images * bright).clamp_(0, 1)
+    mean = _grey(images).mean(dim=(-2, -1), keepdim=True)
+    images = torch.lerp(mean, images, contrast).clamp_(0, 1)
+    return torch.lerp(_grey(images), images, saturation).clamp_(0, 1)
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Return the luma (ITU-R BT.601) of images (B, 3, H, W), as (B, 1, H, W)."""
+    weights = images.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    return (images * weights).sum(dim=1, keepdim=True)
 
 
 def _erased(images: Tensor, chance: float, rng: np.random.Generator) -> Tensor:

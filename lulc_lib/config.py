@@ -53,6 +53,7 @@ class RunConfig:
     augment: str = "d4"
     shift: int = 0  # up to so many pixels each way, edges reflected: position carries no label
     crop_scale: float = 1.0  # smallest area of a random resized crop, 1 = no crop
+    colour: float = 0.0  # brightness, contrast, saturation move by up to this share: as haze does
     erase: float = 0.0  # chance that a rectangle is blanked, 0 = off: no single spot decides
     precision: str = "float32"  # bfloat16: autocast, twice the speed where the processor has it
     channels_last: bool = False  # memory order that convolutions on CPU and GPU prefer
@@ -174,6 +175,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "mixup": (0, 100),
     "cutmix": (0, 100),
     "distill": (0, 1),
+    "colour": (0, 1),
     "erase": (0, 1),
     "shift": (0, 32),
     "crop_scale": (0.01, 1),

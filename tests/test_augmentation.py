@@ -6,6 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torchvision.transforms.functional import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_saturation,
+)
 
 from lulc_lib import augmentation
 from lulc_lib.augmentation import augment, draw_turns, mix
@@ -131,6 +136,31 @@ def test_probabilities_are_mixed_like_labels():
     assert torch.equal(
         mix(images, soft, replace(NONE, mixup=0.5), np.random.default_rng(3))[1], hard
     )
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_colours_are_changed_as_torchvision_does(share):
+    """Three factors per image, applied in order, equal torchvision's own functions."""
+    images = torch.randint(0, 256, (6, 3, 64, 64), dtype=torch.uint8)
+    rng = np.random.default_rng(4)
+    config = replace(NONE, colour=share)
+    out = augment(images, draw_turns(6, config, rng), config, rng, 64)
+    factors = np.random.default_rng(4).uniform(1 - share, 1 + share, (3, 6))
+    assert np.ptp(factors, axis=1).min() > 0.2 * share
+    for image, found, (bright, contrast, saturation) in zip(images, out, factors.T, strict=True):
+        wanted = adjust_brightness(image.float() / 255, bright)
+        wanted = adjust_saturation(adjust_contrast(wanted, contrast), saturation)
+        assert torch.allclose(found, wanted, atol=2e-3)  # torchvision's weights have four digits
+    assert out.min() >= 0
+    assert out.max() <= 1
+
+
+def test_without_a_share_no_colour_changes():
+    """0 leaves each pixel and every other draw as they were."""
+    images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+    plain = replace(NONE, shift=2)
+    assert torch.equal(varied(images, plain), varied(images, replace(plain, colour=0.0)))
+    assert torch.equal(varied(images, NONE), images.float() / 255)
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])

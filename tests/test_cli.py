@@ -340,7 +340,8 @@ def test_settings_reach_every_field():
     other = {
         "model": "vit", "epochs": 30, "batch_size": 8, "optimizer": "muon",
         "learning_rate": 0.5, "weight_decay": 2.0, "decay_everything": True, "schedule": "onecycle",
-        "warmup_epochs": 1.5, "label_smoothing": 0.2, "mixup": 0.3, "cutmix": 1.0, "erase": 0.25,
+        "warmup_epochs": 1.5, "label_smoothing": 0.2, "mixup": 0.3, "cutmix": 1.0,
+        "colour": 0.2, "erase": 0.25,
         "teacher": "resnet50", "distill": 0.5, "augment": "flip", "shift": 4, "crop_scale": 0.5,
         "precision": "bfloat16", "channels_last": True, "ema": 0.9, "clip_norm": 1.0,
         "accumulate": 2, "sizes": ((0, 64), (8, 96)), "best_by": "macro_f1", "seed": 7,

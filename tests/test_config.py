@@ -44,6 +44,7 @@ def test_limits_are_allowed():
         ("shift", -1),
         ("shift", 33),
         ("crop_scale", 0.0),
+        ("colour", 1.1),
         ("crop_scale", 1.1),
         ("ema", 1.0),
         ("clip_norm", -1.0),

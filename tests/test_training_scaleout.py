@@ -34,7 +34,7 @@ def job(out, name, accumulate=1):
         model = lulc.create_model(name, image_size=32)
     config = lulc.RunConfig(
         model=name, epochs=5, batch_size=24, mixup=0.3, cutmix=1.0, erase=0.2, shift=2, ema=0.9,
-        clip_norm=1.0, accumulate=accumulate,
+        colour=0.2, clip_norm=1.0, accumulate=accumulate,
     )  # 10 steps
     history = lulc.fit(model, parts.train, parts.val, config, run_dir=out, progress=False)
     again = lulc.fit(model, parts.train, None, config, progress=False)  # a second run in one launch
