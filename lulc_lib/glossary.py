@@ -131,8 +131,8 @@ TERMS = tuple(
         ("features", "12",
          "The numbers by which a network describes a tile before its last linear layer."),
         ("filling", "06",
-         "What stands in for pixels that are taken away: a blur of them, their mean "
-         "colour, a texture, or what lies between their neighbours."),
+         "What stands in for pixels that are taken away: a blur of those that stay, their "
+         "mean colour, a texture, or what lies between the neighbours."),
         ("Finer-CAM", "07", "A CAM of the lead of one logit over another."),
         ("forward", "02", "The first part of a training step: from tiles to logits."),
         ("gate", "",

@@ -75,7 +75,7 @@ _TABLES = {
     for kind in ("sequential", "diverging")
 }
 _TOOL_HELP = {
-    "blur": "the brush blurs what it touches",
+    "blur": "the brush puts a blur of what lies around",
     "mean": "the brush puts the tile's mean colour",
     "texture": "the brush puts neighbouring texture",
     "linear": "the brush puts the mean of the neighbours, with noise",
