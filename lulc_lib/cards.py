@@ -28,6 +28,7 @@ from lulc_lib.evidence import (
     nulls,
     ranks,
     report_file,
+    why_none,
 )
 from lulc_lib.files import atomic_write, one_line, read_json
 from lulc_lib.models import ALIASES, EUROSAT_MEAN
@@ -444,7 +445,7 @@ def _explanations(weights: Path) -> str:
         return ""
     report = ReportCard.from_json(file)
     best = report.recommended
-    words = "none, since none was told apart from all maps that look at nothing"
+    words = why_none(report)
     if best is not None:
         where = f" at {best.layer}" if best.layer else ""
         words = f"{best.method}{where} ({best.reason})"

@@ -343,6 +343,20 @@ def _named(method: str, layer: str | None) -> str:
     return f"{method} at {layer}" if layer else method
 
 
+def why_none(card: ReportCard) -> str:
+    """Return in words why a card recommends nothing."""
+    tested = {row.test for row in card.rows}
+    if missing := [test for test in CORE if test not in tested]:
+        return f"none, since the card lacks {' and '.join(missing)}"
+    apart = set(nulls(card))
+    if any(card.verdict(*one).proven for one in candidates(card) if one not in apart):
+        return (
+            "none: what was told apart from all maps that look at nothing lies below the null "
+            "centre on removal, or was not told apart where it was chosen"
+        )
+    return "none, since none was told apart from all maps that look at nothing"
+
+
 def candidates(card: ReportCard) -> Iterator[tuple[str, str | None]]:
     """Yield the explanations that a card covers, each once, in its order."""
     yield from dict.fromkeys((row.method, row.layer) for row in card.rows)

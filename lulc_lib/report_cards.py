@@ -85,6 +85,12 @@ MOST_CHANNELS = 256  # of the layer, from which on scorecam is left out unless i
 MANY_PASSES = 20  # forward passes a map from which on fewer tiles are taken
 
 
+def _listed(name: str, values: Any) -> list[Any]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a list, such as [{values!r}], got {values!r}")
+    return list(values)
+
+
 @dataclass(frozen=True)
 class Sizes:
     """How many tiles each test takes, and which fillings.
@@ -110,11 +116,23 @@ class Sizes:
         """Check that each is a number of at least 1, and each filling is known."""
         for name in ("tiles", "mosaics", "few", "curves", "steps"):
             whole_number(name, getattr(self, name))
+            object.__setattr__(self, name, int(getattr(self, name)))
+        object.__setattr__(self, "fillings", tuple(_listed("fillings", self.fillings)))
         for name in self.fillings:
             if name not in FILLS:
                 raise ValueError(f"fillings must be among {', '.join(FILLS)}, got {name!r}")
         if not self.fillings:
             raise ValueError(f"fillings are empty; name at least one of {', '.join(FILLS)}")
+
+    def covers(self, other: "Sizes") -> bool:
+        """Return whether each number is at least another's, and no filling of it is missing."""
+        mine, its = asdict(self), asdict(other)
+        fillings = set(its.pop("fillings")) <= set(mine.pop("fillings"))
+        return fillings and all(mine[name] >= its[name] for name in mine)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the values as JSON gives them back."""
+        return {**asdict(self), "fillings": list(self.fillings)}
 
 
 FULL = Sizes()
@@ -551,8 +569,9 @@ def report_card(
         training: tiles that a copy may learn from for the test "adapted copy"; None leaves it out.
         quick: a short trial: four methods, 64 tiles, one filling.
         sizes: how many tiles each test takes; None follows `quick`.
-        choosing: the same for `choose_on`; None takes `CHOOSING` for a full card (1,000 tiles, 500
-            mosaics, one filling), else half as many tiles as `sizes` and its first filling.
+        choosing: the same for `choose_on`; None takes `CHOOSING` for a full card or a larger one
+            (1,000 tiles, 500 mosaics, one filling), else half as many tiles as `sizes`, as many
+            mosaics, and its first filling.
             Explanations that are nearly alike are told apart by more tiles alone.
         seed: of all draws of tiles.
         precision: of maps and of answers to tiles with holes, "float32" or "bfloat16". Which class
@@ -594,7 +613,7 @@ def report_card(
     plan = [(tiles, sizes, wanted, chosen)]
     if choose_on is not None:
         half = replace(sizes, tiles=max(2, sizes.tiles // 2), fillings=sizes.fillings[:1])
-        choosing = choosing or (CHOOSING if sizes == FULL else half)
+        choosing = choosing or (CHOOSING if sizes.covers(FULL) else half)
         fast = [one for one in chosen if _passes(one.method) < MANY_PASSES]
         plan.insert(0, (choose_on, choosing, core, fast))
     count = sum(len(own) * len(asked) for *_, asked, own in plan)
@@ -610,7 +629,7 @@ def report_card(
     kept = [
         [one for one in found.found if _words(one.candidate) not in failed] for found in measured
     ]
-    skipped = {} if methods or quick else _skipped(model)
+    skipped = {} if methods is not None or quick else _skipped(model)
     rows = _rows(kept[-1])
     scale = "at the tiles' own scale" if takes_own_scale(model) else "shrunk to one tile"
     card = ReportCard(
@@ -620,7 +639,7 @@ def report_card(
         digest=tiles.digest,
         rows=rows,
         recommended=None,
-        quick=sizes != FULL,
+        quick=quick or not sizes.covers(FULL),
         precision=precision,
         hardware=describe_hardware(device_of(model)),
         versions={
@@ -631,8 +650,8 @@ def report_card(
         left_out=tuple(f"{name}: {why}" for name, why in {**failed, **skipped}.items()),
         settings={
             "seed": seed,
-            "sizes": asdict(sizes),
-            "choosing": None if choosing is None else asdict(choosing),
+            "sizes": sizes.as_json(),
+            "choosing": None if choosing is None else choosing.as_json(),
         },
     )
     where = "on these tiles"
@@ -660,15 +679,11 @@ def _test_named(name: Any) -> Test:
     return TESTS[name]
 
 
-def _listed(name: str, values: Any) -> list[Any]:
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(f"{name} must be a list, such as [{values!r}], got {values!r}")
-    return list(values)
-
-
 def _whole(name: str, value: Any) -> int:
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if value < 0:
+        raise ValueError(f"{name} must be at least 0, got {value!r}")
     return int(value)
 
 
@@ -945,7 +960,8 @@ def _paired(values: np.ndarray, null: np.ndarray) -> np.ndarray:
 def agreement(card: ReportCard, tests: Sequence[str] | None = None) -> pd.DataFrame:
     """Return how alike the tests rank the explanations: Spearman's correlation of each two tests.
 
-    Explanations whose figures agree to three decimals in all tests draw one map, and count once.
+    Explanations whose figures agree to three decimals in all tests but the planted cue, which is
+    measured for one of them, draw one map, and count once.
 
     Args:
         card: the report card.
@@ -961,7 +977,8 @@ def agreement(card: ReportCard, tests: Sequence[str] | None = None) -> pd.DataFr
     table = card.frame
     table = table[~table.method.isin(NULLS) & ~table.test.str.contains("lead over")]
     names = list(dict.fromkeys(table.test))
-    for test in tests or ():
+    tests = names if tests is None else _listed("tests", tests)
+    for test in tests:
         if test not in names:
             raise ValueError(
                 f"the card has no test {test!r}{did_you_mean(str(test), names, otherwise='.')} "
@@ -973,8 +990,8 @@ def agreement(card: ReportCard, tests: Sequence[str] | None = None) -> pd.DataFr
     table.loc[lower, "value"] *= -1
     table.loc[nearer, "value"] = -table.value[nearer].abs()
     wide = table.pivot_table(index="name", columns="test", values="value", aggfunc="first")
-    wide = wide[names].round(3).drop_duplicates()
-    return wide[list(tests or names)].rank().corr()
+    once = ~wide.drop(columns=CUE, errors="ignore").round(3).duplicated()
+    return wide.loc[once, tests].round(3).corr(method="spearman")
 
 
 def clever_hans(card: ReportCard) -> list[Row]:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -479,7 +480,7 @@ def test_report_prints_figures_and_writes_the_card(lulc):
         "report", "vit", *DRAWN, "--quick", "--method", "gradcam", *tests, "--out", "card.json"
     )
     assert code == 0, err
-    assert "recommended: none" in out  # mosaics were left out
+    assert "recommended: none, since the card lacks mosaic" in out
     card = ReportCard.from_json(Path("card.json"))
     assert {row.method for row in card.rows} == {
         "gradcam",
@@ -506,6 +507,33 @@ def test_report_refuses_what_there_is_not(words, message, lulc):
     code, _, err = lulc("report", "vit", *DRAWN, "--quick", *words)
     assert code == 2
     assert message in last_line(err)
+
+
+def test_a_card_of_other_tiles_does_not_replace_the_shipped_one(
+    lulc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Only a whole card of the model's own kind of test tiles may stand beside its weights."""
+    from lulc_lib import report_cards
+
+    sizes = report_cards.Sizes(4, 4, few=2, curves=2, steps=1, fillings=("mean",))
+    monkeypatch.setattr(report_cards, "FULL", sizes)
+    monkeypatch.setattr(report_cards, "_all_candidates",
+                        lambda model: [report_cards.Candidate("gradcam")])  # fmt: skip
+    own = tmp_path / "vit"
+    for ending in (".safetensors", ".json", ".report.json"):
+        shutil.copy(Path(__file__).parents[1] / "checkpoints" / f"vit{ending}", f"{own}{ending}")
+    before = {path: path.read_bytes() for path in tmp_path.glob("vit.*")}
+    for words in ((), ("--part", "val"), ("--n-choosing", "8")):
+        code, out, err = lulc("report", own, *DRAWN, *words)
+        assert code == 0, err
+        assert "not kept: it is no whole card" in out
+        assert {path: path.read_bytes() for path in tmp_path.glob("vit.*")} == before
+    code, _, err = lulc("report", own, *DRAWN, "--quick", "--out", f"{own}.json")
+    assert code == 2
+    assert "is what is read; name another file" in last_line(err)
+    code, out, err = lulc("report", own, *DRAWN, "--out", "other.json")
+    assert code == 0, err
+    assert Path("other.json").is_file()
 
 
 def test_cards_page_is_written_but_replaces_nothing_else(lulc, tmp_path: Path, checkpoints: Path):

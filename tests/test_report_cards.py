@@ -1,7 +1,7 @@
 """`report_card`: what is tested on what, what is recommended, and what is refused."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -264,16 +264,34 @@ def test_scorecam_is_left_out_where_its_layer_has_many_channels(parts, monkeypat
 def test_a_card_keeps_how_it_was_asked(card, model, parts, monkeypatch, tmp_path):
     """Seed and sizes come back from the file; a full card chooses on more tiles than it reports."""
     assert card.settings["seed"] == 0
-    assert card.settings["sizes"] == asdict(SMALL)
+    assert Sizes(**card.settings["sizes"]) == SMALL
     assert card.settings["choosing"]["tiles"] == SMALL.tiles // 2
     again = ReportCard.from_json(card.save(tmp_path / "a.json"))
+    assert again.settings == card.settings
     assert Sizes(**again.settings["sizes"]).tiles == SMALL.tiles
     none = report_card(model, parts.test, ["edge"], [SINGLE_DELETION], sizes=TINY, seed=3)
     assert (none.settings["seed"], none.settings["choosing"]) == (3, None)
     monkeypatch.setattr("lulc_lib.report_cards.FULL", TINY)
     asked = (model, parts.test, ["edge"], [SINGLE_DELETION])
     full = report_card(*asked, sizes=TINY, choose_on=parts.val)
-    assert full.settings["choosing"] == asdict(CHOOSING)
+    assert Sizes(**full.settings["choosing"]) == CHOOSING
+    assert not full.quick
+    more = report_card(*asked, sizes=replace(TINY, mosaics=5), choose_on=parts.val)
+    assert Sizes(**more.settings["choosing"]) == CHOOSING, "a larger card is no trial"
+    assert not more.quick
+    assert report_card(*asked, sizes=TINY, quick=True).quick
+    assert report_card(*asked, sizes=replace(TINY, few=1)).quick
+
+
+def test_sizes_may_come_from_numpy_and_lists(model, parts, tmp_path):
+    """What was accepted at the start is saved at the end."""
+    numbers = Sizes(tiles=np.int64(4), mosaics=4, few=2, curves=2, fillings=["mean"])
+    assert numbers == TINY
+    methods = np.array(["gradcam", "edge"])
+    found = report_card(model, parts.test, methods, [SINGLE_DELETION], sizes=numbers)
+    assert found.save(tmp_path / "a.json").is_file()
+    with pytest.raises(TypeError, match=r"fillings must be a list, such as \['blur'\]"):
+        Sizes(fillings="blur")
 
 
 def test_shipped_cards_are_what_the_command_makes():
@@ -283,7 +301,7 @@ def test_shipped_cards_are_what_the_command_makes():
         settings = json.loads(file.read_text())["settings"]
         assert settings["seed"] == 0, file.name
         for key, sizes in (("sizes", FULL), ("choosing", CHOOSING)):
-            assert settings[key] == json.loads(json.dumps(asdict(sizes))), file.name
+            assert Sizes(**settings[key]) == sizes, file.name
 
 
 def _failing(batch):
@@ -357,6 +375,18 @@ def test_tests_that_agree_correlate_by_their_better_end(card):
         agreement(asked, ["mosaics"])
     with pytest.raises(ValueError, match=r"the card has no test 'x'\. It has mosaic, "):
         agreement(asked, ["x"])
+    with pytest.raises(TypeError, match="tests must be a list"):
+        agreement(asked, "mosaic")
+    cue = Row("gradcam", None, "planted cue", "", 0.9, 0.8, 1.0, 20, 0.1)  # of one alone
+    same = [replace(row, method="xgradcam") for row in rows[:3]]
+    with_cue = agreement(replace(card, rows=(*rows, *worse, *same, cue)), [*few.index])
+    assert np.allclose(few, with_cue), "an explanation with a cue is still the same map"
+    frame = replace(card, rows=tuple(row for row in (*rows, *worse) if row.method != "hirescam"
+                                     or row.test != MOSAIC))  # fmt: skip
+    wide = frame.frame.pivot_table(index="method", columns="test", values="value")
+    wide["deletion of the logit"] *= -1
+    assert np.allclose(agreement(frame, list(few.index)),
+                       wide[list(few.index)].corr(method="spearman"))  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -369,6 +399,7 @@ def test_tests_that_agree_correlate_by_their_better_end(card):
         ({"tests": "mosaic"}, TypeError, "tests must be a list"),
         ({"precision": "half"}, ValueError, "precision must be float32 or bfloat16, got 'half'"),
         ({"seed": "a"}, TypeError, "seed must be a whole number, got 'a'"),
+        ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
         ({"training": np.zeros(3)}, TypeError, "training must be a TileSet"),
         ({"choose_on": 3}, TypeError, "choose_on must be a TileSet"),
         ({"sizes": 3}, TypeError, "sizes must be a Sizes"),

@@ -7,6 +7,8 @@ from lulc_lib.cli import common, parsing
 
 if TYPE_CHECKING:
     from lulc_lib.evidence import ReportCard
+    from lulc_lib.models import TileClassifier
+    from lulc_lib.tiles import TileSet
 
 DETAILS = """\
 Asks of each explanation whether it can be told apart from maps that look at nothing: on mosaics of
@@ -35,7 +37,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--method",
         action="append",
         metavar="METHOD[@LAYER]",
-        help="of `lulc.methods()`; give it again for more (default: all that fit the model)",
+        help="of `lulc.methods()`; give it again for more (default: all that fit the model, but "
+        "for scorecam where it takes more than 256 passes; four with --quick)",
     )
     parser.add_argument(
         "--test", action="append", help="of the tests; give it again for more (default: all)"
@@ -58,7 +61,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=parsing.whole(8),
         metavar="N",
         help="validation tiles to choose the recommendation on, with half as many mosaics "
-        "(default: 1,000, or half of --n-tiles where it is given)",
+        "(default: 1,000; where --n-tiles or --n-mosaics asks for less than a whole card, half as "
+        "many tiles and as many mosaics)",
     )
     parsing.add_tile_options(parser, drawn=50)
     parsing.add_part_options(parser)
@@ -74,16 +78,17 @@ def run(options: argparse.Namespace) -> None:
     """Test, print the ranks, write the card."""
     from dataclasses import replace
 
+    from lulc_lib.evidence import REPORT_ENDING, why_none
     from lulc_lib.report_cards import FULL, QUICK, clever_hans, report_card
     from lulc_lib.splits import split
 
     ((name, model),) = common.get_models([options.name]).items()
-    chosen = options.method or options.test or options.n_tiles or options.n_mosaics
-    whole = not (options.quick or chosen)  # a part would replace all that is known
-    out = options.out or (model.report_file if whole else None)
-    out = common.output_file(out, (".json",)) if out else None
     tiles = common.get_tiles(options)
     part = common.get_part(tiles, options.part, options.split, [model])
+    own = model.report_file
+    out = options.out or (own if _is_whole(options, model, part) else None)
+    spare = [] if own is None else [own.with_name(own.name.removesuffix(REPORT_ENDING) + ".json")]
+    out = common.output_file(out, (".json",), spare=spare) if out else None
     if remark := common.foreign(model, part):
         common.say(remark)
     asked = {"tiles": options.n_tiles, "mosaics": options.n_mosaics}
@@ -120,9 +125,7 @@ def run(options: argparse.Namespace) -> None:
         common.say(f"recommended: {card.recommended.method}" + (f" at {where}" if where else ""))
         common.say(card.recommended.reason)
     else:
-        common.say(
-            "recommended: none, since none was told apart from all maps that look at nothing"
-        )
+        common.say(f"recommended: {why_none(card)}")
     for words in card.left_out:
         common.say(f"left out: {words}")
     for row in clever_hans(card):
@@ -132,6 +135,18 @@ def run(options: argparse.Namespace) -> None:
         )
     if out:
         common.say(f"wrote {card.save(out)}")
+    else:
+        common.say(
+            "not kept: it is no whole card of the model's own test tiles; name a file by --out"
+        )
+
+
+def _is_whole(options: argparse.Namespace, model: "TileClassifier", part: "TileSet") -> bool:
+    """Return whether a card may stand beside the checkpoint: any other would replace it."""
+    chosen = (options.method, options.test, options.n_tiles, options.n_mosaics, options.n_choosing)
+    learnt = model.trained_on
+    same = learnt is None or learnt.source == part.source
+    return not (options.quick or any(chosen)) and part.role == "test" and same
 
 
 def report_text(card: "ReportCard") -> str:
