@@ -22,7 +22,7 @@ to 9. `results/clever_hans.json` keeps both.
 
 The deciding map finds what a tile's class was drawn with better in every twin than in the planted
 network of the same seed, as it must: a planted one learnt nothing of it. But the nulls `centre` and
-`blur` find it as well as the twins' maps do (areas of 0.64 and 0.65; twins 0.53 to 0.69), since
+`blur` find it about as well as the twins' maps (areas of 0.64 and 0.65; twins 0.53 to 0.69), since
 what is drawn lies near the middle and has another brightness than its ground. So drawn evidence
 alone tells no map from a null, and no recommendation rests on it.
 
