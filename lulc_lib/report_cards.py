@@ -81,7 +81,7 @@ from lulc_lib.wording import did_you_mean
 NULLS = tuple(name for name, method in METHODS.items() if method.family == "null")
 CUE = "planted cue"
 RESAMPLES = 1000  # bootstrap, of tiles
-MOST_CHANNELS = 256  # of the layer, from which on scorecam is left out unless it is named
+MOST_CHANNELS = 256  # of the layer; with more, scorecam is left out unless it is named
 MANY_PASSES = 20  # forward passes a map from which on fewer tiles are taken
 
 
@@ -571,8 +571,8 @@ def report_card(
         sizes: how many tiles each test takes; None follows `quick`.
         choosing: the same for `choose_on`; None takes `CHOOSING` for a full card or a larger one
             (1,000 tiles, 500 mosaics, one filling), else half as many tiles as `sizes`, as many
-            mosaics, and its first filling.
-            Explanations that are nearly alike are told apart by more tiles alone.
+            mosaics, and its first filling. Explanations that are nearly alike are told apart by
+            more tiles alone.
         seed: of all draws of tiles.
         precision: of maps and of answers to tiles with holes, "float32" or "bfloat16". Which class
             is explained, and which tiles and mosaics count, is decided in float32. Where the
@@ -808,7 +808,7 @@ def _all_candidates(model: TileClassifier) -> Iterator[Candidate]:
 
 
 def _skipped(model: TileClassifier) -> dict[str, str]:
-    """Return methods that take hours for this model, each with the reason."""
+    """Return methods of too many passes for this model, each with the reason."""
     channels = anatomy(model).channels
     if channels <= MOST_CHANNELS or not list(_able(model, ["scorecam"])):
         return {}

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from lulc_lib import plots
 from lulc_lib.config import History
+from lulc_lib.evidence import Verdict
 from lulc_lib.explanations import Explanation, explain
 from lulc_lib.metrics import coverage, evaluate
 from lulc_lib.models import create_model
@@ -440,6 +441,7 @@ def test_gallery_without_labels_judges_nothing(tiles: TileSet):
     """Plain images get no tick and no cross, and the name given for them."""
     some = tiles[:2]
     text = words(plots.plot_gallery(some.images, {"m": made(some)}, names=["a.jpg", "b.jpg"]))
+    assert "failed single deletion" not in text
     assert "a.jpg" in text
     assert "✓" not in text
     assert "✗" not in text
@@ -573,6 +575,16 @@ def test_curves_that_cannot_be_drawn_are_refused(curves, x, finding):
 
 
 # --- comparison ----------------------------------------------------------------------------------
+
+
+def test_a_gallery_says_which_test_a_caption_speaks_of(tiles):
+    """The foot explains the figure of single deletion where a caption has it, and only there."""
+    some = tiles[:2]
+    for short, said in (("unproven · single deletion 0.05", True), ("passed · mosaic 0.60", False)):
+        maps = replace(made(some), verdict=Verdict(not said, "words", short))
+        text = words(plots.plot_gallery(some, {"m": maps}))
+        assert short in text
+        assert ("failed single deletion" in " ".join(text.split())) == said
 
 
 def test_agreement_shows_each_correlation():

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lulc_lib.arrays import softmax
+from lulc_lib.evidence import SINGLE_DELETION
 from lulc_lib.explanations import Explanation
 from lulc_lib.explanations.table import METHODS
 from lulc_lib.plots.files import figure_jpeg, figure_png
@@ -44,6 +45,10 @@ _FOOTER = (
     "right one of four tiles (mosaic, chance 0.25; not to be compared between models that see "
     "mosaics of different sizes). It does not show where the class is, nor that the answer is "
     "right."
+)
+_FAILED_DELETION = (
+    "Where a method failed single deletion alone, the line below the grid has its figure in that "
+    "test instead: the correlation with what each patch costs, chance 0."
 )
 
 
@@ -108,6 +113,9 @@ def plot_gallery(
     blocks = 1 if count <= 6 else 2
     texts = [[column.caption(i) for column in columns] for i in range(count)]
     lines = 2 + max(details.count("\n") for row in texts for _, details, _ in row)
+    verdicts = [column.explanation.verdict for column in columns]
+    if any(verdict and SINGLE_DELETION in verdict.short for verdict in verdicts):
+        notes = (*notes, _FAILED_DELETION)
     place = _Places(count, 1 + len(columns), blocks, lines, tuple(map(plain, notes)))
     figure = GalleryFigure(figsize=(place.width, place.height), facecolor="white", dpi=100)
     for block in range(blocks):
