@@ -156,20 +156,34 @@ class ReportCard:
         found = [self.find(method, layer, test) for test in (MOSAIC, SINGLE_DELETION)]
         leads = [self.find(method, layer, f"{t}, {LEAD}") for t in (MOSAIC, SINGLE_DELETION)]
         known = [(row, lead) for row, lead in zip(found, leads, strict=True) if row and lead]
-        name = _named(method, layer)
         if len(known) < 2:
-            words = f"the report card of {self.model} does not cover {name}"
-            return Verdict(False, words, "unproven · not tested")
+            return self._uncovered(method, layer)
         figures = ", ".join(f"{row.test} {row.interval}" for row, _ in known)
-        failed = [row for row, lead in known if not (lead.low > 0 and lead.n >= LEAST_TILES)]
+        few = [row for row, lead in known if lead.n < LEAST_TILES]
+        failed = [row for row, lead in known if not lead.low > 0] or few
         shown = (failed or [row for row, _ in known])[0]  # the figure that the verdict rests on
         short = f"{shown.test} {shown.value:.2f}"
         if failed:
             where = " and ".join(row.test for row in failed)
             words = f"{figures}: not told apart from maps that look at nothing by {where}"
+            if failed is few:
+                words = f"{figures}: {few[0].n} of {where} are too few to tell it from any map"
             return Verdict(False, words, f"unproven · {short}")
         words = f"{figures}, both above all maps that look at nothing"
         return Verdict(True, words, f"passed · {short}")
+
+    def _uncovered(self, method: str, layer: str | None) -> Verdict:
+        """Say why the card does not tell an explanation from maps that look at nothing."""
+        name, both = _named(method, layer), (MOSAIC, SINGLE_DELETION)
+        lacking = [test for test in both if self.find(method, layer, test) is None]
+        if (method, layer) not in set(candidates(self)):
+            words = f"the report card of {self.model} does not cover {name}"
+            return Verdict(False, words, "unproven · not tested")
+        if lacking:
+            words = f"the report card of {self.model} lacks {' and '.join(lacking)} of {name}"
+            return Verdict(False, words, f"unproven · no {lacking[0]}")
+        words = f"{name} looks at nothing: a map is proven by its lead over such maps"
+        return Verdict(False, words, "unproven · looks at nothing")
 
     def to_json(self) -> str:
         """Return the card as JSON text with a digest of all it says, which `from_json` reads."""
@@ -178,12 +192,16 @@ class ReportCard:
 
     @classmethod
     def from_json(cls, source: Path | str, what: str = "the report card") -> "ReportCard":
-        """Read a card from a file or a text.
+        """Read a card from a file, given as a `Path`, or from a text.
 
         Raises:
             ValueError: if it is no report card of this version; one line that names the source.
             OSError: if the file cannot be read.
         """
+        if isinstance(source, str) and not source.lstrip().startswith("{"):
+            raise ValueError(
+                f"{what} is read from a Path, or from a JSON text, got {one_line(source)[:80]!r}"
+            )
         values = read_json(source, what, _MOST_BYTES)
         where = f"{what} {source}" if isinstance(source, Path) else what
         try:

@@ -121,6 +121,8 @@ class Sizes:
         for name in self.fillings:
             if name not in FILLS:
                 raise ValueError(f"fillings must be among {', '.join(FILLS)}, got {name!r}")
+        if len(set(self.fillings)) < len(self.fillings):
+            raise ValueError(f"fillings name one twice: {', '.join(self.fillings)}")
         if not self.fillings:
             raise ValueError(f"fillings are empty; name at least one of {', '.join(FILLS)}")
 
@@ -341,17 +343,29 @@ class Ground:
         """Which mosaics' own quarter matters most to the model, bool (N,)."""
         return causal(*self.mosaics)
 
+    @cached_property
+    def large_causal(self) -> np.ndarray:
+        """Which mosaics' own ninth matters most to the model, bool (N,)."""
+        return causal(*self.large)
+
 
 def _mosaic(ground: Ground, one: Candidate, count: int) -> Values:
     model, found = ground.mosaics
     found = _first(found, count)
     maps = ground.maps_of(model, found, one)
+    return _of_mosaics(MOSAIC, "own quarter", maps, found, ground.causal)
+
+
+def _of_mosaics(
+    name: str, own: str, maps: np.ndarray, found: Mosaics, causal_ones: np.ndarray
+) -> Values:
+    """Return the share of all mosaics and of the causal ones, area and pointing, for maps."""
     share = relevance_share(maps, found)
     return {
-        (MOSAIC, ""): share,
-        ("mosaic, own quarter causal", ""): np.where(ground.causal[: len(found)], share, np.nan),
-        ("mosaic, area under ROC", ""): area_under_roc(maps, found.own_in(*maps.shape[1:])),
-        ("mosaic, pointing", ""): pointing(maps, found),
+        (name, ""): share,
+        (f"{name}, {own} causal", ""): np.where(causal_ones[: len(found)], share, np.nan),
+        (f"{name}, area under ROC", ""): area_under_roc(maps, found.own_in(*maps.shape[1:])),
+        (f"{name}, pointing", ""): pointing(maps, found),
     }
 
 
@@ -363,7 +377,7 @@ def _large_mosaic(ground: Ground, one: Candidate, count: int) -> Values:
         return {}
     found = _first(found, count)
     maps = ground.maps_of(model, found, one)
-    return {("mosaic 3x3", ""): relevance_share(maps, found)}
+    return _of_mosaics("mosaic 3x3", "own ninth", maps, found, ground.large_causal)
 
 
 def _single_deletion(ground: Ground, one: Candidate, count: int) -> Values:
@@ -433,9 +447,9 @@ def _curves(ground: Ground, one: Candidate, count: int) -> Values:
     maps = ground.maps(one, count)
     order = deletion_order(maps)
     values: Values = {}
-    fillings = ground.sizes.fillings[:1]
-    if len(ground.sizes.fillings) > 1:
-        fillings = (*fillings, "linear")  # dear: a system of equations for each hole
+    fillings = ground.sizes.fillings
+    if len(fillings) > 1:
+        fillings = tuple(dict.fromkeys((*fillings, "linear")))  # dear: equations for each hole
     for name, run in (("deletion", deletion), ("insertion", insertion)):
         for filling in fillings:
             found = run(
@@ -503,7 +517,7 @@ _TESTS = (
          "Samek et al. 2017, arXiv:1509.06321"),
     Test("curves", _curves,
          "mean probability while pixels go (deletion, lower is better) or come (insertion, higher "
-         "is better) in the map's order; filling \"linear\" is ROAD's",
+         "is better) in the map's order; the same of the logit; filling \"linear\" is ROAD's",
          "Petsiuk et al. 2018, arXiv:1806.07421; Rong et al. 2022, arXiv:2202.00449"),
     Test("adapted copy", _adapted,
          "single deletion for a copy that has learnt from tiles without a patch, which the holes "
@@ -656,7 +670,7 @@ def report_card(
     )
     where = "on these tiles"
     if choose_on is not None:
-        tried = min(choosing.tiles, len(choose_on))
+        tried = len(choose_on.balanced(choosing.tiles))
         where = f"on {tried:,} of {len(choose_on):,} other tiles"
     return replace(card, recommended=_recommended(card, _rows(kept[0]), where))
 
@@ -1016,8 +1030,9 @@ def _recommended(card: ReportCard, chosen_by: Sequence[Row], where: str) -> Reco
             continue
         mean = order["mean rank"].iloc[place - 1]
         best = "the best" if place == 1 else f"number {place} by"
+        others = int((~order.duplicated()).sum())  # what draws one map counts once
         reason = (
-            f"report card: {best} mean rank ({mean:.1f} of {len(order)}) over mosaics, single "
+            f"report card: {best} mean rank ({mean:.1f} of {others}) over mosaics, single "
             f"deletion and removal, chosen {where}; {card.verdict(method, layer).words}"
         )
         return Recommendation(method, layer, reason)

@@ -153,6 +153,26 @@ def test_captions_say_passed_or_unproven(kept):
     assert half.short == f"unproven · single deletion {value:.2f}"  # the test that it failed
 
 
+def test_a_verdict_names_what_is_missing(kept):
+    """Too few tiles, a test that was not made and a map that looks at nothing have other words."""
+    layer = layers(kept).layer[0]
+    card = made_card(kept, layer)
+    few = replace(card, rows=tuple(replace(row, n=4) for row in card.rows))
+    verdict = few.verdict("hirescam", layer)
+    assert not verdict.proven
+    assert verdict.words.endswith(
+        "4 of mosaic and single deletion are too few to tell it from any map"
+    )
+    rows = tuple(row for row in card.rows if not row.test.startswith(SINGLE_DELETION))
+    verdict = replace(card, rows=rows).verdict("hirescam", layer)
+    assert verdict.short == "unproven · no single deletion"
+    assert f"lacks single deletion of hirescam at {layer}" in verdict.words
+    centre = [row("centre", None, test, 0.2, 0.1, 0.3) for test in (MOSAIC, SINGLE_DELETION)]
+    beside = replace(card, rows=(*card.rows, *centre))
+    assert beside.verdict("centre", None).short == "unproven · looks at nothing"
+    assert "does not cover xgradcam" in card.verdict("xgradcam", None).words
+
+
 def test_mosaics_and_tiles_are_counted_apart(kept):
     """A row of the table has the number of mosaics and the number of tiles of the other tests."""
     layer = layers(kept).layer[0]
@@ -208,6 +228,13 @@ def test_a_damaged_card_is_left_aside(kept, images, tmp_path):
     made_card(kept, "network.layer2").save(kept.report_file)
     os.utime(kept.report_file, (1, 1))
     assert known_card(kept) is not None
+
+
+def test_the_name_of_a_file_is_no_card(kept, tmp_path):
+    """A text is read as a card; one that names a file is answered with what to do."""
+    file = made_card(kept, "network.layer2").save(tmp_path / "a.json")
+    with pytest.raises(ValueError, match="is read from a Path, or from a JSON text, got"):
+        ReportCard.from_json(str(file))
 
 
 def test_a_model_of_other_settings_has_no_card(kept, images):

@@ -103,6 +103,28 @@ def test_probabilities_and_logits_are_both_measured(card):
         assert {one, other} <= tests
 
 
+def test_curves_have_every_filling(model, parts):
+    """Those of the sizes, and that of ROAD, for the probability and the logit."""
+    sizes = replace(TINY, fillings=("blur", "mean", "texture"))
+    found = report_card(model, parts.test, ["hirescam"], ["curves"], sizes=sizes)
+    own = found.frame[found.frame.method == "hirescam"]
+    for test in ("deletion", "insertion", "deletion of the logit", "insertion of the logit"):
+        assert list(own.filling[own.test == test]) == ["blur", "mean", "texture", "linear"]
+
+
+def test_mosaics_of_nine_have_the_figures_of_four(eurosat):
+    """Share of all and of the causal ones, area and pointing."""
+    vit, _ = load_checkpoint("vit")
+    ground = Ground(vit, split(eurosat, "seed42").test, replace(SMALL, mosaics=30), 0)
+    one = Candidate("gradcam")
+    four, nine = (TESTS[name].run(ground, one, 30) for name in (MOSAIC, "mosaic 3x3"))
+    assert [name for name, _ in nine] == [
+        name.replace("mosaic", "mosaic 3x3").replace("quarter", "ninth") for name, _ in four
+    ]
+    assert np.isfinite(nine["mosaic 3x3, own ninth causal", ""]).any()
+    assert nine["mosaic 3x3", ""].mean() > 1 / 9
+
+
 def test_mosaics_keep_their_scale_where_the_model_takes_it(eurosat, model):
     """The shipped ResNet is asked at the tiles' own scale; a ViT and a wrapped module are not."""
     assert not takes_own_scale(create_model("vit"))
@@ -292,6 +314,8 @@ def test_sizes_may_come_from_numpy_and_lists(model, parts, tmp_path):
     assert found.save(tmp_path / "a.json").is_file()
     with pytest.raises(TypeError, match=r"fillings must be a list, such as \['blur'\]"):
         Sizes(fillings="blur")
+    with pytest.raises(ValueError, match="fillings name one twice: blur, mean, blur"):
+        Sizes(fillings=("blur", "mean", "blur"))
 
 
 def test_shipped_cards_are_what_the_command_makes():
