@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import nn
 
 from lulc_lib.files import atomic_write, one_line, read_json
@@ -116,6 +117,8 @@ class ReportCard:
         precision: of maps and answers, "float32" or "bfloat16".
         settings: how `report_card` was asked: "seed", and the `Sizes` "sizes" and "choosing" (None
             where the explanation was chosen on the same tiles); None in a card that lacks them.
+        choice: the core tests' figures on the tiles that the explanation was chosen on; empty where
+            those are the card's own.
     """
 
     model: str
@@ -131,6 +134,7 @@ class ReportCard:
     left_out: tuple[str, ...] = ()
     precision: str = "float32"
     settings: dict[str, Any] | None = None
+    choice: tuple[Row, ...] = ()
 
     def __repr__(self) -> str:
         best = self.recommended
@@ -233,7 +237,10 @@ def _from_values(values: Any) -> ReportCard:
         raise ValueError("it is not as it was written")
     if values.pop("format") != FORMAT:
         raise ValueError("it has another format")
-    rows = tuple(_checked_row(Row(**row)) for row in values.pop("rows"))
+    rows, choice = (
+        tuple(_checked_row(Row(**row)) for row in given)
+        for given in (values.pop("rows"), values.pop("choice", ()))
+    )
     best = values.pop("recommended")
     known = {spec.name for spec in fields(ReportCard)}
     if unknown := set(values) - known:
@@ -243,7 +250,7 @@ def _from_values(values: Any) -> ReportCard:
         _check_texts(recommended, ("method", "reason"))
         _check_place(recommended)
     values["left_out"] = tuple(values.get("left_out", ()))
-    card = ReportCard(rows=rows, recommended=recommended, **values)
+    card = ReportCard(rows=rows, recommended=recommended, choice=choice, **values)
     _check_texts(card, ("model", "weights", "tiles", "digest", "hardware", "created", "precision"))
     for words in card.left_out:
         _need(isinstance(words, str), f"left_out holds {words!r}, which is no text")
@@ -387,7 +394,13 @@ def nulls(card: ReportCard) -> list[tuple[str, str | None]]:
 
 
 def ranks(card: ReportCard) -> pd.DataFrame:
-    """Return the rank of each explanation in each core test, 1 is best, and the mean rank.
+    """Return the expected rank of each explanation in each core test, 1 is best, and their mean.
+
+    Figures are of drawn tiles, and among explanations that are nearly alike the order turns with
+    the draw. An expected rank is 1 plus, for each other explanation, the probability that its
+    figure is truly higher, with normal errors as wide as the 95 % intervals (Laird and Louis 1989,
+    Journal of Educational Statistics 14, 29-46). Errors count as independent. Those on the same
+    tiles are not, so that ranks differ somewhat less than they could.
 
     Explanations whose figures agree to three decimals in all three tests draw one map, such as
     Grad-CAM and HiResCAM where the gradient is alike in all cells. They count once and share ranks.
@@ -397,23 +410,31 @@ def ranks(card: ReportCard) -> pd.DataFrame:
         a core test, and the nulls, are left out.
     """
     apart = set(nulls(card))
-    values = {}
+    found = {}
     for one in candidates(card):
-        found = [card.find(*one, test) for test in CORE]
-        if one not in apart and all(found):
-            values[one[0], one[1] or ""] = [row.value for row in found]
-    if not values:
+        rows = [card.find(*one, test) for test in CORE]
+        if one not in apart and all(rows):
+            found[one[0], one[1] or ""] = rows
+    if not found:
         return pd.DataFrame(columns=[*CORE, "mean rank"])
-    index = pd.MultiIndex.from_tuples(values, names=["method", "layer"])
-    figures = pd.DataFrame(list(values.values()), index, list(CORE)).round(3)
-    once = figures.drop_duplicates()
-    shared = {
-        tuple(row): ranked
-        for row, ranked in zip(once.to_numpy(), once.rank(ascending=False).to_numpy(), strict=True)
-    }
-    rows = [shared[tuple(row)] for row in figures.to_numpy()]
-    table = pd.DataFrame(rows, index, list(CORE))
+    index = pd.MultiIndex.from_tuples(found, names=["method", "layer"])
+    maps = [tuple(round(row.value, 3) for row in rows) for rows in found.values()]
+    once = dict(zip(maps, found.values(), strict=True))
+    expected = np.stack(
+        [_expected_ranks(rows) for rows in zip(*once.values(), strict=True)], axis=1
+    )
+    shared = dict(zip(once, expected, strict=True))
+    table = pd.DataFrame([shared[figures] for figures in maps], index, list(CORE))
     return table.assign(**{"mean rank": table.mean(axis=1)}).sort_values("mean rank", kind="stable")
+
+
+def _expected_ranks(rows: Sequence[Row]) -> np.ndarray:
+    """Return the expected rank of each figure among others of one test, 1 is the highest."""
+    value = np.array([row.value for row in rows])
+    error = np.array([row.high - row.low for row in rows]) / (2 * 1.96)
+    wide = np.sqrt(error[:, None] ** 2 + error**2)
+    higher = torch.special.ndtr(torch.from_numpy((value - value[:, None]) / np.fmax(wide, 1e-12)))
+    return 0.5 + higher.numpy().sum(axis=1)  # its own probability of 1/2 is among them
 
 
 def ordered(card: ReportCard) -> tuple[list[tuple[str, str | None]], list[tuple[str, str | None]]]:

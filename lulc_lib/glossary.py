@@ -182,6 +182,10 @@ TERMS = tuple(
         ("McNemar's test", "04",
          "A test whether two models are equally good that uses only the tiles which one of "
          "them gets right alone."),
+        ("mean rank", "00",
+         "An explanation's place among those tried, 1 is best, on average over the three tests "
+         "that recommend. Places are those to be expected: where two figures could have come out "
+         "the other way round on other tiles, both orders count, each by its probability."),
         ("mixup", "02", "Blending two training tiles and asking for both labels in proportion."),
         ("MLP", "03",
          "A small network of two linear layers. In a ViT's block it works on each token by "

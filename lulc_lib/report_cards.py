@@ -672,7 +672,10 @@ def report_card(
     if choose_on is not None:
         tried = len(choose_on.balanced(choosing.tiles))
         where = f"on {tried:,} of {len(choose_on):,} other tiles"
-    return replace(card, recommended=_recommended(card, _rows(kept[0]), where))
+        leads = (f"{MOSAIC}, {LEAD}", f"{SINGLE_DELETION}, {LEAD}", f"{REMOVAL}, {CENTRE_LEAD}")
+        chosen_by = _rows(kept[0])
+        card = replace(card, choice=tuple(r for r in chosen_by if r.test in (*CORE, *leads)))
+    return replace(card, recommended=_recommended(card, card.choice or rows, where))
 
 
 # --- what is tested ------------------------------------------------------------------------------

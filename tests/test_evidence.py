@@ -200,6 +200,35 @@ def test_a_model_without_a_file_has_no_card():
     assert known_card(create_model(network, image_size=64)) is None
 
 
+def test_ranks_are_those_to_be_expected(kept):
+    """Where intervals are wide, a figure that is a little higher is no whole rank better."""
+
+    def table(half):
+        rows = []
+        for method, value in {"gradcam": 0.5, "layercam": 0.6}.items():
+            for test in (MOSAIC, SINGLE_DELETION, REMOVAL):
+                rows.append(row(method, None, test, value, value - half, value + half))
+                rows.append(row(method, None, f"{test}, {LEAD}", 0.1, 0.1, 0.1))
+        return ranks(replace(made_card(kept, None), rows=tuple(rows)))
+
+    wide = table(0.1)  # standard errors of 0.051, and of 0.072 for the difference of 0.1
+    assert wide.loc[("layercam", ""), MOSAIC] == pytest.approx(1.083, abs=1e-3)
+    assert wide.loc[("gradcam", ""), "mean rank"] == pytest.approx(1.917, abs=1e-3)
+    assert table(0.01)["mean rank"].tolist() == pytest.approx([1, 2], abs=1e-6)
+    assert table(10.0)["mean rank"].tolist() == pytest.approx([1.5, 1.5], abs=0.01)
+
+
+def test_a_card_keeps_what_it_was_chosen_by(kept, tmp_path):
+    """The figures of the other tiles come back from the file, and are checked as rows are."""
+    card = made_card(kept, "network.layer2")
+    card = replace(card, choice=card.rows[:2])
+    file = card.save(tmp_path / "a.json")
+    assert ReportCard.from_json(file).choice == card.choice
+    replace(card, choice=(replace(card.rows[0], n=0),)).save(file)
+    with pytest.raises(ValueError, match="n of hirescam is no number of tiles"):
+        ReportCard.from_json(file)
+
+
 def test_maps_that_are_one_map_count_once(kept):
     """Explanations with equal figures share their rank and push the others back by one alone."""
     rows = []
