@@ -165,7 +165,10 @@ def test_the_evaluation_is_the_measured_one(monkeypatch):
 
 
 def test_the_report_cards_were_repeated_on_other_tiles():
-    """Each measured claim holds, of the explanation that the shipped card recommends."""
+    """Each measured claim holds, of the explanation that the shipped card recommends.
+
+    That it has the best mean rank may fail by chance; benchmarks/README.md says where.
+    """
     result = json.loads((BENCHMARKS / "results" / "report_cards.json").read_text())
     folder = BENCHMARKS.parent / "checkpoints"
     cards = {path.name.partition(".")[0] for path in folder.glob("*.report.json")}
@@ -176,9 +179,14 @@ def test_the_report_cards_were_repeated_on_other_tiles():
         best = card.recommended
         assert found["recommended"] == [best.method, best.layer], name
         own = found["mean ranks"][" at ".join(filter(None, found["recommended"]))]
-        strict = found["claims"].pop("best mean rank")  # benchmarks/README.md names where it fails
+        strict = found["claims"].pop("best mean rank")
         assert strict == (own == min(found["mean ranks"].values())), name
         assert set(found["claims"].values()) == {True}, (name, found["claims"])
+        if not strict:
+            ahead = {other: ends for other, ends in found["ranks behind"].items() if ends[0] > 0}
+            page = (BENCHMARKS / "README.md").read_text()
+            for other, (value, low, high) in ahead.items():
+                assert f"by {value:.2f} [{low:.2f}, {high:.2f}] mean ranks" in page, other
 
 
 @pytest.mark.parametrize("name", names_in(BENCHMARKS.parent / "checkpoints"))
