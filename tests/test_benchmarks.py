@@ -77,8 +77,11 @@ def test_a_page_is_written_between_its_marks(experiments, tmp_path, monkeypatch)
     page, results = tmp_path / "page.md", tmp_path / "rows.json"
     each = [f"{first}\nold\n{last}\n" for first, last in experiments.MARKS.values()]
     page.write_text(f"before\n{each[0]}between\n{''.join(each[1:])}after\n")
-    rows = '{"mixup": {"val_macro_f1": 0.82, "minutes": 3.0}, '
-    results.write_text(rows + '"base": {"val_macro_f1": 0.8, "minutes": 2.0}}')
+    rows = {
+        "mixup": {"val_macro_f1": 0.82, "minutes": 3.0, "machine": "x86_64, one, 1 threads"},
+        "base": {"val_macro_f1": 0.8, "minutes": 2.0, "machine": "x86_64, two, 2 threads"},
+    }
+    results.write_text(json.dumps(rows))
     monkeypatch.setattr(experiments, "PAGE", page)
     monkeypatch.setattr(experiments, "RESULTS", results)
     experiments.write_page()
@@ -90,7 +93,7 @@ def test_a_page_is_written_between_its_marks(experiments, tmp_path, monkeypatch)
     row = "| resnet50 | seed42/train | 1 | 29 | 64 px, 128 px | adamw, onecycle with peak 0.002, "
     assert row in text
     assert "| 0.8000 | +0.0000 | 2.0 |  |" in text
-    assert "| mixup | mixup 0.2 | 0.8200 | +0.0200 | 3.0 | helps |" in text
+    assert "| mixup | mixup 0.2 | 0.8200 | +0.0200 | 3.0, one core | helps |" in text
 
 
 def test_a_pause_costs_an_experiment_no_minutes(experiments):
