@@ -171,7 +171,7 @@ class ReportCard:
             where = " and ".join(row.test for row in failed)
             words = f"{figures}: not told apart from maps that look at nothing by {where}"
             if failed is few:
-                words = f"{figures}: {few[0].n} of {where} are too few to tell it from any map"
+                words = f"{figures}: fewer than {LEAST_TILES} tiles in {where} tell no map apart"
             return Verdict(False, words, f"unproven · {short}")
         words = f"{figures}, both above all maps that look at nothing"
         return Verdict(True, words, f"passed · {short}")

@@ -161,7 +161,7 @@ def test_a_verdict_names_what_is_missing(kept):
     verdict = few.verdict("hirescam", layer)
     assert not verdict.proven
     assert verdict.words.endswith(
-        "4 of mosaic and single deletion are too few to tell it from any map"
+        "fewer than 10 tiles in mosaic and single deletion tell no map apart"
     )
     rows = tuple(row for row in card.rows if not row.test.startswith(SINGLE_DELETION))
     verdict = replace(card, rows=rows).verdict("hirescam", layer)

@@ -580,8 +580,12 @@ def test_curves_that_cannot_be_drawn_are_refused(curves, x, finding):
 def test_a_gallery_says_which_test_a_caption_speaks_of(tiles):
     """The foot explains the figure of single deletion where a caption has it, and only there."""
     some = tiles[:2]
-    for short, said in (("unproven · single deletion 0.05", True), ("passed · mosaic 0.60", False)):
-        maps = replace(made(some), verdict=Verdict(not said, "words", short))
+    for short, said in {
+        "unproven · single deletion 0.05": True,
+        "unproven · no single deletion": False,
+        "passed · mosaic 0.60": False,
+    }.items():
+        maps = replace(made(some), verdict=Verdict("passed" in short, "words", short))
         text = words(plots.plot_gallery(some, {"m": maps}))
         assert short in text
         assert ("failed single deletion" in " ".join(text.split())) == said

@@ -114,7 +114,7 @@ def plot_gallery(
     texts = [[column.caption(i) for column in columns] for i in range(count)]
     lines = 2 + max(details.count("\n") for row in texts for _, details, _ in row)
     verdicts = [column.explanation.verdict for column in columns]
-    if any(verdict and SINGLE_DELETION in verdict.short for verdict in verdicts):
+    if any(verdict and f"· {SINGLE_DELETION}" in verdict.short for verdict in verdicts):
         notes = (*notes, _FAILED_DELETION)
     place = _Places(count, 1 + len(columns), blocks, lines, tuple(map(plain, notes)))
     figure = GalleryFigure(figsize=(place.width, place.height), facecolor="white", dpi=100)
