@@ -23,7 +23,7 @@ class Term(NamedTuple):
 TERMS = tuple(
     Term(*row)
     for row in (
-        ("accuracy", "04", "The share of tiles whose predicted class is the label."),
+        ("accuracy", "00", "The share of tiles whose predicted class is the label."),
         ("activation", "05",
          "What a layer computes from a tile: one number for each channel and cell."),
         ("AdamW", "02",
@@ -128,7 +128,7 @@ TERMS = tuple(
         ("family", "07",
          "Methods that read the same things of a network, such as a layer's activations, "
          "attention, or the answers to covered tiles."),
-        ("features", "12",
+        ("features", "06",
          "The numbers by which a network describes a tile before its last linear layer."),
         ("filling", "06",
          "What stands in for pixels that are taken away: a blur of those that stay, their "
@@ -176,7 +176,7 @@ TERMS = tuple(
         ("loss", "02",
          "How wrong a model is, in one number. Here: the cross-entropy, minus the "
          "logarithm of the label's probability, averaged over tiles."),
-        ("macro-F1", "04",
+        ("macro-F1", "01",
          "The plain mean over classes of F1, which is the hits of a class over the mean of "
          "tiles that are it and tiles called it."),
         ("McNemar's test", "04",
@@ -214,11 +214,11 @@ TERMS = tuple(
         ("position code", "03",
          "A vector that is added to a token and says where in the tile its patch lies."),
         ("predicted", "00", "The class with the largest logit, and so the highest probability."),
-        ("producer's accuracy", "04", "Recall: of the tiles that are a class, the part found."),
-        ("relevance", "08",
+        ("producer's accuracy", "01", "Recall: of the tiles that are a class, the part found."),
+        ("relevance", "07",
          "What a method counts a place for. Also the method that weighs each block's "
          "attention by its gradient for the class."),
-        ("ReLU", "05",
+        ("ReLU", "02",
          "Setting negative values to 0."),
         ("removal", "08",
          "A test that takes away the top quarter of a map's pixels, then the bottom "
@@ -229,7 +229,7 @@ TERMS = tuple(
         ("residual connection", "05",
          "The path on which what enters a block passes it unchanged, to be added to what "
          "the block computes."),
-        ("rollout", "09",
+        ("rollout", "07",
          "A method that multiplies the attention of all blocks. It draws one map for all "
          "classes."),
         ("schedule", "02",

@@ -638,7 +638,8 @@ def test_maps_stand_below_their_pictures(tiles: TileSet):
     """A row of pictures, then a row for each set of grids, on one scale each; grids are resized."""
     some = tiles[:3]
     fine, coarse = made(some, 8, signed=True), made(some, 4)
-    figure = plots.plot_maps(some, {"fine": fine.grid, "coarse": coarse.grid}, ["x", "y", "z"])
+    grids = {"fine": fine.grid, "coarse": coarse.grid}
+    figure = plots.plot_maps(some, grids, ["x", "y", "z"], quantity={"coarse": "fall"})
     pictures = [ax for ax in figure.axes if len(ax.images) == 1 and not ax.get_label()]
     assert (len(pictures), len(maps(figure))) == (3, 6)
     for row, explanation in enumerate((fine, coarse)):
@@ -651,6 +652,7 @@ def test_maps_stand_below_their_pictures(tiles: TileSet):
     assert maps(figure)[0].images[1].get_cmap().name == "RdBu_r"
     bars = [ax for ax in figure.axes if ax.get_label() == "colour bar"]
     assert [bar.get_ylim()[1] for bar in bars] == [m.images[1].norm.vmax for m in maps(figure)[::3]]
+    assert [bar.get_ylabel() for bar in bars] == ["raw value", "fall"]
     text = words(figure)
     for part in ("fine", "8x8 grid\n1 cell = 80 m", "x\n", "z\n"):
         assert part in text, part

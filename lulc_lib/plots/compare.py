@@ -95,6 +95,7 @@ def plot_maps(
     *,
     ground: float | None = GROUND,
     side: float = 0.8,
+    quantity: str | Mapping[str, str] = "raw value",
 ) -> Figure:
     """Draw pictures in a row and, below them, one row of maps for each set of grids.
 
@@ -108,6 +109,8 @@ def plot_maps(
         captions: one short text per picture; long class names are broken into two lines.
         ground: metres along the side of a tile; None leaves the size of a cell out.
         side: of a picture, in inches.
+        quantity: what the values are, beside the colour bars; name -> words where rows differ,
+            "raw value" for rows that are not named.
 
     Raises:
         ValueError: if there are no grids, or grids or captions do not fit the images.
@@ -139,6 +142,8 @@ def plot_maps(
         shown = matplotlib.cm.ScalarMappable(scale.norm, scale.cmap)
         bar = figure.colorbar(shown, cax=cax, alpha=0.6, extend=extend(scale), extendfrac=0.05)
         dress_colour_bar(bar, scale)
+        words = quantity if isinstance(quantity, str) else quantity.get(name, "raw value")
+        bar.set_label(plain(words), fontsize=6.5, color=INK, labelpad=2)
     return figure
 
 
@@ -152,7 +157,7 @@ class _Sheet:
     side: float = 0.8
     gap: float = 0.08
     label: float = 1.45
-    tail: float = 0.6  # right of the maps, for the colour bar
+    tail: float = 0.75  # right of the maps, for the colour bar and its label
 
     @property
     def width(self) -> float:
