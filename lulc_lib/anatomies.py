@@ -282,6 +282,11 @@ def _refuse_early(model: nn.Module, before: list[_Step], chosen: _Step) -> None:
 def _refuse_hidden(model: nn.Module) -> None:
     """Refuse networks whose layers no hook can see, by what hides them."""
     for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"{name or model.name} of {model.name} was made by torch.jit, which hides its "
+                "layers; explain the network that it was made from"
+            )
         compiled = isinstance(module, torch._dynamo.OptimizedModule)
         if compiled or module._compiled_call_impl is not None:
             raise ValueError(
@@ -325,8 +330,11 @@ def _trace(model: nn.Module) -> list[_Step]:
 
         return hook
 
-    handles = [m.register_forward_hook(record(n)) for n, m in model.named_modules() if n]
+    handles = []
     try:
+        for name, module in model.named_modules():
+            if name:
+                handles.append(module.register_forward_hook(record(name)))
         with torch.inference_mode(False), evaluating(model), torch.enable_grad():
             seeded = torch.Generator().manual_seed(0)
             noise = torch.rand(1, 3, TILE_SIZE, TILE_SIZE, generator=seeded)

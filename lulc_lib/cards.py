@@ -269,7 +269,7 @@ def seal_card(path: Path) -> bool:
         values["format"] = CARD_FORMAT
     if values.get("card_sha256") == card_digest(values):
         return False
-    _checked(values | {"card_sha256": card_digest(values)}, path)
+    check_card(values, path)
     with atomic_write(path) as temporary:
         temporary.write_text(card_text(values), encoding="utf-8")
     return True
@@ -282,6 +282,19 @@ def parse_card(path: Path) -> Card:
         CheckpointError: if it is malformed or speaks of other classes.
     """
     return _checked(_read_values(path), path)
+
+
+def check_card(values: dict[str, Any], path: Path) -> None:
+    """Check the content of a card that is to be written as it will be when it is read.
+
+    Raises:
+        CheckpointError: if it could not be read.
+    """
+    try:
+        digest = card_digest(values)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the card {path} cannot be written: {error}") from error
+    _checked(values | {"card_sha256": digest}, path).trained_on()
 
 
 def _read_values(path: Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from lulc_lib.cards import (
     CheckpointError,
     card_beside,
     card_text,
+    check_card,
     check_name,
     jsonable,
     names_in,
@@ -40,7 +41,7 @@ from lulc_lib.files import atomic_write, one_line, open_regular, sync_folder
 from lulc_lib.kept import write_kept
 from lulc_lib.metrics import Report
 from lulc_lib.models import TileClassifier, create_model, from_spec
-from lulc_lib.predictions import Predictions, model_key, predict
+from lulc_lib.predictions import Predictions, model_key, predict, structure_digest
 from lulc_lib.storage import sha256_file
 from lulc_lib.tiles import CLASSES, TileSet, TrainedOn
 from lulc_lib.weights import (
@@ -93,8 +94,8 @@ def save_checkpoint(
 
     Raises:
         TypeError: if an argument has the wrong type.
-        CheckpointError: if the name or precision is not usable, or a weight is NaN, infinite or
-            too large for float16.
+        CheckpointError: if the name or precision is not usable, the card could not be loaded, or
+            a weight is NaN, infinite or too large for float16.
     """
     for value, kind, what in (
         (model, TileClassifier, "model must be a TileClassifier (see create_model)"),
@@ -102,6 +103,8 @@ def save_checkpoint(
         (report, Report | None, "report must be a Report (see evaluate) or None"),
         (report_tta, Report | None, "report_tta must be a Report (see evaluate) or None"),
         (history, History | None, "history must be a History (see fit) or None"),
+        (notes, str, "notes must be a text ('' for none)"),
+        *((stage, RunConfig, "earlier must hold RunConfigs") for stage in earlier),
     ):
         if not isinstance(value, kind):
             raise TypeError(f"{what}, got {type(value).__name__}")
@@ -137,6 +140,7 @@ def save_checkpoint(
         notes=notes,
         **_training_data(model.trained_on),
     )
+    check_card(jsonable(asdict(card)), place)  # before anything is replaced
     with atomic_write(weights) as temporary:
         write_weights(temporary, tensors)
         values = jsonable(asdict(replace(card, weights_sha256=sha256_file(temporary))))
@@ -203,10 +207,12 @@ def save_predictions(
     stored, _ = load_checkpoint(model.predictions_file.with_name(
         model.predictions_file.name.removesuffix(".predictions.npz")
     ))  # fmt: skip
-    if model_key(model) != model_key(stored):
+    key = model_key(model)
+    if key is None or key != model_key(stored):
         raise CheckpointError(
-            f"{model.name} has changed since it was loaded, so that its predictions do not belong "
-            "beside its checkpoint; save the model first, and load it again"
+            f"{model.name} has changed since it was loaded, or holds modules or hooks of your own, "
+            "so that its predictions do not belong beside its checkpoint; save the model first, "
+            "and load it again"
         )
     if exact is not None and exact.names != tiles.names:
         raise ValueError("exact must hold predictions of the same tiles in the same order")
@@ -214,7 +220,6 @@ def save_predictions(
     facts = {"weights_sha256": model.card.weights_sha256, "torch": torch.__version__}
     if exact is not None:
         facts["float16_agrees"] = float((made.predicted == exact.predicted).mean())
-    key = model_key(model)
     write_kept(model.predictions_file, tiles, made.logits, made.features, key, facts)
     return made
 
@@ -409,13 +414,15 @@ def load_checkpoint(
     shapes = _read_shapes(path)
     _check_fits(card, path, shapes, model)
     tensors = _read_weights(path, card)
-    classifier = _built(card, path, model, shapes)
+    with torch.random.fork_rng(devices=[]):  # for weights that are replaced
+        classifier = _built(card, path, model, shapes)
     _check_shapes(classifier, {name: tuple(t.shape) for name, t in tensors.items()}, path)
     classifier.load_state_dict(tensors)  # copies; float16 becomes the model's float32
     classifier.card = card
     classifier.trained_on = card.trained_on()
     classifier.predictions_file = _predictions_file(path)
     classifier.report_file = report_file(path)
+    classifier.structure = structure_digest(classifier)
     return classifier.eval(), card
 
 

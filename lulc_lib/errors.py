@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from lulc_lib.predictions import Predictions
+from lulc_lib.predictions import Predictions, check_predictions
 from lulc_lib.tiles import TileSet
 
 
@@ -51,8 +51,10 @@ def label_issues(predictions: Predictions) -> LabelIssues:
         predictions: of labelled tiles.
 
     Raises:
+        TypeError: if they are no Predictions.
         ValueError: if there are no labels, or the model was trained on some of the tiles.
     """
+    check_predictions(predictions)
     labels, probabilities = predictions._need_labels(), predictions.probabilities
     if predictions.seen is not None and predictions.seen.any():
         raise ValueError(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -17,7 +18,7 @@ from torch import nn
 
 from lulc_lib.files import atomic_write, one_line, read_json
 from lulc_lib.metrics import Interval
-from lulc_lib.predictions import weights_digest
+from lulc_lib.predictions import structure_digest, weights_digest
 
 FORMAT = 1
 RECOMMENDED = "recommended"  # as a method: what the model's report card recommends
@@ -302,7 +303,7 @@ def report_file(weights: str | Path) -> Path:
 def known_card(model: nn.Module) -> ReportCard | None:
     """Return the report card beside a model's checkpoint, if it speaks of the model as it is.
 
-    It does where weights, size inside and normalisation are those of the checkpoint.
+    It does where weights, modules, size inside and normalisation are those of the checkpoint.
 
     Warns:
         ReportCardWarning: if the file is damaged; it counts as none then.
@@ -315,12 +316,13 @@ def known_card(model: nn.Module) -> ReportCard | None:
 
 
 def _as_loaded(model: nn.Module) -> bool:
-    """Return whether a model's settings are those that its checkpoint's card says."""
+    """Return whether a model's modules and settings are those of its checkpoint."""
     card = getattr(model, "card", None)
     if card is None:
         return True
     own = {key: getattr(model, key) for key in ("image_size", "mean", "std")}
-    return all(np.allclose(value, card.model.get(key, value)) for key, value in own.items())
+    same = all(np.allclose(value, card.model.get(key, value)) for key, value in own.items())
+    return same and getattr(model, "structure", None) in (None, structure_digest(model))
 
 
 _digests: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
@@ -347,21 +349,26 @@ def _digest_of(model: nn.Module) -> str:
 
 
 _kept: dict[Path, tuple[int, ReportCard | None]] = {}  # by file, with the time it was written
+_reading = threading.Lock()  # the first thread reads, the others wait for what it finds
 
 
 def _read(file: Path, written: int) -> ReportCard | None:
-    if _kept.get(file, (None,))[0] != written:
-        _kept[file] = written, None
+    with _reading:
+        if _kept.get(file, (None,))[0] == written:
+            return _kept[file][1]
         try:
-            _kept[file] = written, ReportCard.from_json(file)
+            card, why = ReportCard.from_json(file), ""
         except (ValueError, OSError) as error:
-            warnings.warn(
-                f"{one_line(str(error))}; it is left aside: make it again with `lulc report "
-                f"{file.name.removesuffix(REPORT_ENDING)}`, or remove the file",
-                ReportCardWarning,
-                stacklevel=4,
-            )
-    return _kept[file][1]
+            card, why = None, one_line(str(error))
+        _kept[file] = written, card
+    if card is None:
+        warnings.warn(
+            f"{why}; it is left aside: make it again with `lulc report "
+            f"{file.name.removesuffix(REPORT_ENDING)}`, or remove the file",
+            ReportCardWarning,
+            stacklevel=4,
+        )
+    return card
 
 
 def _named(method: str, layer: str | None) -> str:

@@ -80,7 +80,7 @@ def concepts(
         ValueError: if n is out of range, images do not fit, or the layer is unknown, has no grid,
             is nowhere positive or holds values that are not finite.
     """
-    if not isinstance(n, int) or isinstance(n, bool):
+    if not isinstance(n, int | np.integer) or isinstance(n, bool):
         raise TypeError(f"n must be a whole number of concepts, got {n!r}")
     tiles = as_images(images)
     where = explain(model, tiles[:1], "eigencam", layer=layer).layer  # found and checked as there

@@ -171,9 +171,10 @@ def principal_components(features: np.ndarray, count: int) -> tuple[np.ndarray, 
         count: axes at most.
 
     Returns:
-        float16 (N, K), K at most `count`, N and D, around 0; and the share of the variance on
-        these axes. scikit-learn fixes the signs, so that they are equal from run to run; files
-        written before may have other signs, which no distance depends on.
+        float16 (N, K), K at most `count`, N and D, around 0, all smaller by one factor where the
+        largest is beyond float16; and the share of the variance on these axes. scikit-learn fixes
+        the signs, so that they are equal from run to run; files written before may have other
+        signs, which no distance depends on.
     """
     from sklearn.decomposition import PCA  # here: predictions are made and read without it
 
@@ -182,7 +183,9 @@ def principal_components(features: np.ndarray, count: int) -> tuple[np.ndarray, 
     if not np.ptp(values, axis=0).any():  # all rows are one: no axis holds any spread
         return np.zeros((len(values), count), dtype=np.float16), 1.0
     found = PCA(count, svd_solver="covariance_eigh")  # exact, and quick where N is above D
-    components = found.fit_transform(values).astype(np.float16)
+    places = found.fit_transform(values)
+    largest = np.abs(places).max() / np.finfo(np.float16).max
+    components = (places / max(1.0, largest)).astype(np.float16)
     return components, min(1.0, float(found.explained_variance_ratio_.sum()))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lulc_lib.arrays import softmax, whole_number
-from lulc_lib.predictions import Predictions
+from lulc_lib.predictions import Predictions, check_predictions
 from lulc_lib.tiles import CLASSES
 
 ECE_BINS = 15  # equal-width bins of confidence, as in Guo et al. 2017 (arXiv 1706.04599)
@@ -162,6 +162,7 @@ def evaluate(
         seed: of the draws.
 
     Raises:
+        TypeError: if they are no Predictions.
         ValueError: if there are no labels, no tiles or no resamples, or if the model was trained
             on some of the tiles.
     """
@@ -254,6 +255,7 @@ def compare(
         seed: of the draws.
 
     Raises:
+        TypeError: if one of them is no Predictions.
         ValueError: if there are no labels, tiles or resamples, if the tiles are not the same, or if
             a model was trained on some of them.
     """
@@ -293,6 +295,7 @@ def compare(
 
 def _scorable(predictions: Predictions, allow_training_tiles: bool, resamples: int) -> np.ndarray:
     """Return the labels of predictions that may be scored."""
+    check_predictions(predictions)
     labels = predictions._need_labels()
     if not len(labels):
         raise ValueError("there are no predictions to evaluate: the set of tiles is empty")
@@ -342,8 +345,10 @@ def tempered(predictions: Predictions, temperature: float) -> Predictions:
     """Return predictions whose logits are divided by a temperature; no predicted class changes.
 
     Raises:
+        TypeError: if they are no Predictions.
         ValueError: if the temperature is not a finite number above 0.
     """
+    check_predictions(predictions)
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature must be a finite number above 0, got {temperature!r}")
     return replace(predictions, logits=predictions.logits / temperature)
@@ -361,8 +366,10 @@ def temperature(predictions: Predictions) -> float:
         predictions: of labelled tiles that the model was not trained on.
 
     Raises:
+        TypeError: if they are no Predictions.
         ValueError: if there are no labels, or no tiles.
     """
+    check_predictions(predictions)
     labels = predictions._need_labels()
     if not len(labels):
         raise ValueError("a temperature needs predictions, and there are none")
@@ -425,6 +432,7 @@ def coverage(
         seed: of the draws.
 
     Raises:
+        TypeError: if they are no Predictions.
         ValueError: if there are no labels, no tiles or no resamples, or if the model was trained
             on some of the tiles.
     """

@@ -1,11 +1,12 @@
 """Classifiers that take tiles as they are."""
 
-import copy
 import functools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from lulc_lib.anatomies import Anatomy, anatomy
 from lulc_lib.arrays import whole_number
 from lulc_lib.files import one_line
 from lulc_lib.hub import first_contact, hub_address, is_cached
-from lulc_lib.running import device_of, evaluating
+from lulc_lib.running import copied, device_of, evaluating
 from lulc_lib.tiles import CLASSES, TILE_SIZE
 from lulc_lib.weights import read_state_dict
 from lulc_lib.wording import did_you_mean
@@ -94,6 +95,15 @@ class Prepare(nn.Module):
             images = F.interpolate(images, size, mode="bilinear", antialias=smaller)
         return (images - self.mean) / self.std
 
+    def extra_repr(self) -> str:
+        """Return the settings: the mean and the deviation are in no state dict."""
+        mean, std = (_rounded(values) for values in (self.mean, self.std))
+        return f"image_size={self.image_size}, mean={mean}, std={std}"
+
+
+def _rounded(values: Tensor) -> tuple[float, ...]:
+    return tuple(round(v, 6) for v in values.flatten().tolist())
+
 
 class TileClassifier(nn.Module):
     """A network that takes float32 tiles (N, 3, 64, 64) in [0, 1] and returns logits (N, 10).
@@ -105,6 +115,7 @@ class TileClassifier(nn.Module):
         card: the card of the checkpoint it was loaded from, or None.
         predictions_file: where that checkpoint keeps its predictions, if it does, or None.
         report_file: where that checkpoint keeps its report card, if it does, or None.
+        structure: digest of its modules when it was loaded from a checkpoint, or None.
         trained_on: the tiles it was trained on (`TrainedOn`), or None.
         tiles_across: tiles along each side of the images it takes: 1 but for `enlarged` copies.
     """
@@ -126,6 +137,7 @@ class TileClassifier(nn.Module):
         self.card: Any = None
         self.predictions_file: Path | None = None
         self.report_file: Path | None = None
+        self.structure: str | None = None
         self.trained_on: Any = None
         self.tiles_across = 1
         self._anatomies: dict[int, tuple[Any, Anatomy | str]] = {}  # with a signature
@@ -149,12 +161,12 @@ class TileClassifier(nn.Module):
     @property
     def mean(self) -> tuple[float, ...]:
         """Mean that is taken off each channel."""
-        return tuple(round(v, 6) for v in self.prepare.mean.flatten().tolist())
+        return _rounded(self.prepare.mean)
 
     @property
     def std(self) -> tuple[float, ...]:
         """Deviation each channel is divided by."""
-        return tuple(round(v, 6) for v in self.prepare.std.flatten().tolist())
+        return _rounded(self.prepare.std)
 
     @property
     def spec(self) -> dict[str, Any] | None:
@@ -213,7 +225,7 @@ def enlarged(model: TileClassifier, across: int) -> TileClassifier:
             f"{model.name} works at {model.image_size} px, and {across} times as much is beyond "
             f"{MOST_PIXELS}; take a smaller across"
         )
-    made = copy.deepcopy(model)
+    made = copied(model)
     made.image_size = across * model.image_size
     made.tiles_across = across * model.tiles_across
     return made
@@ -238,9 +250,10 @@ def create_model(
         image_size: size inside in pixels; default: timm's own (64 for "vit" and "vit_fine").
         mean: mean of each channel in [0, 1]; default: the pretrained weights' own, else EuroSAT's.
         std: deviation of each channel; default likewise.
-        **timm_arguments: passed on to timm, such as `drop_path_rate=0.1`. One is ours: a ViT with
-            `conv_stem=(48, 96)` makes its patches by 3x3 convolutions of stride 2 with so many
-            channels and a last one to `embed_dim`, here three, for patches of 8 px.
+        **timm_arguments: passed on to timm, such as `drop_path_rate=0.1` or `act_layer="silu"`; a
+            checkpoint's card keeps them as JSON. One is ours: a ViT with `conv_stem=(48, 96)` makes
+            its patches by 3x3 convolutions of stride 2 with so many channels and a last one to
+            `embed_dim`, here three, for patches of 8 px.
 
     Raises:
         ValueError: if the name is unknown, or settings are missing or out of range.
@@ -252,17 +265,20 @@ def create_model(
         raise TypeError(f"model must be a name or an nn.Module, got {type(model).__name__}")
     for argument in timm_arguments.keys() & _OURS.keys():
         raise ValueError(f"leave out {argument}={timm_arguments[argument]!r}: {_OURS[argument]}")
+    _check_jsonable(timm_arguments)
     architecture, alias_size, alias_arguments = ALIASES.get(model, (model, None, {}))
     _check_known(model, architecture)
     cfg = timm.models.get_pretrained_cfg(architecture)
-    size = _checked_size(image_size or alias_size or cfg.input_size[-1])
+    usual = (cfg.mean, cfg.std) if pretrained else (EUROSAT_MEAN, EUROSAT_STD)
+    size = alias_size or cfg.input_size[-1] if image_size is None else image_size
+    size = _checked_size(size)
     spec = {
         "name": model,
         "architecture": architecture,
         "arguments": {**alias_arguments, **timm_arguments},
         "fixed_size": bool(cfg.fixed_input_size),
-        "mean": [float(v) for v in mean or (cfg.mean if pretrained else EUROSAT_MEAN)],
-        "std": [float(v) for v in std or (cfg.std if pretrained else EUROSAT_STD)],
+        "mean": _channels("mean", usual[0] if mean is None else mean),
+        "std": _channels("std", usual[1] if std is None else std),
     }
     if pretrained:  # for the card: where the first weights came from
         spec["pretrained"] = architecture if pretrained is True else Path(pretrained).name
@@ -394,8 +410,8 @@ def _wrap(
     if pretrained or timm_arguments:
         extra = ", ".join(["pretrained"] * bool(pretrained) + list(timm_arguments))
         raise ValueError(f"a wrapped module comes with its own weights: leave out {extra}")
-    size = _checked_size(image_size or TILE_SIZE)
-    mean, std = mean or EUROSAT_MEAN, std or EUROSAT_STD
+    size = _checked_size(TILE_SIZE if image_size is None else image_size)
+    mean, std = EUROSAT_MEAN if mean is None else mean, EUROSAT_STD if std is None else std
     while isinstance(module, torch._dynamo.OptimizedModule | nn.DataParallel):
         module = module.module if isinstance(module, nn.DataParallel) else module._orig_mod
     wrapped = TileClassifier(module, type(module).__name__.lower(), size, mean, std)
@@ -463,12 +479,28 @@ def _check_known(name: str, architecture: str) -> None:
     )
 
 
+def _check_jsonable(arguments: dict[str, Any]) -> None:
+    """Refuse, before any training, arguments that no checkpoint's card could hold."""
+    for argument, value in arguments.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{argument}={value!r} cannot be kept in a checkpoint's card, which is JSON: pass "
+                f"a plain number or timm's name, such as act_layer='silu', or wrap the network: "
+                "create_model(timm.create_model(..., num_classes=10), image_size=...)"
+            ) from error
+
+
 def _channels(name: str, values: Sequence[float]) -> list[float]:
-    floats = [float(v) for v in values]
     low = 0.0 if name == "mean" else 1e-6
-    if len(floats) != 3 or not all(low <= v <= 1 for v in floats):
-        raise ValueError(f"{name} must be three numbers in [{low:g}, 1], got {tuple(values)!r}")
-    return floats
+    try:
+        floats = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):  # no numbers
+        floats = np.zeros(0)
+    if floats.shape != (3,) or not ((low <= floats) & (floats <= 1)).all():
+        raise ValueError(f"{name} must be three numbers in [{low:g}, 1], got {values!r}")
+    return floats.tolist()
 
 
 def _checked_size(size: int) -> int:

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from lulc_lib.arrays import softmax, whole_number
 from lulc_lib.augmentation import WAYS, turned
 from lulc_lib.config import check_precision
+from lulc_lib.files import one_line
 from lulc_lib.kept import Kept, read_kept
 from lulc_lib.running import device_of, evaluating
 from lulc_lib.storage import (
@@ -31,6 +32,8 @@ _BATCH_PIXELS = {"cpu": 2**20, "cuda": 2**24}  # pixels inside the model at once
 _FIRST_BATCH = 4  # on a processor: small, and watched to choose the size of the others
 _CACHE_SHARE = 1 / 4  # of the processor's cache for a layer's largest output; its input is near
 _USUAL_CACHE = 2**24  # bytes, where the system does not say
+_KEYED = ("torch", "timm", "lulc_lib")  # whose versions or sources are in each key of the cache
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +44,8 @@ class Predictions:
         logits: float32 (N, 10).
         labels: int64 (N,), or None where the truth is not known.
         names: N names of tiles.
-        features: float16 (N, D), what the last linear layer saw, or None.
+        features: float16 (N, D), what the last linear layer saw, or None; float32 where a value is
+            beyond float16's 65504.
         source: kind of tiles, as in `TileSet.source`.
         digest: digest of the whole data set the tiles came from.
         part: which part of it.
@@ -81,8 +85,8 @@ class Predictions:
             object.__setattr__(self, "labels", _checked_labels(self.labels, len(self)))
         for name in ("features", "seen"):
             value = getattr(self, name)
-            if value is not None and len(value) != len(self):
-                raise ValueError(f"{name} must have {len(self)} rows, got {len(value)}")
+            if value is not None:
+                object.__setattr__(self, name, _checked_rows(name, value, len(self)))
         _check_finite("logits", self.logits, self.names)
 
     def __len__(self) -> int:
@@ -161,13 +165,15 @@ def predict(
         cache: read the logits from the file of predictions beside the model's checkpoint, if it
             has one that speaks of these weights, settings and tiles; else keep the result in the
             cache folder, under the digests of weights, model, tiles and settings. A wrapped
-            module is always run: its code has no digest.
+            module, or a model with modules or hooks of your own, is always run: their code has
+            no digest.
         tta: test-time augmentation: average the probabilities over the tile's eight flips and
             quarter turns, at eight times the cost. Report such figures beside those of a single
             view, not in their place.
 
     Raises:
-        TypeError: if images have another dtype, or the model gives no features.
+        TypeError: if the model is no module, images have another dtype, or the model gives no
+            features.
         ValueError: if images have another shape or range, a setting is unknown, features are
             asked together with tta, or the model returns something else than finite logits
             (N, 10) or fails for its parameters of half precision.
@@ -176,6 +182,7 @@ def predict(
         KeptPredictionsWarning: with `cache`, if the checkpoint's file of predictions is damaged
             or was written for other weights; it is not used then.
     """
+    _check_module(model)
     check_precision(precision)
     if batch_size is not None:
         whole_number("batch_size", batch_size)
@@ -199,8 +206,8 @@ def predict(
             _check_finite(kind, values, names)
         return {**arrays, "seconds": np.array(time.perf_counter() - start)}
 
-    if cache and getattr(model, "spec", None) is not None:
-        key = _cache_key(model, images, precision, features, tta)
+    key = _cache_key(model, images, precision, features, tta) if cache else None
+    if key is not None:
         kept = _kept(model, tiles, key)
         if kept is not None:
             return _as_predictions(model, tiles, names, _arrays(kept), tta, kept.file)
@@ -217,9 +224,9 @@ def cached_predictions(
     found = {}
     images = digest_arrays(tiles.images.cpu().numpy())
     for name, model in models.items():
-        if getattr(model, "spec", None) is None:
-            continue
         about = model_key(model, precision)
+        if about is None:
+            continue
         for features in (True, False):
             key = cache_key(**about | {"features": features}, images=images)
             kept = None if features else _kept(model, tiles, key)
@@ -234,15 +241,14 @@ def cached_predictions(
 def store_predictions(model: nn.Module, tiles: TileSet, given: Predictions) -> None:
     """Keep predictions that were made in parts where `predict(..., cache=True)` looks for them.
 
-    A wrapped module's are not kept: its code has no digest.
+    Those of a model whose code has no digest are not kept, see `identity`.
     """
-    if getattr(model, "spec", None) is None:
-        return
     arrays = {"logits": given.logits, "seconds": np.array(given.seconds)}
     if given.features is not None:
         arrays["features"] = given.features
     key = _cache_key(model, undivided(tiles), "float32", given.features is not None, given.tta)
-    store_arrays("predictions", key, arrays)
+    if key is not None:
+        store_arrays("predictions", key, arrays)
 
 
 @dataclass(frozen=True)
@@ -274,8 +280,10 @@ def aligned(predictions: Predictions, tiles: TileSet, name: str) -> Predictions:
         name: what the predictions are called where they do not fit.
 
     Raises:
+        TypeError: if they are no Predictions.
         ValueError: if a tile has no prediction or two, or they are of another data set.
     """
+    check_predictions(predictions)
     where = {tile: i for i, tile in enumerate(predictions.names)}
     missing = [tile for tile in tiles.names if tile not in where]
     apart = bool(predictions.digest) and predictions.digest != tiles.digest
@@ -303,23 +311,21 @@ def aligned(predictions: Predictions, tiles: TileSet, name: str) -> Predictions:
 
 def _cache_key(
     model: nn.Module, images: Tensor, precision: str, features: bool, tta: bool
-) -> dict[str, Any]:
-    return cache_key(
-        **model_key(model, precision, features, tta), images=digest_arrays(images.cpu().numpy())
-    )
+) -> dict[str, Any] | None:
+    about = model_key(model, precision, features, tta)
+    return about and cache_key(**about, images=digest_arrays(images.cpu().numpy()))
 
 
 def model_key(
     model: nn.Module, precision: str = "float32", features: bool = False, tta: bool = False
-) -> dict[str, Any]:
-    """Return what the logits depend on beside the tiles and our code, as JSON-able data."""
-    return {
-        "precision": precision,
-        "features": bool(features),
-        "tta": bool(tta),
-        "spec": model.spec,
-        "weights": weights_digest(model),
-    }
+) -> dict[str, Any] | None:
+    """Return what the logits depend on beside the tiles and our code, as JSON-able data.
+
+    None where nothing may be kept of the model, see `identity`.
+    """
+    known = identity(model)
+    settings = {"precision": precision, "features": bool(features), "tta": bool(tta)}
+    return known and settings | known
 
 
 def _as_predictions(
@@ -355,9 +361,8 @@ def kept_components(model: nn.Module, tiles: TileSet) -> tuple[np.ndarray, float
         float16 (N, K) in the order of the tiles, and the share of the features' variance that
         they hold; None where no file speaks of this model and these tiles.
     """
-    if getattr(model, "spec", None) is None:
-        return None
-    kept = _kept(model, tiles, model_key(model))
+    key = model_key(model)
+    kept = None if key is None else _kept(model, tiles, key)
     return None if kept is None else (kept.components, kept.spread)
 
 
@@ -387,11 +392,53 @@ def _kept(model: nn.Module, tiles: Any, key: Mapping[str, Any]) -> Kept | None:
     path, card = getattr(model, "predictions_file", None), getattr(model, "card", None)
     if path is None or card is None or not isinstance(tiles, TileSet):
         return None
+    if key["structure"] != model.structure:  # the file speaks of the network as it was loaded
+        return None
     return read_kept(path, card.weights_sha256, tiles, key)
 
 
 def _arrays(kept: Kept) -> dict[str, np.ndarray]:
     return {"logits": kept.logits, "seconds": np.array(0.0)}
+
+
+def identity(model: nn.Module) -> dict[str, Any] | None:
+    """Return what tells a model from all others, for keys of the cache, as JSON-able data.
+
+    None where nothing may be read or kept, since code without a digest takes part: a wrapped
+    module, or a module, a hook or a `forward` that somebody has put into a network of timm. Our own
+    hooks do not count: another thread may be explaining the model.
+    """
+    if getattr(model, "spec", None) is None:
+        return None
+    for module in model.modules():
+        code = [type(module), *(hook for name in _HOOKS for hook in _added(module, name))]
+        if "forward" in vars(module) or any(_package(one) not in _KEYED for one in code):
+            return None
+    return {
+        "spec": model.spec,
+        "weights": weights_digest(model),
+        "structure": structure_digest(model),
+    }
+
+
+def _added(module: nn.Module, name: str) -> list[Any]:
+    return list(getattr(module, name, {}).values())  # a copy: other threads add and remove theirs
+
+
+def _package(code: Any) -> str:
+    return (getattr(code, "__module__", None) or "").partition(".")[0]
+
+
+def structure_digest(model: nn.Module) -> str:
+    """Return one SHA-256 over what weights do not say: names, kinds and settings of the modules.
+
+    Settings are those that a module prints, and timm's `global_pool`, which is printed nowhere.
+    """
+    lines = []
+    for name, module in model.named_modules(remove_duplicate=False):
+        kind = f"{type(module).__module__}.{type(module).__qualname__}"
+        lines.append(f"{name} {kind} {module.extra_repr()} {vars(module).get('global_pool')}")
+    return digest_arrays(np.array(lines))
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -433,6 +480,8 @@ def _forward(
             batch = images[start : start + count].to(device)
             if batch.dtype == torch.uint8:
                 batch = batch.to(torch.float32).div_(255)
+            else:
+                batch = batch.clone()  # a network may work in place
             with _outputs(model) if watch else contextlib.nullcontext([]) as outputs:
                 if tta:
                     result = (_averaged(model, batch, layout),)
@@ -441,7 +490,7 @@ def _forward(
                     result = model.forward_with_features(batch) if features else (model(batch),)
             _check_logits(result[0], len(batch))
             for kind, values in zip(kept, result, strict=True):
-                kept[kind].append(values.to(torch.float16 if kind == "features" else torch.float32))
+                kept[kind].append(_halved(values) if kind == "features" else values.float())
             bar.update(len(batch))
             start += len(batch)
             if watch:
@@ -504,6 +553,34 @@ def _averaged(model: nn.Module, batch: Tensor, layout: torch.memory_format) -> T
     return total.clamp_min(1e-30).log()
 
 
+def _halved(features: Tensor) -> Tensor:
+    """Return features as float16, or as float32 where a value is beyond float16."""
+    beyond = features.abs().max() > torch.finfo(torch.float16).max
+    return features.to(torch.float32 if beyond else torch.float16)
+
+
+def _check_module(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        remedy = f"load_checkpoint({model!r})[0]" if isinstance(model, str) else "create_model(...)"
+        raise TypeError(
+            f"model must be a module from images to logits, got {type(model).__name__} "
+            f"{one_line(repr(model), 60)}; pass a model, such as {remedy}"
+        )
+
+
+def check_predictions(value: Any) -> None:
+    """Refuse what is no `Predictions`.
+
+    Raises:
+        TypeError: if it is something else.
+    """
+    if not isinstance(value, Predictions):
+        raise TypeError(
+            "predictions must be Predictions, as predict(model, tiles) returns them, got "
+            f"{type(value).__name__}"
+        )
+
+
 def _check_logits(logits: Any, count: int) -> None:
     expected = (count, len(CLASSES))
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -519,6 +596,16 @@ def _check_finite(kind: str, values: np.ndarray, names: tuple[str, ...]) -> None
             f"{names[bad[0]]!r}: the weights are broken (a training that diverged?) or the "
             "precision is too small; load another checkpoint, or try precision='float32'"
         )
+
+
+def _checked_rows(name: str, values: Any, count: int) -> np.ndarray:
+    """Return features or marks of tiles as an array with a row for each tile."""
+    rows = np.asarray(values)
+    if rows.ndim == 0 or len(rows) != count:
+        raise ValueError(f"{name} must have {count} rows, got {len(rows) if rows.ndim else rows}")
+    if name == "seen" and (rows.ndim > 1 or (count and rows.dtype != bool)):
+        raise ValueError(f"seen must be bool ({count},), got {rows.dtype} {rows.shape}")
+    return rows
 
 
 def _checked_labels(labels: Any, count: int) -> np.ndarray:

@@ -5,7 +5,6 @@ middle of the tile wins removal. So the recommended explanation is told apart fr
 tests, and has the best mean rank over three.
 """
 
-import copy
 import importlib.metadata
 import itertools
 import time
@@ -72,8 +71,8 @@ from lulc_lib.files import one_line
 from lulc_lib.hardware import describe_hardware
 from lulc_lib.kept import image_hashes
 from lulc_lib.models import MOST_PIXELS, TileClassifier, enlarged
-from lulc_lib.predictions import predict, weights_digest
-from lulc_lib.running import device_of
+from lulc_lib.predictions import identity, predict, weights_digest
+from lulc_lib.running import copied, device_of
 from lulc_lib.storage import cache_key, digest_arrays, load_arrays, store_arrays
 from lulc_lib.tiles import TileSet
 from lulc_lib.wording import did_you_mean
@@ -169,7 +168,7 @@ class Ground:
         seed: of all draws.
         precision: of maps and answers, as in `explain` and `predict`.
         key: of what is kept in the cache, so that a card that was stopped goes on; None keeps
-            nothing, for a model that we did not make.
+            nothing, for a model whose code has no digest.
     """
 
     def __init__(
@@ -188,9 +187,9 @@ class Ground:
         self.target = predict(model, self.tiles).predicted
         self.seconds: dict[Candidate, float] = {}  # for one map
         self.training = training  # for the adapted copy
-        self.key = model.spec and cache_key(
-            spec=model.spec,
-            weights=weights_digest(model),
+        known = identity(model)
+        self.key = known and cache_key(
+            **known,
             tiles=_digest(self.all),
             training=None if training is None else _digest(training),
             sizes=asdict(sizes),
@@ -312,9 +311,9 @@ class Ground:
             return {name: value.cpu().numpy() for name, value in made.state_dict().items()}
 
         state = self._part("adapted copy", learn)
-        copied = copy.deepcopy(self.model)
-        copied.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
-        return copied
+        made = copied(self.model)
+        made.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
+        return made
 
     @cached_property
     def adapted_target(self) -> np.ndarray:
@@ -566,8 +565,8 @@ def report_card(
     """Test explanations of a model, beside maps that look at nothing, and recommend one.
 
     What was measured is kept in the cache by the digests of weights and tiles: a call that was
-    stopped goes on where it was. Of a network that was not made by its name nothing is kept, since
-    what it computes is not in its weights alone.
+    stopped goes on where it was. Of a network that was not made by its name, or that holds modules
+    or hooks of your own, nothing is kept, since what it computes is not in its weights alone.
 
     Args:
         model: made by `create_model` or `load_checkpoint`.

@@ -1,6 +1,7 @@
 """How a model is run: where, in which mode, and by one thread at a time."""
 
 import contextlib
+import copy
 import threading
 import weakref
 from collections.abc import Iterator
@@ -35,19 +36,35 @@ _LOCKS_LOCK = threading.Lock()
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run a block in eval mode without gradients; each module gets its own mode back.
+def taking_turns(model: nn.Module) -> Iterator[None]:
+    """Run a block while no other thread runs the model; blocks of one thread may nest.
 
-    Threads take turns, also where two models share a module: modes and hooks belong to the
-    modules, and a panel may ask a model in the background. timm's gradient checkpointing is off
-    meanwhile: it saves memory in training alone, and would run layers a second time.
-
-    Raises:
-        ValueError: if the block fails and the model's parameters are of a kind that explains it.
+    Modes and hooks belong to the modules, and a panel may ask a model in the background. So threads
+    also take turns where two models share a module.
     """
     with contextlib.ExitStack() as stack:
         for lock in _locks(model):
             stack.enter_context(lock)
+        yield
+
+
+def copied(model: nn.Module) -> Any:
+    """Return a deep copy, made between other threads' blocks: it takes over none of their hooks."""
+    with taking_turns(model):
+        return copy.deepcopy(model)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run a block in eval mode without gradients; each module gets its own mode back.
+
+    Threads take turns, see `taking_turns`. timm's gradient checkpointing is off meanwhile: it saves
+    memory in training alone, and would run layers a second time.
+
+    Raises:
+        ValueError: if the block fails and the model's parameters are of a kind that explains it.
+    """
+    with taking_turns(model):
         modes = {module: module.training for module in model.modules()}
         checkpointed = [m for m in modes if vars(m).get("grad_checkpointing")]
         if any(modes.values()):
@@ -80,10 +97,12 @@ def _locks(model: nn.Module) -> list[Any]:
     """
     modules = list(model.modules())
     with _LOCKS_LOCK:
-        known = {id(lock): lock for lock in map(_LOCKS.get, modules) if lock is not None}
+        locks = [_LOCKS.get(module) for module in modules]
+        known = {id(lock): lock for lock in locks if lock is not None}
         first = known[min(known)] if known else threading.RLock()
-        for module in modules:
-            _LOCKS.setdefault(module, first)
+        for module, lock in zip(modules, locks, strict=True):
+            if lock is None:  # to set one takes as long as to look
+                _LOCKS[module] = first
     return [known[number] for number in sorted(known)] or [first]
 
 

@@ -270,6 +270,34 @@ def class_index(name: str | int) -> int:
     return index
 
 
+def class_indices(target: Any, count: int) -> np.ndarray:
+    """Return the class of each of `count` tiles, int64 (count,).
+
+    Args:
+        target: an index or a name for all tiles, or one per tile: a sequence, array or tensor.
+        count: how many tiles there are.
+
+    Raises:
+        TypeError: if a class is neither a name nor a whole number.
+        ValueError: if there is no such class, or the number of classes does not fit.
+    """
+    values = target.detach().cpu().numpy() if isinstance(target, Tensor) else target
+    values = np.asarray(values, dtype=object)  # names and indices may stand side by side
+    if values.ndim and values.shape != (count,):
+        raise ValueError(
+            f"target must be one class, or one for each of the {count} tiles, "
+            f"got shape {values.shape}"
+        )
+    try:
+        indices = [class_index(value) for value in values.reshape(-1).tolist()]
+    except TypeError as error:
+        raise TypeError(
+            "target must be None, a class index, a class name or one of these per tile, "
+            f"got {target!r:.80}"
+        ) from error
+    return np.broadcast_to(np.array(indices, dtype=np.int64), count).copy()
+
+
 def as_images(images: Any, across: int | None = 1) -> Tensor:
     """Return images as float32 (N, 3, 64, 64) in [0, 1], in the processor's memory.
 

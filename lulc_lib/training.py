@@ -30,6 +30,7 @@ from lulc_lib.files import atomic_write, lock_folder, one_line, open_checked, se
 from lulc_lib.hardware import describe_hardware, fast_bfloat16
 from lulc_lib.models import TileClassifier
 from lulc_lib.predictions import Predictions, predict
+from lulc_lib.running import taking_turns
 from lulc_lib.tiles import CLASSES, TileSet
 
 
@@ -47,9 +48,10 @@ def fit(
 
     Every random draw of a step depends on the seed and the step alone, so that the same seed on
     the same machine gives the same history, and a run that was killed and resumed ends with the
-    weights of an unbroken one. Ctrl-C ends the run early and keeps the best weights so far. Any
-    error leaves the best weights of the epochs that ended, or those from before; a model that
-    learnt anything knows the tiles.
+    weights of an unbroken one. Other threads, such as a panel's, may ask the model meanwhile: they
+    wait for the end of a step, and change nothing. Ctrl-C ends the run early and keeps the best
+    weights so far. Any error leaves the best weights of the epochs that ended, or those from
+    before; a model that learnt anything knows the tiles.
 
     A model that was trained before goes on from its weights, and still knows what it learnt then.
 
@@ -71,6 +73,7 @@ def fit(
         The history; `history.best` holds the numbers of the kept epoch.
 
     Raises:
+        TypeError: if an argument has the wrong type.
         ValueError: if there are no tiles, the model has nothing to train or returns no logits, it
             knows tiles of `val`, the state is damaged or belongs to another run, `resume` lacks a
             `run_dir`, the teacher saw tiles that it must not know, fewer processes have met than
@@ -111,7 +114,8 @@ def _run(
     device = accelerator.device
     before = _Before(model)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    model.to(device=device, memory_format=layout)
+    with taking_turns(model):
+        model.to(device=device, memory_format=layout)
     images, labels = train.images.to(device), train.labels.to(device)
     taught = _ask_teacher(train, config, device)
     batch = min(config.batch_size, len(train))
@@ -126,6 +130,7 @@ def _run(
     if average is not None:
         average.load_state_dict(model.state_dict())  # which are the first process's by now
     state_file = None if run_dir is None else run_dir / "state.pt"
+    facts = _facts(model, train, val, config)
     hardware = describe_hardware(device)
     bar = tqdm(
         total=config.epochs * steps, unit="step",
@@ -134,19 +139,17 @@ def _run(
     interrupted, failed = False, True
     try:
         if resume and state_file.exists():
-            state.load(state_file, model, optimizer, average, config, train)
+            state.load(state_file, model, optimizer, average, config, facts)
             bar.n = bar.initial = state.step
         model.trained_on, model.card = train.provenance().after(model.trained_on), None
         while state.step < config.epochs * steps:
             epoch, position = divmod(state.step, steps)
-            _set_size((model, average), config.size_at(epoch))
             began = time.perf_counter()
             order = np.random.default_rng((config.seed, 0, epoch)).permutation(len(train))
-            network.train()
+            with taking_turns(model):
+                _set_size((model, average), config.size_at(epoch))
+                network.train()
             while position < steps:
-                torch.manual_seed(  # dropout, stochastic depth
-                    config.seed + state.step + 1_000_003 * accelerator.process_index
-                )
                 rng = np.random.default_rng((config.seed, 1, state.step))
                 rate = learning_rate_at(state.step, steps, config)
                 for group in optimizer.param_groups:
@@ -164,24 +167,28 @@ def _run(
                     y = y.lerp(taught[chosen], config.distill)
                 x, y = mix(x, y, config, rng)
                 x = x.contiguous(memory_format=layout)
-                for part in parts:
-                    alone = accelerator.no_sync(network) if part is not parts[-1] else _NOTHING
-                    with alone:
-                        logits = network(x[part])  # (B / parts of all processes, 10)
-                        _check_logits(logits, len(y[part]), model.name)
-                        loss = F.cross_entropy(
-                            logits, y[part], label_smoothing=config.label_smoothing
-                        )
-                        share = len(logits) / batch * accelerator.num_processes  # DDP averages
-                        accelerator.backward(loss * share)
-                    state.count(loss, logits, y[part])
-                if config.clip_norm:
-                    accelerator.clip_grad_norm_(network.parameters(), config.clip_norm)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                if averaging is not None:
-                    # The decay is (1 + step) / (10 + step) at first: timm counts from 2.
-                    averaging.update(model, step=state.step + 2)
+                with taking_turns(model):  # a panel that asks the model waits for the step
+                    torch.manual_seed(  # dropout, stochastic depth
+                        config.seed + state.step + 1_000_003 * accelerator.process_index
+                    )
+                    for part in parts:
+                        alone = accelerator.no_sync(network) if part is not parts[-1] else _NOTHING
+                        with alone:
+                            logits = network(x[part])  # (B / parts of all processes, 10)
+                            _check_logits(logits, len(y[part]), model.name)
+                            loss = F.cross_entropy(
+                                logits, y[part], label_smoothing=config.label_smoothing
+                            )
+                            share = len(logits) / batch * accelerator.num_processes  # DDP averages
+                            accelerator.backward(loss * share)
+                        state.count(loss, logits, y[part])
+                    if config.clip_norm:
+                        accelerator.clip_grad_norm_(network.parameters(), config.clip_norm)
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
+                    if averaging is not None:
+                        # The decay is (1 + step) / (10 + step) at first: timm counts from 2.
+                        averaging.update(model, step=state.step + 2)
                 state.step, position = state.step + 1, position + 1
                 bar.update()
                 if position % 10 == 0 or position == steps:
@@ -196,32 +203,33 @@ def _run(
                     state.gather(accelerator)
                     state.epoch_seconds += _since(began)
                     began = time.perf_counter()
-                    state.save(state_file, model, optimizer, average, config, train, accelerator)
+                    state.save(state_file, model, optimizer, average, config, facts, accelerator)
             state.epoch_seconds += _since(began)
             tried = candidates if config.is_last_size(epoch) else [model]
             state.end_epoch(tried, val, config, rate, batch * steps, epoch, accelerator)
             accelerator.log({k: v for k, v in state.epochs[-1].items() if v == v}, step=epoch)
             if state_file:
-                state.save(state_file, model, optimizer, average, config, train, accelerator)
+                state.save(state_file, model, optimizer, average, config, facts, accelerator)
         failed = False
     except KeyboardInterrupt:
         interrupted, failed = True, False
     finally:
         bar.close()
-        accelerator.unwrap_model(network, keep_fp32_wrapper=False)
-        # accelerate puts its wrapper, then ours, on the instance, and would leave a model that it
-        # knows as it is: a second `fit` of it would train in float32.
-        for left in ("forward", "_original_forward", "_is_accelerate_prepared"):
-            vars(model).pop(left, None)
-        model.zero_grad(set_to_none=True)
-        if state.best is not None:
-            model.load_state_dict(state.best)
-            _set_size((model,), config.sizes[-1][1] if config.sizes else None)
-        elif failed:
-            before.restore(model)
-        else:
-            model.load_state_dict(candidates[-1].state_dict())
-        model.to(memory_format=torch.contiguous_format).eval()
+        with taking_turns(model):
+            accelerator.unwrap_model(network, keep_fp32_wrapper=False)
+            # accelerate puts its wrapper, then ours, on the instance, and would leave a model that
+            # it knows as it is: a second `fit` of it would train in float32.
+            for left in ("forward", "_original_forward", "_is_accelerate_prepared"):
+                vars(model).pop(left, None)
+            model.zero_grad(set_to_none=True)
+            if state.best is not None:
+                model.load_state_dict(state.best)
+                _set_size((model,), config.sizes[-1][1] if config.sizes else None)
+            elif failed:
+                before.restore(model)
+            else:
+                model.load_state_dict(candidates[-1].state_dict())
+            model.to(memory_format=torch.contiguous_format).eval()
     return History(tuple(state.epochs), state.best_epoch, state.seconds, hardware, interrupted)
 
 
@@ -365,7 +373,7 @@ class _State:
         optimizer: Any,
         average: nn.Module | None,
         config: RunConfig,
-        train: TileSet,
+        facts: dict[str, str],
         accelerator: Accelerator,
     ) -> None:
         """Write everything to one file, whole or not at all; the first process does it for all."""
@@ -374,7 +382,7 @@ class _State:
         counters = {k: v for k, v in vars(self).items() if k not in ("best", "sums", "own")}
         contents = {
             "config": config.to_json(),
-            "tiles": f"{train.digest} {train.part} {len(train)}",
+            **facts,
             "counters": counters,
             "sums": self.sums,
             "best": self.best,
@@ -393,18 +401,18 @@ class _State:
         optimizer: Any,
         average: nn.Module | None,
         config: RunConfig,
-        train: TileSet,
+        facts: dict[str, str],
     ) -> None:
         """Take everything from a file written by `save`, if it belongs to the same run."""
         contents = _read_state(path)
         stored = contents["config"]
         differing = [k for k in vars(config) if getattr(stored, k) != getattr(config, k)]
-        tiles = f"{train.digest} {train.part} {len(train)}"
-        if contents["tiles"] != tiles:
-            raise ValueError(
-                f"{path} was trained on other tiles ({one_line(contents['tiles'])}, not {tiles}); "
-                "resume with the same tiles, or give another run folder"
-            )
+        for what, value in facts.items():
+            if contents.get(what, value) != value:  # earlier versions wrote the tiles alone
+                raise ValueError(
+                    f"{path} belongs to a run with other {what} ({one_line(contents[what])}, not "
+                    f"{value}); resume with the same {what}, or give another run folder"
+                )
         if differing:
             name = differing[0]
             raise ValueError(
@@ -423,6 +431,18 @@ class _State:
             raise _no_state(path, f"it does not fit {model.name}: {error}") from error
         vars(self).update(contents["counters"])
         self.best = contents["best"]
+
+
+def _facts(
+    model: TileClassifier, train: TileSet, val: TileSet | None, config: RunConfig
+) -> dict[str, str]:
+    """Return what else must be the same where a run goes on, for the state and its errors."""
+    size = "" if config.sizes else f" at {model.image_size} px"
+    return {
+        "tiles": f"{train.digest} {train.part} {len(train)}",
+        "validation tiles": "none" if val is None else f"{val.digest} {val.part} {len(val)}",
+        "model settings": f"{model.name}{size}, mean {model.mean}, std {model.std}",
+    }
 
 
 _CONTENTS = {
@@ -587,7 +607,10 @@ def _averaging(model: TileClassifier, config: RunConfig) -> ModelEmaV3 | None:
     """Return timm's averaged weights, whose decay rises from 0.1 as (1 + step) / (10 + step)."""
     if not config.ema:
         return None
-    averaging = ModelEmaV3(model, decay=config.ema, use_warmup=True, warmup_gamma=9, warmup_power=1)
+    with taking_turns(model):  # which is copied
+        averaging = ModelEmaV3(
+            model, decay=config.ema, use_warmup=True, warmup_gamma=9, warmup_power=1
+        )
     averaging.requires_grad_(False)
     return averaging
 
@@ -656,8 +679,18 @@ def _check(
 ) -> None:
     if not isinstance(config, RunConfig):
         raise TypeError(f"config must be a RunConfig, got {type(config).__name__}")
+    if not isinstance(getattr(model, "_orig_mod", model), TileClassifier):  # compiled, or as it is
+        raise TypeError(
+            "fit takes a model made by create_model or load_checkpoint, got "
+            f"{type(model).__name__}; wrap a module with create_model(module, image_size=...)"
+        )
     _check_trainable(model)
-    for name, tiles in (("train", train), ("val", val)):
+    for name, tiles, kind in (("train", train, TileSet), ("val", val, TileSet | None)):
+        if not isinstance(tiles, kind):
+            raise TypeError(
+                f"{name} must be a TileSet, such as split(data, 'seed42').{name}, got "
+                f"{type(tiles).__name__}"
+            )
         if tiles is not None and len(tiles) == 0:
             raise ValueError(f"{name} holds no tiles")
     if len(train) < 2:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torchvision
 from timm.layers import RmsNorm
@@ -9,6 +10,7 @@ from torch import nn
 
 from lulc_lib.anatomies import anatomy, to_grid
 from lulc_lib.explanations import explain, layers
+from lulc_lib.explanations.batch import hooked
 from lulc_lib.models import create_model
 from lulc_lib.predictions import predict
 
@@ -218,11 +220,12 @@ def test_no_default_layer_is_blank(name):
     assert found.layer == DEFAULTS.get(name, found.layer)
 
 
-@pytest.mark.parametrize("norm", ["rmsnorm", RmsNorm, nn.RMSNorm])
+@pytest.mark.parametrize("norm", [RmsNorm, nn.RMSNorm])
 def test_transformers_with_other_norms(norm):
     """A ViT with RMSNorm must be read as one with layer norms is."""
     plain = create_model("vit_tiny_patch16_224", image_size=64, **SMALL_VIT)
-    other = create_model("vit_tiny_patch16_224", image_size=64, norm_layer=norm, **SMALL_VIT)
+    made = {"img_size": 64, "num_classes": 10, "norm_layer": norm}
+    other = create_model(timm.create_model("vit_tiny_patch16_224", **made, **SMALL_VIT))
     assert layers(other).equals(layers(plain))
 
 
@@ -347,6 +350,38 @@ def test_what_hides_layers_is_named():
     model.network.device_ids = [0, 1]  # as with two GPUs
     with pytest.raises(ValueError, match="network of twice is a DataParallel"):
         anatomy(model)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is")
+def test_a_scripted_layer_is_named_and_no_hook_stays():
+    """What torch.jit made takes no hooks: CAM methods say so, and methods on pixels need none."""
+    torch.manual_seed(0)
+    part = torch.jit.script(nn.Sequential(nn.Conv2d(4, 8, 3, 2), nn.ReLU()))
+    model = create_model(
+        nn.Sequential(nn.Conv2d(3, 4, 8, 8), part, nn.Flatten(), nn.Linear(72, 10))
+    )
+    images = torch.rand(1, 3, 64, 64)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"network\.1 of sequential was made by torch\.jit"):
+            explain(model, images, "gradcam")
+    assert not any(m._forward_hooks for m in (model.prepare, model.network, model.network[0]))
+    assert np.ptp(explain(model, images, "inputxgradient").grid) > 0
+
+
+def test_no_hook_stays_where_a_layer_takes_none():
+    """A layer that refuses a hook, of whatever make, must not leave those of the layers before."""
+
+    class Refusing(nn.ReLU):
+        def register_forward_hook(self, *_, **__):
+            raise RuntimeError("no hooks here")
+
+    parts = nn.Conv2d(3, 4, 8, 8), Refusing(), nn.Flatten(), nn.Linear(256, 10)
+    model = create_model(nn.Sequential(*parts))
+    with pytest.raises(RuntimeError, match="no hooks here"):
+        anatomy(model)
+    with pytest.raises(RuntimeError), hooked(model, dict.fromkeys(("network.0", "network.1"), id)):
+        pass
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_changes_of_the_model_are_noticed(monkeypatch):

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,13 @@ def test_buffers_keep_dtype_and_value(trained, saved):
             assert stored[name].dtype == buffer.dtype, name
             assert torch.equal(model.state_dict()[name], buffer), name
     assert any(t.dtype == torch.int64 for t in stored.values())
+
+
+def test_loading_leaves_the_global_generator_alone(saved):
+    """The first weights of a model, which the stored ones replace, are drawn unseen."""
+    before = torch.get_rng_state()
+    load_checkpoint(saved)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_own_training_tiles_are_recognised(saved):
@@ -355,6 +363,8 @@ def test_a_diverged_model_is_not_saved(trained, tmp_path):
         ({"config": {"epochs": 1}}, TypeError, "config must be a RunConfig or None, got dict"),
         ({"report": 0.9}, TypeError, "report must be a Report.*got float"),
         ({"history": []}, TypeError, "history must be a History.*got list"),
+        ({"notes": None}, TypeError, r"notes must be a text \('' for none\), got NoneType"),
+        ({"earlier": [{"epochs": 1}]}, TypeError, "earlier must hold RunConfigs, got dict"),
     ],
 )
 def test_saving_names_bad_arguments(trained, arguments, error, message, tmp_path, monkeypatch):
@@ -363,6 +373,22 @@ def test_saving_names_bad_arguments(trained, arguments, error, message, tmp_path
     with pytest.raises(error, match=message):
         save_checkpoint(**{"model": trained, "config": CONFIG, "path": "dir/x"} | arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_card_that_could_not_be_read_is_not_written(trained, saved):
+    """It is checked as the loader does, before a good checkpoint is replaced."""
+    before = {file: file.read_bytes() for file in saved.parent.iterdir()}
+    model = copy.deepcopy(trained)
+    for fact, message in (
+        ({"part": 42}, "part of data in the card .* is 42"),
+        ({"names": ("",)}, "speaks of 1 training tiles and names 0"),
+        ({"source": {1}}, "cannot be written: Object of type set"),
+    ):
+        model.trained_on = replace(trained.trained_on, **fact)
+        with pytest.raises(CheckpointError, match=message):
+            save_checkpoint(model, CONFIG, saved)
+    assert {file: file.read_bytes() for file in saved.parent.iterdir()} == before
+    load_checkpoint(saved)
 
 
 @pytest.mark.parametrize("broken", ["weights", "card"])

@@ -77,6 +77,8 @@ def test_label_issues_refuse_training_tiles():
     bare = dataclasses.replace(_predictions(FIVE, [0, 0, 0, 1, 1]), labels=None)
     with pytest.raises(ValueError, match="have no labels"):
         errors.label_issues(bare)
+    with pytest.raises(TypeError, match=r"must be Predictions, .* got list"):
+        errors.label_issues([bare])
 
 
 def test_thumbnails_are_means_of_cells():

@@ -2,6 +2,9 @@
 
 import json
 import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -275,6 +278,30 @@ def test_a_model_of_other_settings_has_no_card(kept, images):
     kept.image_size = 64
     kept.prepare.mean.add_(0.1)
     assert known_card(kept) is None
+    kept.prepare.mean.sub_(0.1)
+    assert known_card(kept) is not None
+    kept.network.act1 = nn.SiLU()
+    assert known_card(kept) is None
+
+
+def test_threads_find_the_same_card(kept, monkeypatch):
+    """A thread that asks while the first one still reads the file waits for what that finds."""
+    made_card(kept, "network.layer2").save(kept.report_file)
+    read, together, count = ReportCard.from_json, threading.Barrier(4), []
+
+    def slowly(file):
+        count.append(1)
+        time.sleep(0.1)
+        return read(file)
+
+    def ask(_):
+        together.wait()
+        return recommended(kept).method
+
+    monkeypatch.setattr(ReportCard, "from_json", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, range(4))) == ["hirescam"] * 4
+    assert len(count) == 1
 
 
 def test_few_tiles_prove_nothing(kept):

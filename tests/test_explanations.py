@@ -29,7 +29,7 @@ from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 from torch import nn
 
 from lulc_lib.anatomies import anatomy
-from lulc_lib.explanations import cam, explain, layers, methods, principal_map
+from lulc_lib.explanations import cam, engine, explain, layers, methods, principal_map
 from lulc_lib.explanations.batch import Batch
 from lulc_lib.explanations.result import WARNINGS, finished
 from lulc_lib.explanations.table import METHODS
@@ -239,6 +239,36 @@ def test_layer_before_an_inplace_relu(images):
 
 
 # --- the library as an oracle --------------------------------------------------------------------
+
+
+class Overwriting(nn.Module):
+    """A network in which a layer that works in place follows each stage."""
+
+    def __init__(self):
+        super().__init__()
+        sizes = ((3, 8), (8, 16), (16, 32))
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b)) for a, b in sizes
+        )
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x):
+        for stage in self.stages:
+            x = F.relu(stage(x), inplace=True)
+        return self.head(x.mean(dim=(2, 3)))
+
+
+def test_refinecam_multiplies_gradcams_also_where_a_layer_works_in_place(images):
+    """The map must be the product of Grad-CAMs that are made one at a time."""
+    torch.manual_seed(0)
+    model = create_model(Overwriting(), image_size=64)
+    expected = torch.ones(len(images), 32, 32)
+    for layer in anatomy(model).stages:
+        grid = torch.from_numpy(explain(model, images, layer=layer).grid).clamp(min=0)
+        grid = grid / grid.amax(dim=(1, 2), keepdim=True).clamp(min=1e-30)
+        expected *= F.interpolate(grid[:, None], (32, 32), mode="bilinear")[:, 0]
+    found = explain(model, images, "refinecam").grid
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def library_scaling(grid):
@@ -462,6 +492,7 @@ def test_logits_and_targets_are_the_models_own(model, images):
         [8, 1, 8, 9, 3],
         torch.tensor([8, 1, 8, 9, 3]),
         np.array([8, 1, 8, 9, 3], dtype=np.uint8),
+        [8, "Forest", np.int64(8), "SeaLake", torch.tensor(3)],
     ],
 )
 def test_targets_by_name_and_one_per_tile(model, images, target):
@@ -670,6 +701,33 @@ def test_the_model_comes_back_after_an_error(error, place, images):
     assert state(model) == before
 
 
+class StopError(RuntimeError):
+    """What a caller raises to end the work."""
+
+
+@pytest.mark.parametrize("method", ["ablationcam", "contributions"])
+def test_another_layer_is_no_remedy_for_a_stop_or_for_full_memory(toy, painted, method):
+    """What `between` raises, and a head that finds no memory, must come through as they are."""
+    before, passes = hooks(toy), []
+
+    def stop(count):
+        passes.append(count)
+        if len(passes) == 2:  # the head alone
+            raise StopError("stop here")
+
+    def fail(head, inputs):
+        if len(inputs[0]) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(StopError, match="stop here"):
+        explain(toy, painted, method, between=stop)
+    handle = toy.network.head.register_forward_pre_hook(fail)
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        explain(toy, painted, method)
+    handle.remove()
+    assert hooks(toy) == before
+
+
 @pytest.mark.slow
 def test_a_thousand_calls_leave_no_hook_and_no_memory(toy, painted):
     """A thousand calls, every fourth refused, must leave nothing on the model and in memory."""
@@ -690,6 +748,33 @@ def tensors():
     """Count the tensors that are alive."""
     gc.collect()
     return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+
+def rectified(channels, made, stride):
+    return nn.Conv2d(channels, made, 3, stride, 1), nn.BatchNorm2d(made), nn.ReLU()
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: nn.Sequential(
+            *rectified(3, 4, 4), *rectified(4, 8, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Linear(8, 10),
+        ),
+        lambda: create_model("vit", depth=3, embed_dim=8, num_heads=2, patch_size=16).network,
+    ],
+    ids=["cnn", "vit"],
+)  # fmt: skip
+def test_a_model_of_float64_has_the_maps_of_its_float32(build, images):
+    """All methods that can explain the model must take its weights in double precision too."""
+    torch.manual_seed(0)
+    model = create_model(build(), image_size=64).eval()
+    names = sorted({*able(model), *SUMS})  # both average their cells
+    expected = explain(model, images[:1], names)
+    for method, found in explain(model.double(), images[:1], names).items():
+        grid = expected[method].grid
+        np.testing.assert_allclose(found.grid, grid, atol=1e-3 * np.abs(grid).max(), err_msg=method)
+        assert found.grid.dtype == grid.dtype
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
@@ -722,6 +807,7 @@ def test_layers_by_name_and_by_index(model, images):
     for index, stage in enumerate(stages):
         by_index = explain(model, images[:1], layer=index)
         by_name = explain(model, images[:1], layer=stage)
+        assert explain(model, images[:1], layer=np.int64(index)).layer == stage
         assert by_index.layer == stage
         assert stage in names
         np.testing.assert_array_equal(by_index.grid, by_name.grid)
@@ -848,11 +934,10 @@ def test_methods_lists_what_explain_takes(toy, painted):
 
 
 def test_cache_returns_the_same_without_running(images, tmp_path, monkeypatch):
-    """A second call must come from disk; other weights, tiles or settings must not."""
+    """A second call must come from disk; other weights, modules, tiles or settings must not."""
     monkeypatch.setenv("LULC_CACHE", str(tmp_path))
-    model = make("cnn")
-    runs = []
-    model.register_forward_hook(lambda *_: runs.append(1))
+    model, runs, run = make("cnn"), [], engine._run
+    monkeypatch.setattr(engine, "_run", lambda *asked: runs.append(1) or run(*asked))
     first = explain(model, images, cache=True)
     count = len(runs)
     second = explain(model, images, cache=True)
@@ -867,6 +952,16 @@ def test_cache_returns_the_same_without_running(images, tmp_path, monkeypatch):
         model.network.fc.weight.mul_(-1)
     explain(model, images, cache=True)
     assert len(runs) == count + 4
+    model.network.act1 = nn.SiLU()
+    other = explain(model, images, cache=True)
+    explain(model, images, cache=True)
+    assert len(runs) == count + 5
+    files = sorted(tmp_path.rglob("*.npz"))
+    with model.network.layer2.register_forward_hook(lambda _, __, out: out * 0):
+        hooked = explain(model, images, cache=True)
+    assert len(runs) == count + 6
+    assert sorted(tmp_path.rglob("*.npz")) == files
+    assert not np.allclose(hooked.heatmap, other.heatmap)
 
 
 def test_without_a_cache_folder_maps_are_made_each_time(images, tmp_path, monkeypatch):
@@ -920,6 +1015,7 @@ def test_kept_maps_do_not_outlive_the_code(images, tmp_path, monkeypatch):
         ({"layer": ""}, ValueError, "no layer ''"),
         ({"layer": 9}, ValueError, r"layer must lie in -1\.\.0, got 9; the numbers.*network"),
         ({"layer": 1.5}, TypeError, "layer must be 'auto', a dotted name or an index, got 1.5"),
+        ({"layer": True}, TypeError, "layer must be 'auto', a dotted name or an index, got True"),
         (
             {"layer": "network.head"},
             ValueError,

@@ -192,6 +192,31 @@ def test_torchvision_vit(images):
         assert np.ptp(result.grid, axis=(1, 2)).min() > 0
 
 
+class Placed(nn.Module):
+    """A block that adds positions to its tokens first, in place or not."""
+
+    def __init__(self, block, inplace):
+        super().__init__()
+        self.block, self.inplace = block, inplace
+        self.places = nn.Parameter(torch.linspace(-1, 1, 16)[:, None])
+
+    def forward(self, x):
+        return self.block(x.add_(self.places) if self.inplace else x + self.places)
+
+
+def test_layers_that_work_in_place_change_no_map(images):
+    """Blocks and a head that overwrite what they read must leave the tokens that are kept alone."""
+    found = []
+    for inplace in (False, True):
+        model = make(global_pool="avg", class_token=False)
+        blocks = [Placed(block, inplace) for block in model.network.blocks]
+        model.network.blocks = nn.Sequential(*blocks)
+        model.network.norm = nn.Hardtanh(-2, 2, inplace)
+        found.append(explain(model, images, ["legrad", "relevance", "rollout"]))
+    for name, result in found[0].items():
+        np.testing.assert_allclose(found[1][name].grid, result.grid, atol=1e-6)
+
+
 class Passing(nn.Module):
     """Attends to nothing."""
 

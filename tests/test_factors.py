@@ -73,7 +73,7 @@ def test_known_parts_are_found_again(blocks):
 
 def test_too_few_concepts_explain_less(blocks):
     """Of three parts two concepts leave something over, and one leaves more."""
-    shares = [concepts(mixed(), painted(blocks), n=n).explained for n in (1, 2, 3)]
+    shares = [concepts(mixed(), painted(blocks), n=n).explained for n in (1, 2, np.int64(3))]
     assert shares[0] < shares[1] < 0.98 < shares[2]
 
 

@@ -102,6 +102,18 @@ def test_fills_have_known_answers():
     assert blurred[-1] > mean[0, 0, 10, 60]
 
 
+def test_masks_may_be_turned_round_or_write_protected(tiles):
+    """How an array lies in memory is no part of a mask."""
+    mask = np.zeros((64, 64), dtype=bool)
+    mask[5:20, 30:] = True
+    expected = remove(tiles[:2], mask)
+    assert torch.equal(remove(tiles[:2], np.ascontiguousarray(mask[:, ::-1])[:, ::-1]), expected)
+    assert torch.equal(remove(tiles[:2], np.broadcast_to(mask, (2, 64, 64))), expected)
+    assert torch.equal(
+        swap(tiles[:2], tiles[2], mask[::-1]), swap(tiles[:2], tiles[2], mask[::-1].copy())
+    )
+
+
 def test_linear_filling_is_the_weighted_mean_of_the_neighbours(monkeypatch):
     """One lost pixel by hand, inside and in a corner; a ramp goes on through a hole."""
     monkeypatch.setattr(fills, "NOISE_SIGMA", 0.0)
@@ -270,6 +282,10 @@ def test_removal_has_a_known_answer(quarter):
         removal(model, images, right, 1, measure="odds")
     found = removal(model, images, right, [1, 1], fill="mean")
     assert found == pytest.approx([before - after] * 2, abs=1e-6)
+    for target in (None, np.array(1), torch.tensor([1, 1])):  # Forest is what it predicts
+        assert np.array_equal(removal(model, images, right, target, fill="mean"), found)
+        curve = deletion(model, images, deletion_order(right), target, fill="mean", steps=2)
+        assert curve.target.tolist() == [1, 1]
 
 
 def test_removal_without_a_share_or_an_order_says_nothing(tiles):
@@ -308,8 +324,24 @@ def test_removal_takes_two_passes_a_tile(tiles):
         (lambda x, m: first_pixels(random_order(1)[0], 0.5), ValueError, r"\(N, 4096\)"),
         (lambda x, m: deletion(None, x, random_order(1), 1), ValueError, "order is of 1 tiles"),
         (lambda x, m: deletion(None, x, random_order(2), 1, steps=0), ValueError, "at least 1"),
-        (lambda x, m: deletion(None, x, random_order(2), [1]), ValueError, "1 targets do not fit"),
+        (lambda x, m: deletion(None, x, random_order(2), [1]), ValueError, r"got shape \(1,\)"),
+        (lambda x, m: deletion(None, x, random_order(2), 2.0), TypeError, "target must be None"),
         (lambda x, m: deletion(None, x, random_order(2), "Fores"), ValueError, "unknown class"),
+        (
+            lambda x, m: deletion(None, x, np.zeros((2, 4096), int), 1),
+            ValueError,
+            r"each of the pixels 0\.\.4095 once, and that of tile 0 does not; deletion_order",
+        ),
+        (
+            lambda x, m: insertion(None, x, random_order(2) - 1, 1),
+            ValueError,
+            "that of tile 0 does not",
+        ),
+        (
+            lambda x, m: first_pixels(np.zeros((1, 4096)), 0.5),
+            ValueError,
+            "order must hold whole numbers of pixels, got float64",
+        ),
         (lambda x, m: insertion(None, x, random_order(1), 1), ValueError, "order is of 1 tiles"),
         (lambda x, m: removal(None, x, np.zeros((1, 64, 64)), 1), ValueError, "of 1 tiles"),
         (

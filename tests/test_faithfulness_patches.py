@@ -59,6 +59,11 @@ def test_falls_have_a_known_answer(plain, even, weights):
     assert found.shape == (3, 16)
     np.testing.assert_allclose(found, by_hand(values, weights), atol=1e-5)
     assert not patch_falls(plain, images, "River", fill="mean").any()
+    for target in (torch.tensor(1), np.array(1), ["Forest", 1, np.int64(1)]):
+        assert np.array_equal(patch_falls(plain, images, target, fill="mean"), found)
+    predicted = predict(plain, images).predicted
+    own = patch_falls(plain, images, predicted, fill="mean")
+    assert np.array_equal(patch_falls(plain, images, None, fill="mean"), own)
     logits = predict(plain, images).logits[:, 1].astype(np.float64)
     before = np.exp(logits) / (np.exp(logits) + 9)
     left = np.exp(logits[:, None] - found)
@@ -134,7 +139,7 @@ def test_cells_are_whole_and_differ_by_one_pixel_at_most(length, side):
     [
         (lambda x: patch_falls(None, x, 1, side=0), r"side must lie in 1..64.*got 0"),
         (lambda x: patch_falls(None, x, 1, side=65), r"side must lie in 1..64.*got 65"),
-        (lambda x: patch_falls(None, x, [1]), "1 targets do not fit 2 tiles"),
+        (lambda x: patch_falls(None, x, [1]), r"each of the 2 tiles, got shape \(1,\)"),
         (
             lambda x: patch_falls(None, x, 1, measure="odds"),
             "one of probability, logit, got 'odds'",
@@ -234,3 +239,9 @@ def test_adapting_stops_at_broken_weights(small, tiles):
         next(small.parameters()).fill_(float("nan"))
     with pytest.raises(ValueError, match="the loss is nan at step 0"):
         adapted(small, tiles, steps=2, batch_size=2)
+
+
+def test_adapting_names_half_precision(small, tiles):
+    """Where PyTorch speaks of types of tensors, the error says what the model needs."""
+    with pytest.raises(ValueError, match=r"has parameters of bfloat16.*call model\.float\(\)"):
+        adapted(small.bfloat16(), tiles, steps=1, batch_size=2)

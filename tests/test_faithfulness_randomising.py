@@ -60,6 +60,10 @@ def test_rank_correlation_has_known_answers():
     assert rank_correlation(one, other) == pytest.approx([4.5 / np.sqrt(4.5 * 5)])
     with pytest.raises(ValueError, match=r"one shape, got \(2, 3, 4\) and \(2, 3, 3\)"):
         rank_correlation(maps, maps[..., :3])
+    assert rank_correlation(maps.tolist(), maps.tolist()).tolist() == [1, 1]
+    for measure in (lambda broken: rank_correlation(maps, broken), complexity):
+        with pytest.raises(ValueError, match="2 of 2 heat maps hold NaN"):
+            measure(np.full_like(maps, np.nan))
 
 
 @pytest.mark.parametrize(
@@ -106,6 +110,33 @@ def test_what_no_layer_draws_keeps_its_mean_and_deviation():
     assert copy.network.pos_embed.mean() == pytest.approx(3.0, abs=0.1)
     assert copy.network.pos_embed.std() == pytest.approx(0.5, abs=0.1)
     assert torch.all(copy.network.blocks[0].ls1.gamma == 0.1)  # all alike, and so no deviation
+
+
+@pytest.mark.parametrize(
+    ("make", "parts"),
+    [
+        (lambda: small_vit(init_values=1e-5), ["ls1.gamma", "ls2.gamma"]),
+        (
+            lambda: create_model(
+                "beit_base_patch16_224", image_size=64, depth=2, embed_dim=24, num_heads=2
+            ),
+            ["gamma_1", "gamma_2"],
+        ),
+    ],
+    ids=["layers", "blocks"],
+)
+def test_scales_of_layerscale_are_drawn_as_the_trained_ones_are_spread(make, parts):
+    """They do not go back to where they began, where a block adds nearly nothing."""
+    model = make().requires_grad_(False)
+    names = [f"network.blocks.{i}.{part}" for i in (0, 1) for part in parts]
+    for name in names:
+        model.get_parameter(name).normal_(0.5, 0.1)
+    copy = randomised(model)
+    for name in names:
+        found, trained = copy.get_parameter(name), model.get_parameter(name)
+        assert not torch.equal(found, trained)
+        assert found.mean() == pytest.approx(0.5, abs=0.1)
+        assert found.std() == pytest.approx(0.1, abs=0.06)
 
 
 def test_a_copy_forgets_what_was_known_of_the_model(trained):
@@ -210,5 +241,5 @@ def test_what_does_not_fit_is_named(resnet, few):
     """Explainers and targets whose maps do not fit."""
     with pytest.raises(ValueError, match=r"heatmap must have shape \(4, H, W\), got \(1, 64, 64\)"):
         survival(lambda *_: np.zeros((1, 64, 64)), resnet, few)
-    with pytest.raises(ValueError, match="2 targets do not fit 4 tiles"):
+    with pytest.raises(ValueError, match=r"each of the 4 tiles, got shape \(2,\)"):
         survival(edge, resnet, few, target=[1, 2])

@@ -70,6 +70,21 @@ def test_turns_of_a_map_that_turns_with_the_tile_are_alike(few):
     assert stability_turns(still, model, images) == pytest.approx([-1 / 7] * 4)
 
 
+def test_maps_may_be_turned_round_or_write_protected(resnet, few):
+    """How an explainer's arrays lie in memory is no part of its maps."""
+
+    def mirrored(model, images, target):
+        return images.mean(1).double().numpy()[:, :, ::-1]
+
+    def protected(model, images, target):
+        maps = np.ascontiguousarray(mirrored(model, images, target))
+        maps.flags.writeable = False
+        return maps
+
+    found = stability_turns(mirrored, resnet, few)
+    assert np.array_equal(stability_turns(protected, resnet, few), found, equal_nan=True)
+
+
 def test_only_positions_that_keep_the_answer_count(few):
     """A tile whose bright corner moves away answers otherwise: only its mirror image is left."""
     model = create_model(Corner(), image_size=64, mean=(0, 0, 0), std=(1, 1, 1))

@@ -148,6 +148,25 @@ def test_changed_weights_are_never_served(model, tiles):
     assert kept_components(model, some) is None
 
 
+def test_a_changed_network_is_never_served(model, tiles):
+    """With another module or a hook the model itself is asked, and none of it is kept beside."""
+    some = tiles[:4]
+    served = predict(model, some, cache=True)
+    act = model.network.act1
+    model.network.act1 = nn.SiLU()
+    assert predict(model, some, cache=True).read_from == ""
+    assert kept_components(model, some) is None
+    with pytest.raises(CheckpointError, match="has changed since it was loaded, or holds modules"):
+        save_predictions(model, tiles)
+    model.network.act1 = act
+    with model.network.layer1.register_forward_hook(lambda _, __, out: out * 0):
+        assert not np.array_equal(predict(model, some, cache=True).logits, served.logits)
+        assert kept_components(model, some) is None
+        with pytest.raises(CheckpointError, match="hooks of your own"):
+            save_predictions(model, tiles)
+    assert predict(model, some, cache=True).read_from == served.read_from != ""
+
+
 def test_a_trained_copy_is_never_served(model, tiles):
     """A model that learnt on has other weights; the one it was copied from is served as before."""
     trained = copy.deepcopy(model)
@@ -381,6 +400,9 @@ def test_components_hold_what_spreads_most():
     assert share == 1
     assert not same.any()
     assert principal_components(points[:3], 32)[0].shape == (3, 3)
+    large = principal_components(points * 1e6, 2)[0].astype(np.float64)
+    assert np.abs(large).max() == np.finfo(np.float16).max
+    assert np.allclose(large / large[0], components / components[0].astype(np.float64), rtol=1e-2)
 
 
 # --- checked -------------------------------------------------------------------------------------

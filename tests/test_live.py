@@ -93,7 +93,7 @@ def test_larger_insides_are_packed():
             "patch_embed.proj is Identity instead of Conv2d",
         ),
         (lambda: create_model("vit", global_pool="max", **TINY), "global_pool='max'"),
-        (lambda: create_model("vit", act_layer=nn.ReLU, **TINY), "mlp.act is ReLU instead of GELU"),
+        (lambda: create_model("vit", act_layer="relu", **TINY), "mlp.act is ReLU instead of GELU"),
         (lambda: create_model("vit", image_size=32, **TINY), "shrinks tiles to 32 px"),
         (lambda: create_model("vit", pre_norm=True, **TINY), "norm_pre is LayerNorm"),
     ],

@@ -393,6 +393,23 @@ def test_temperature_is_the_smallest_of_a_grid_and_undoes_a_factor():
     assert temperature(tempered(pred, found)) == pytest.approx(1, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        evaluate,
+        coverage,
+        temperature,
+        lambda wrong: tempered(wrong, 2.0),
+        lambda wrong: compare(wrong, wrong),
+        lambda wrong: compare(Predictions(np.eye(10), range(10), tuple("abcdefghij")), wrong),
+    ],
+)
+def test_what_are_no_predictions_is_named(ask):
+    """Images or a model in their place are answered with what makes predictions."""
+    with pytest.raises(TypeError, match=r"as predict\(model, tiles\) returns them, got Tensor"):
+        ask(torch.zeros(1, 3, 64, 64))
+
+
 def test_temperature_has_bounds_and_needs_labels():
     """Tiles that are all right ask for an ever smaller T; no labels or tiles are errors."""
     logits = np.eye(10)[:3]

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lulc_lib.anatomies import anatomy
+from lulc_lib.checkpoints import load_checkpoint, save_checkpoint
 from lulc_lib.explanations import explain
 from lulc_lib.models import (
     EUROSAT_MEAN,
@@ -19,7 +21,7 @@ from lulc_lib.models import (
     enlarged,
     from_spec,
 )
-from lulc_lib.predictions import predict
+from lulc_lib.predictions import predict, structure_digest
 from lulc_lib.running import evaluating
 
 SMALL_VIT = {"depth": 2, "embed_dim": 48, "num_heads": 3}
@@ -99,6 +101,26 @@ def test_an_enlarged_copy_takes_images_of_several_tiles():
         enlarged(create_model("vit"), 2)
     with pytest.raises(ValueError, match="across must be a whole number of at least 1, got 0"):
         enlarged(model, 0)
+
+
+def test_mean_and_deviation_may_be_arrays():
+    """Arrays and tensors mean what tuples of these numbers mean, also in the spec."""
+    mean, std = (0.5, 0.25, 0.125), (0.25, 0.5, 0.25)
+    for kind in (np.array, torch.tensor, list):
+        for model in ("test_resnet", Toy()):
+            made = create_model(model, image_size=32, mean=kind(mean), std=kind(std))
+            assert (made.mean, made.std) == (mean, std)
+    spec = create_model("test_resnet", image_size=32, mean=np.array(mean)).spec
+    assert json.loads(json.dumps(spec))["mean"] == list(mean)
+
+
+def test_timms_names_of_layers_are_kept(tmp_path):
+    """A network with another activation, asked for by name, comes back from its checkpoint."""
+    model = create_model("test_resnet", image_size=32, act_layer="silu")
+    save_checkpoint(model, None, tmp_path / "silu")
+    again, _ = load_checkpoint(tmp_path / "silu")
+    assert isinstance(again.network.act1, nn.SiLU)
+    assert structure_digest(again) == structure_digest(model)
 
 
 def test_spec_builds_the_same_architecture():
@@ -208,6 +230,18 @@ def test_without_network_the_error_says_what_to_bring(monkeypatch):
         (lambda p: create_model("resnet50.nope"), ValueError, "no weights tag"),
         (lambda p: create_model("resnet18", image_size=3), ValueError, r"in 16\.\.1024"),
         (lambda p: create_model("resnet18", image_size="64"), ValueError, "got '64'"),
+        (lambda p: create_model("resnet18", image_size=0), ValueError, r"image_size .* got 0"),
+        (lambda p: create_model(Toy(), image_size=0), ValueError, r"image_size .* got 0"),
+        (lambda p: create_model("resnet18", mean=[]), ValueError, r"mean must be .* got \[\]"),
+        (lambda p: create_model(Toy(), std=()), ValueError, r"std must be three .* got \(\)"),
+        (lambda p: create_model(Toy(), mean=0.5), ValueError, "mean must be three .* got 0.5"),
+        (lambda p: create_model(Toy(), mean="abc"), ValueError, "mean must be three .* got 'abc'"),
+        (
+            lambda p: create_model("resnet18", act_layer=nn.SiLU),
+            ValueError,
+            r"act_layer=<class .*SiLU'> cannot be kept .* act_layer='silu', or wrap the network",
+        ),
+        (lambda p: create_model("vit", proj_drop_rate=float("nan")), ValueError, "rate=nan cannot"),
         (lambda p: create_model("resnet18", mean=(0.5,)), ValueError, "three numbers"),
         (lambda p: create_model("resnet18", std=(0.5, 0.0, 0.5)), ValueError, "std must be"),
         (lambda p: create_model("vit", image_size=63), ValueError, "multiple of the patch"),

@@ -262,6 +262,8 @@ def test_calibration_agrees_with_the_report(tiles: TileSet):
     assert sum(bar.get_height() for bar in ax.child_axes[1].patches) == len(tiles)
     with pytest.raises(ValueError, match="needs labels"):
         plots.plot_reliability(replace(pred, labels=None))
+    with pytest.raises(TypeError, match=r"must be Predictions, .* got TileSet"):
+        plots.plot_reliability(tiles)
 
 
 # --- maps ----------------------------------------------------------------------------------------

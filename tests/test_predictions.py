@@ -10,11 +10,23 @@ from torch import nn
 
 from lulc_lib import predictions
 from lulc_lib.drawn_tiles import synthetic
+from lulc_lib.explanations import explain
 from lulc_lib.metrics import evaluate
 from lulc_lib.models import create_model
-from lulc_lib.predictions import LazyImages, Predictions, aligned, predict, weights_digest
+from lulc_lib.predictions import (
+    LazyImages,
+    Predictions,
+    aligned,
+    cached_predictions,
+    identity,
+    predict,
+    store_predictions,
+    weights_digest,
+)
 from lulc_lib.storage import CacheWarning, cache_dir
 from lulc_lib.tiles import CLASSES, TileSet, TrainedOn
+
+SMALL_VIT = {"depth": 2, "embed_dim": 24, "num_heads": 2}
 
 
 def random_tiles(count: int = 12, seed: int = 0) -> TileSet:
@@ -372,6 +384,129 @@ def test_weights_digest_sees_each_change(small_model):
     model.network.bn1.num_batches_tracked += 1
     assert weights_digest(model) != first
     assert weights_digest(copy.deepcopy(small_model).to(torch.bfloat16)) != first
+
+
+class Negative(nn.Module):
+    """A module of somebody's own."""
+
+    def forward(self, x):
+        return -x
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: setattr(model.network.blocks[0].mlp, "act", nn.ReLU()),
+        lambda model: setattr(model.network.blocks[0].mlp.act, "approximate", "tanh"),
+        lambda model: setattr(model.network, "global_pool", "max"),
+        lambda model: model.prepare.mean.add_(0.1),
+    ],
+)
+def test_predict_cache_knows_the_networks_structure(change):
+    """A module that is replaced or set otherwise has another key; explaining leaves the key."""
+    model, tiles = create_model("vit", **SMALL_VIT), random_tiles(4)
+    first = predict(model, tiles, cache=True).logits
+    known = identity(model)
+    explain(model, tiles, ["gradcam", "libragrad", "rollout"])
+    assert identity(model) == known
+    change(model)
+    changed = predict(model, tiles, cache=True).logits
+    assert not np.array_equal(changed, first)
+    assert np.array_equal(changed, predict(model, tiles).logits)
+    assert identity(model)["weights"] == known["weights"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda part: part.register_forward_hook(lambda _, __, out: out * 0),
+        lambda part: part.register_forward_pre_hook(lambda _, inputs: (inputs[0] * 0,)),
+        lambda part: part.register_full_backward_hook(lambda *_: None),
+        lambda part: setattr(part, "act", Negative()),
+        lambda part: setattr(part, "forward", lambda x: x * 0),
+    ],
+)
+def test_predict_cache_holds_nothing_of_code_without_a_digest(change):
+    """With hooks or modules of somebody's own, nothing is read from the cache or put into it."""
+    model, tiles = create_model("vit", **SMALL_VIT), random_tiles(4)
+    expected = predict(model, tiles, cache=True)
+    files = sorted(cache_dir().rglob("*.npz"))
+    assert len(files) == 1
+    made = change(model.network.blocks[0].mlp)
+    live = predict(model, tiles, cache=True).logits
+    assert np.array_equal(live, predict(model, tiles).logits)
+    store_predictions(model, tiles, expected)
+    assert cached_predictions({"a": model}, tiles) == {}
+    assert sorted(cache_dir().rglob("*.npz")) == files
+    if hasattr(made, "remove"):
+        made.remove()
+        assert np.array_equal(predict(model, tiles, cache=True).logits, expected.logits)
+        assert cached_predictions({"a": model}, tiles).keys() == {"a"}
+
+
+def test_predict_leaves_the_callers_images():
+    """A plain module that normalises in place works on a copy, with one view and with eight."""
+
+    class InPlace(Brightness):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images.sub_(0.3).div_(0.2))
+
+    images = random_tiles(6).float()
+    before = images.clone()
+    expected = predict(Brightness(), (images - 0.3) / 0.2 / 10 + 0.5).logits
+    for given in (images, LazyImages(6, lambda first, last: images[first:last])):
+        logits = predict(InPlace(), given).logits / 10 + 0.5 * np.arange(10)
+        assert np.allclose(logits, expected, atol=1e-5)
+    predict(InPlace(), images, tta=True)
+    assert torch.equal(images, before)
+
+
+class Loud(nn.Module):
+    """A linear head that reads features of thousands, or of millions."""
+
+    def __init__(self, scale: float):
+        super().__init__()
+        self.scale, self.cells, self.head = scale, nn.AvgPool2d(8), nn.Linear(3, 10)
+
+    def forward(self, images):
+        """Return logits (N, 10)."""
+        return self.head(self.cells(images).mean(dim=(2, 3)) * self.scale) / self.scale
+
+
+@pytest.mark.parametrize(("scale", "kind"), [(1e3, np.float16), (1e6, np.float32)])
+def test_features_beyond_float16_are_kept_in_float32(scale, kind):
+    """Whatever the network's scale, features are finite, and are what the head reads."""
+    model, tiles = create_model(Loud(scale), mean=(0, 0, 0), std=(1, 1, 1)), random_tiles(6)
+    found = predict(model, tiles, features=True)
+    assert found.features.dtype == kind
+    expected = tiles.float().mean(dim=(2, 3)).numpy() * scale
+    assert np.allclose(found.features, expected, rtol=1e-3)
+
+
+def test_predictions_turn_lists_into_arrays():
+    """Marks and features may be given as lists; what is no mark is refused."""
+    rows = {"logits": np.eye(10)[:2], "labels": [0, 1], "names": ("a", "b")}
+    made = Predictions(**rows, seen=[False, False], features=[[0.5], [1.5]])
+    assert evaluate(made, resamples=5).training_tiles == 0
+    assert made.features.shape == (2, 1)
+    with pytest.raises(ValueError, match="trained on 1 of these 2 tiles, such as 'b'"):
+        evaluate(Predictions(**rows, seen=[False, True]))
+    for seen, met in ((["no", "no"], "<U2"), ([0, 1], "int64"), ([[True], [False]], r"\(2, 1\)")):
+        with pytest.raises(ValueError, match=rf"seen must be bool \(2,\), got .*{met}"):
+            Predictions(**rows, seen=seen)
+    with pytest.raises(ValueError, match="seen must have 2 rows, got True"):
+        Predictions(**rows, seen=True)
+
+
+def test_predict_and_aligned_name_a_wrong_object():
+    """A name instead of a model, and images instead of predictions, come with the remedy."""
+    tiles = random_tiles(2)
+    with pytest.raises(TypeError, match=r"got str 'vit'; pass a model.* load_checkpoint\('vit'\)"):
+        predict("vit", tiles)
+    with pytest.raises(TypeError, match="got NoneType None; pass a model"):
+        predict(None, tiles, cache=True)
+    with pytest.raises(TypeError, match=r"as predict\(model, tiles\) returns them, got Tensor"):
+        aligned(tiles.images, tiles, "vit")
 
 
 def test_predict_progress_counts_tiles(capsys):

@@ -35,6 +35,7 @@ from lulc_lib.report_cards import (
     agreement,
     takes_own_scale,
 )
+from lulc_lib.storage import cache_dir
 
 METHODS = ("gradcam", "hirescam", "inputxgradient")
 TINY = Sizes(tiles=4, mosaics=4, few=2, curves=2, fillings=("mean",))
@@ -187,6 +188,31 @@ def test_a_stopped_card_goes_on_where_it_was(parts, monkeypatch, tmp_path):
     assert [replace(row, seconds=0) for row in again.rows] == [
         replace(row, seconds=0) for row in whole.rows
     ]
+
+
+def test_kept_rows_are_of_the_network_as_it_is(parts):
+    """Another module measures anew; with a hook nothing is kept, and the rows are the live ones."""
+    torch.manual_seed(0)
+    network = create_model("vit", depth=1, embed_dim=24, num_heads=2).eval()
+    asked = (parts.test, ["gradcam"], [SINGLE_DELETION])
+
+    def values():
+        return [row.value for row in report_card(network, *asked, sizes=TINY).rows]
+
+    def files():
+        return sorted((cache_dir() / "reports").glob("*.npz"))
+
+    first, kept = values(), files()
+    assert kept
+    assert (values(), files()) == (first, kept)
+    act = network.network.blocks[0].mlp.act
+    network.network.blocks[0].mlp.act = torch.nn.ReLU()
+    assert values() != first
+    assert len(files()) == 2 * len(kept)
+    network.network.blocks[0].mlp.act = act
+    with network.network.blocks[0].register_forward_hook(lambda _, __, out: out * 0):
+        assert values() != first
+    assert len(files()) == 2 * len(kept)
 
 
 def test_it_is_chosen_on_as_many_tiles_as_asked(model, parts):

@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from lulc_lib.explanations import explain, layers
-from lulc_lib.models import TileClassifier, create_model
+from lulc_lib.faithfulness import adapted, randomised
+from lulc_lib.live.packing import pack_vit
+from lulc_lib.models import TileClassifier, create_model, enlarged
 from lulc_lib.predictions import predict
-from lulc_lib.running import evaluating
+from lulc_lib.running import copied, evaluating
 
 
 class Toy(nn.Module):
@@ -156,6 +158,37 @@ def test_two_wrappers_of_one_module_explain_in_threads():
     assert len(found) == 12
     for grid in found:
         np.testing.assert_array_equal(grid, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "copy", "trains"),
+    [
+        ("resnet18", lambda model, _: copied(model), True),
+        ("resnet18", lambda model, _: randomised(model), True),
+        ("resnet18", lambda model, _: enlarged(model, 2), True),
+        ("vit", lambda model, _: pack_vit(model).model, True),
+        ("vit", lambda model, tiles: adapted(model, tiles, steps=1, batch_size=1), False),
+    ],
+    ids=["copied", "randomised", "enlarged", "packed", "adapted"],
+)
+def test_copies_carry_no_hook_or_mode_of_another_thread(tiles, name, copy, trains):
+    """A copy that is asked for while a thread explains the model is made after that."""
+    model, inside = made(name).train(), threading.Event()
+
+    def explaining():
+        with evaluating(model):
+            handle = model.network.register_forward_hook(lambda *_: None)
+            inside.set()
+            time.sleep(0.1)
+            handle.remove()
+
+    thread = threading.Thread(target=explaining)
+    thread.start()
+    assert inside.wait(10)
+    got = copy(model, tiles)
+    thread.join(10)
+    assert not any(module._forward_hooks for module in got.modules())
+    assert got.training == trains
 
 
 # --- unusual models ------------------------------------------------------------------------------

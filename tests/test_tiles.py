@@ -33,6 +33,7 @@ from lulc_lib.tiles import (
     TrainedOn,
     as_images,
     class_index,
+    class_indices,
     undivided,
 )
 
@@ -121,6 +122,19 @@ def test_classes_are_counted_and_taken_by_name(some):
     for value in (True, np.True_, 2.7, None):
         with pytest.raises(TypeError, match="by its name or index, got"):
             class_index(value)
+
+
+def test_classes_of_several_tiles_by_name_and_index():
+    """One for all or one for each, of any kind that holds names or whole numbers."""
+    for one in (8, "River", np.int64(8), np.array(8), torch.tensor(8)):
+        assert class_indices(one, 2).tolist() == [8, 8]
+    for each in ([8, "Forest"], ("River", 1), np.array(["River", "Forest"]), torch.tensor([8, 1])):
+        assert class_indices(each, 2).tolist() == [8, 1]
+    for wrong in (None, 2.0, True, np.array([1.0, 2.0]), [1, None]):
+        with pytest.raises(TypeError, match="target must be None, a class index, a class name"):
+            class_indices(wrong, 2)
+    with pytest.raises(ValueError, match=r"one for each of the 2 tiles, got shape \(3,\)"):
+        class_indices([1, 2, 3], 2)
 
 
 def test_balanced_takes_the_first_of_each_class(tiles):

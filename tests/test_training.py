@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -96,6 +97,38 @@ def test_same_seed_same_history_other_seed_other_history(parts):
     assert runs[0][1] == runs[1][1]
     assert same_weights(runs[0][0], runs[1][0])
     assert runs[0][1] != runs[2][1]
+
+
+def test_a_thread_that_asks_the_model_changes_no_training(parts):
+    """Each step trains in train mode, also while a panel predicts all the time."""
+    config, runs = replace(PLAIN, model="test_resnet"), []
+    for asked in (False, True):
+        torch.manual_seed(0)
+        model, ended, modes = create_model("test_resnet", image_size=32), threading.Event(), []
+
+        def ask(model=model, ended=ended):
+            while not ended.is_set():
+                predict(model, parts.test[:4])
+
+        def note(norm, _, modes=modes):
+            if torch.is_grad_enabled():
+                modes.append(norm.training)
+
+        model.network.bn1.register_forward_pre_hook(note)
+        thread = threading.Thread(target=ask)
+        if asked:
+            thread.start()
+        try:
+            history = fit(model, parts.train, parts.val, config, progress=False)
+        finally:
+            ended.set()
+        if asked:
+            thread.join(30)
+        assert modes == [True] * 6
+        assert not model.training
+        runs.append((model, numbers(history)))
+    assert runs[0][1] == runs[1][1]
+    assert same_weights(runs[0][0], runs[1][0])
 
 
 def test_fit_leaves_the_callers_random_state_alone(parts):
@@ -269,6 +302,13 @@ def test_resume_refuses_another_run(parts, tmp_path):
         fit(tiny(), parts.train, None, other, run_dir=tmp_path, resume=True, progress=False)
     with pytest.raises(ValueError, match="other tiles"):
         fit(tiny(), parts.val, None, config, run_dir=tmp_path, resume=True, progress=False)
+    for model, val, message in (
+        (tiny(image_size=32), None, "other model settings .*vit at 64 px.* not vit at 32 px"),
+        (tiny(mean=(0.5, 0.5, 0.5)), None, r"other model settings .*not vit.* mean \(0\.5, 0\.5"),
+        (tiny(), parts.val, r"other validation tiles \(none, not .*val 12\)"),
+    ):
+        with pytest.raises(ValueError, match=f"belongs to a run with {message}"):
+            fit(model, parts.train, val, config, run_dir=tmp_path, resume=True, progress=False)
     (tmp_path / "state.pt").write_bytes(b"half a file")
     with pytest.raises(ValueError, match="is not a saved state"):
         fit(tiny(), parts.train, None, config, run_dir=tmp_path, resume=True, progress=False)
@@ -295,6 +335,23 @@ def test_errors_name_the_cause(parts, change, message):
         fit(tiny(), train, val, progress=False, **arguments)
     with pytest.raises(TypeError, match="RunConfig"):
         fit(tiny(), parts.train, None, {"epochs": 1}, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": nn.Linear(3, 10)}, "made by create_model or .* got Linear; wrap a module"),
+        ({"train": torch.zeros(2, 3, 64, 64)}, r"split\(data, 'seed42'\)\.train, got Tensor"),
+        ({"train": split(synthetic(1), "seed42")}, "train must be a TileSet, .* got Split"),
+        ({"train": None}, "train must be a TileSet, .* got NoneType"),
+        ({"val": torch.zeros(2, 3, 64, 64)}, "val must be a TileSet, .*.val, got Tensor"),
+    ],
+)
+def test_objects_of_another_kind_are_named(parts, change, message):
+    """The error says what `fit` takes, and where it comes from."""
+    given = {"model": tiny(), "train": parts.train, "val": parts.val} | change
+    with pytest.raises(TypeError, match=message):
+        fit(**given, config=PLAIN, progress=False)
 
 
 class BrokenError(Exception):
@@ -471,6 +528,21 @@ def test_a_state_of_other_code_changes_nothing(parts, tmp_path, change, message)
     with pytest.raises(ValueError, match=message):
         fit(model, parts.train, None, config, run_dir=tmp_path, resume=True, progress=False)
     assert same_weights(model, before)
+
+
+def test_a_state_of_an_earlier_version_resumes(parts, tmp_path):
+    """It named the training tiles, and neither the validation tiles nor the model."""
+    config, file = replace(PLAIN, epochs=1), tmp_path / "state.pt"
+    expected = tiny()
+    fit(expected, parts.train, parts.val, config, run_dir=tmp_path, progress=False)
+    with training.open_checked(file) as opened:
+        contents = torch.load(opened, weights_only=True)
+    del contents["validation tiles"], contents["model settings"]
+    torch.save(contents, file)
+    training.seal(file)
+    model = tiny(7)
+    fit(model, parts.train, parts.val, config, run_dir=tmp_path, resume=True, progress=False)
+    assert same_weights(model, expected)
 
 
 def test_a_run_folder_has_one_training_and_is_tried_first(parts, tmp_path, monkeypatch):

@@ -109,13 +109,14 @@ def look(batch: Batch) -> Seen:
     """
     found, tokens = batch.anatomy, []
 
-    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> Tensor:
         if not isinstance(output, Tensor):
             raise ValueError(
                 f"a block of {batch.model.name} returns a {type(output).__name__}, and attention "
                 "methods need its tokens alone; use a CAM method"
             )
         tokens.append(output)
+        return output.clone()  # the next layer may work in place
 
     blocks = dict.fromkeys(found.blocks, keep)
     watch = OpenAttention()
@@ -186,7 +187,8 @@ def legrad(batch: Batch) -> np.ndarray:
     total = 0
     with torch.enable_grad():
         for tokens, attention in zip(seen.tokens, seen.attention, strict=True):
-            logits = graft(batch, last, batch.images[:1], tokens)
+            own = tokens.clone()  # the head may work in place
+            logits = graft(batch, last, batch.images[:1], own)
             (gradient,) = torch.autograd.grad(
                 pick(logits, batch.target).sum(), attention, retain_graph=True
             )
@@ -209,7 +211,8 @@ def _readers(batch: Batch) -> Tensor:
         last = batch.anatomy.blocks[-1]
         leaf = _seen(batch).tokens[-1].detach().requires_grad_()
         with torch.enable_grad():
-            logits = graft(batch, last, batch.images[:1], leaf)
+            own = leaf.clone()  # the head may work in place
+            logits = graft(batch, last, batch.images[:1], own)
             (slope,) = torch.autograd.grad(logits.square().sum(), leaf)
         read = (slope.abs().amax(dim=2) > 0).float()
         return read / read.sum(dim=1, keepdim=True).clamp(min=1)

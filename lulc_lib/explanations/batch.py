@@ -71,9 +71,17 @@ class Batch:
         return self._made[name]
 
     def run(self, images: Tensor) -> Tensor:
-        """Return float32 logits of images in the asked precision; gradients as the caller set."""
+        """Announce a pass and return its logits, as `logits_of` does."""
+        self.announce(len(images))
+        return self.logits_of(images)
+
+    def announce(self, count: int) -> None:
+        """Tell the caller that a pass with so many images follows."""
         if self.between is not None:
-            self.between(len(images))
+            self.between(count)
+
+    def logits_of(self, images: Tensor) -> Tensor:
+        """Return float32 logits of images in the asked precision; gradients as the caller set."""
         if self._likes_channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with self.autocast():
@@ -195,8 +203,10 @@ def cut(model: nn.Module, layer: str, record: bool, leaves: list[Tensor]) -> Ite
 @contextlib.contextmanager
 def hooked(model: nn.Module, hooks: dict[str, Callable[..., Any]]) -> Iterator[None]:
     """Put forward hooks on layers by name, and take them off again whatever happens."""
-    handles = [model.get_submodule(n).register_forward_hook(h) for n, h in hooks.items()]
+    handles = []
     try:
+        for name, hook in hooks.items():
+            handles.append(model.get_submodule(name).register_forward_hook(hook))
         yield
     finally:
         for handle in handles:
@@ -219,9 +229,12 @@ def graft(batch: Batch, layer: str, one: Tensor, outputs: Tensor) -> Tensor:
     Returns:
         float32 logits (K, 10).
     """
+    batch.announce(len(one))
     with hooked(batch.model, {layer: lambda *_: outputs}):
         try:
-            return batch.run(one)
+            return batch.logits_of(one)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             raise ValueError(
                 f"the head above layer {layer!r} cannot be run alone: {error}; choose another layer"

@@ -219,8 +219,9 @@ def refinecam(batch: Batch) -> np.ndarray:
     kept: list[Tensor] = []
     leaves: list[Tensor] = []
 
-    def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+    def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         kept.append(output)
+        return output.clone()  # the next layer may work in place
 
     later = dict.fromkeys(names[1:], keep)
     with (

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, overload
@@ -25,10 +26,18 @@ from lulc_lib.explanations.pixels import not_piecewise_linear
 from lulc_lib.explanations.result import Explanation, finished
 from lulc_lib.explanations.table import DEFAULT_METHOD, METHODS, Method, method_named
 from lulc_lib.models import TileClassifier
-from lulc_lib.predictions import weights_digest
+from lulc_lib.predictions import identity
 from lulc_lib.running import check_explainable, device_of, evaluating
 from lulc_lib.storage import cache_key, digest_arrays, free_memory, load_arrays, store_arrays
-from lulc_lib.tiles import CLASSES, TILE_SIZE, as_images, cell_metres, class_index, undivided
+from lulc_lib.tiles import (
+    CLASSES,
+    TILE_SIZE,
+    as_images,
+    cell_metres,
+    class_index,
+    class_indices,
+    undivided,
+)
 from lulc_lib.wording import did_you_mean
 
 # Pixels inside the model at once: more is not faster, since large memory is made anew each time.
@@ -94,7 +103,8 @@ def explain(
         precision: "float32", or "bfloat16" for autocast.
         batch_size: tiles at a time; default: so many that they fit in free memory.
         cache: keep the maps on disk under the digests of weights, tiles and settings. A wrapped
-            module is always run: its code has no digest.
+            module, or a model with modules or hooks of your own, is always run: their code has
+            no digest.
         between: called before each pass through the model with the number of images in it, so that
             long work can be followed; what it raises ends the work and leaves the model as it was.
             With it, smoothgrad passes `batch_size` noisy copies at a time instead of all.
@@ -113,7 +123,7 @@ def explain(
             several devices by `nn.DataParallel`.
     """
     _check_model(model)
-    _check_layer_type(layer)
+    layer = _asked_layer(layer)
     card = known_card(model)
     asked = [_asked(card, name, layer) for name in _names(method)]
     contrasted = any(one.method.takes_contrast for one in asked)
@@ -226,7 +236,7 @@ def _checked(
     if batch_size is not None:
         whole_number("batch_size", batch_size)
     tiles = undivided(images, model.tiles_across)  # uint8 until its batch comes up
-    targets = _targets(target, len(tiles))
+    targets = None if target is None else class_indices(target, len(tiles))
     against = _contrast(contrast, chosen, targets)
     where = _layer_name(model, layer, chosen)
     size = batch_size or _fitting_batch(model, chosen)
@@ -290,25 +300,6 @@ def _check_able(model: TileClassifier, method: Method, layer: str | None) -> Non
             )
 
 
-def _targets(target: Any, count: int) -> np.ndarray | None:
-    """Return the wanted classes as int64 (count,), None for the predicted ones."""
-    if target is None:
-        return None
-    values = np.asarray(target.cpu() if isinstance(target, Tensor) else target)
-    if values.dtype.kind not in "iuU":
-        raise TypeError(
-            "target must be None, a class index, a class name or one of these per tile, "
-            f"got {target!r:.80}"
-        )
-    if values.ndim and values.shape != (count,):
-        raise ValueError(
-            f"target must be one class, or one for each of the {count} tiles, "
-            f"got shape {values.shape}"
-        )
-    indices = [class_index(value) for value in values.reshape(-1).tolist()]
-    return np.broadcast_to(np.array(indices, dtype=np.int64), count).copy()
-
-
 def _contrast(contrast: Any, chosen: list[Method], targets: np.ndarray | None) -> int | None:
     if contrast is None:
         return None
@@ -327,9 +318,16 @@ def _contrast(contrast: Any, chosen: list[Method], targets: np.ndarray | None) -
     return against
 
 
-def _check_layer_type(layer: Any) -> None:
-    if isinstance(layer, bool) or not isinstance(layer, str | int):
-        raise TypeError(f"layer must be 'auto', a dotted name or an index, got {layer!r}")
+def _asked_layer(layer: Any) -> str | int:
+    """Return a layer's name or its number, whatever kind of whole number that is."""
+    if isinstance(layer, str):
+        return layer
+    try:
+        if not isinstance(layer, bool):
+            return operator.index(layer)
+    except TypeError:
+        pass
+    raise TypeError(f"layer must be 'auto', a dotted name or an index, got {layer!r}")
 
 
 def layer_of(model: TileClassifier, method: str, layer: Any = "auto") -> str | None:
@@ -344,8 +342,7 @@ def layer_of(model: TileClassifier, method: str, layer: Any = "auto") -> str | N
         TypeError: if the layer has a wrong type.
         ValueError: if method or layer are unknown, or the method takes no layer.
     """
-    _check_layer_type(layer)
-    return _layer_name(model, layer, [method_named(method)])
+    return _layer_name(model, _asked_layer(layer), [method_named(method)])
 
 
 def _layer_name(model: TileClassifier, layer: Any, chosen: list[Method]) -> str | None:
@@ -403,8 +400,9 @@ def _found(
     """Return grids, targets and logits for each method: kept ones, else computed."""
     keys: dict[str, dict[str, Any]] = {}
     found: dict[str, Mapping[str, np.ndarray]] = {}
-    if cache and request.model.spec is not None:
-        keys = _cache_keys(request, chosen)
+    known = identity(request.model) if cache else None
+    if known is not None:
+        keys = _cache_keys(request, chosen, known)
         stored = {name: load_arrays("explanations", key) for name, key in keys.items()}
         found = {name: arrays for name, arrays in stored.items() if arrays is not None}
     missing = [m for m in chosen if m.name not in found]
@@ -472,11 +470,12 @@ def _batch(request: _Request, chosen: list[Method], start: int) -> Batch:
     )
 
 
-def _cache_keys(request: _Request, chosen: list[Method]) -> dict[str, dict[str, Any]]:
+def _cache_keys(
+    request: _Request, chosen: list[Method], known: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
     targets = request.targets
     shared = cache_key(
-        spec=request.model.spec,
-        weights=weights_digest(request.model),
+        **known,
         images=digest_arrays(request.tiles.cpu().numpy()),
         targets=None if targets is None else targets.tolist(),
         precision=request.precision,

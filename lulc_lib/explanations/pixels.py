@@ -129,7 +129,7 @@ def fullgrad(batch: Batch) -> np.ndarray:
         ValueError: if map and left-out biases do not add up to the logit: the network computes
             something between its modules for which full gradients are not defined.
     """
-    biases = dict(_biases(batch.model))
+    biases = {name: bias.float() for name, bias in _biases(batch.model)}
     outputs: dict[str, Tensor] = {}
     target = batch.target  # before the hooks are on: it may take a pass of its own
     with torch.enable_grad():

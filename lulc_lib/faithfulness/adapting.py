@@ -1,7 +1,5 @@
 """Accustom a copy of a model to tiles with a patch removed."""
 
-import copy
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -11,7 +9,7 @@ from tqdm.auto import tqdm
 from lulc_lib.arrays import whole_number
 from lulc_lib.faithfulness.fills import FILLS, remove
 from lulc_lib.faithfulness.patches import patch_masks
-from lulc_lib.running import device_of
+from lulc_lib.running import copied, device_of, evaluating
 from lulc_lib.tiles import TileSet
 
 
@@ -54,14 +52,16 @@ def adapted(
 
     Raises:
         TypeError: if the tiles are no TileSet, and so have no labels.
-        ValueError: if there are no tiles, a setting is out of range, or the loss is not finite.
+        ValueError: if there are no tiles, a setting is out of range, the model is in half
+            precision, or the loss is not finite.
     """
     _check(tiles, fill, steps, batch_size, learning_rate)
     masks = patch_masks(*tiles.images.shape[-2:], side)
     rng = np.random.default_rng(seed)
     device = device_of(model)
-    with torch.inference_mode(False), torch.enable_grad():
-        tuned = copy.deepcopy(model).eval().requires_grad_(True)
+    with torch.inference_mode(False):
+        tuned = copied(model).eval().requires_grad_(True)
+    with torch.inference_mode(False), evaluating(tuned), torch.enable_grad():
         optimizer = torch.optim.AdamW(tuned.parameters(), lr=learning_rate)
         for step in tqdm(range(steps), desc="adapting", unit="step", disable=not progress):
             chosen = torch.from_numpy(rng.integers(len(tiles), size=batch_size))

@@ -1,26 +1,34 @@
-"""Read the target's probability or logit from what a model said."""
+"""Read which class is asked for, and its probability or logit from what a model said."""
 
 from typing import Any
 
 import numpy as np
+from torch import Tensor, nn
 
-from lulc_lib.predictions import Predictions
-from lulc_lib.tiles import class_index
+from lulc_lib.predictions import Predictions, predict
+from lulc_lib.tiles import class_indices
 
 MEASURES = ("probability", "logit")
 
 
-def classes_of(target: Any, count: int) -> np.ndarray:
-    """Return the class of each tile, int64 (count,), from one for all or one for each.
+def targets_of(
+    model: nn.Module, images: Tensor, target: Any, precision: str = "float32"
+) -> np.ndarray:
+    """Return the class to explain of each tile, int64 (N,), given as `explain` takes it.
+
+    Args:
+        model: what predicts the class where it is None.
+        images: N images, as `predict` takes them.
+        target: one class for all, or one for each; None for what the model predicts.
+        precision: as in `predict`.
 
     Raises:
+        TypeError: if a class is neither a name nor a whole number.
         ValueError: if there is no such class, or the number does not fit.
     """
-    single = isinstance(target, int | str | np.integer)
-    classes = [target] * count if single else list(target)
-    if len(classes) != count:
-        raise ValueError(f"{len(classes)} targets do not fit {count} tiles")
-    return np.array([class_index(c) for c in classes], dtype=np.int64)
+    if target is None:
+        return predict(model, images, precision=precision).predicted
+    return class_indices(target, len(images))
 
 
 def check_measure(measure: str) -> None:

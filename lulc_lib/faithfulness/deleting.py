@@ -1,6 +1,5 @@
 """Take pixels away, or give them back, in a map's order and note what the model says then."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lulc_lib.arrays import whole_number
-from lulc_lib.faithfulness.asking import check_measure, classes_of, measured
+from lulc_lib.faithfulness.asking import check_measure, measured, targets_of
 from lulc_lib.faithfulness.fills import remove
 from lulc_lib.predictions import LazyImages, Predictions, predict
 from lulc_lib.tiles import TILE_SIZE, undivided
@@ -65,11 +64,13 @@ def first_pixels(order: np.ndarray, share: float) -> np.ndarray:
         bool (N, 64, 64).
 
     Raises:
-        ValueError: if the share or the order's shape is out of range.
+        ValueError: if the share is out of range, or the order does not hold each pixel once.
     """
-    order = np.asarray(order)
-    if order.ndim != 2 or order.shape[1] != _PIXELS:
-        raise ValueError(f"order must have shape (N, {_PIXELS}), got {order.shape}")
+    return _first(_checked_order(order), share)
+
+
+def _first(order: np.ndarray, share: float) -> np.ndarray:
+    """Return a mask of the first pixels of an order that has been checked."""
     if not 0 <= share <= 1:
         raise ValueError(f"share must lie in [0, 1], got {share!r}")
     mask = np.zeros(order.shape, dtype=bool)
@@ -113,7 +114,7 @@ def deletion(
     model: nn.Module,
     images: Any,
     order: np.ndarray,
-    target: int | str | Sequence[int] | np.ndarray,
+    target: Any,
     *,
     fill: str = "blur",
     steps: int = 16,
@@ -128,13 +129,14 @@ def deletion(
         model: a model.
         images: as in `remove`.
         order: int64 (N, 4096), such as `deletion_order(explanation.heatmap)`.
-        target: a class for all, or one for each.
+        target: a class for all, or one for each; None for what the model predicts.
         fill: one of `FILLS`.
         steps: into so many equal parts the pixels are divided.
         precision: as in `predict`.
 
     Raises:
-        ValueError: if shapes do not fit, or steps is below 1.
+        ValueError: if shapes do not fit, the order does not hold each pixel once, or steps is
+            below 1.
     """
     return _curve(model, images, order, target, fill, steps, precision, back=False)
 
@@ -143,7 +145,7 @@ def insertion(
     model: nn.Module,
     images: Any,
     order: np.ndarray,
-    target: int | str | Sequence[int] | np.ndarray,
+    target: Any,
     *,
     fill: str = "blur",
     steps: int = 16,
@@ -159,13 +161,14 @@ def insertion(
         model: a model.
         images: as in `remove`.
         order: int64 (N, 4096), such as `deletion_order(explanation.heatmap)`: what comes first.
-        target: a class for all, or one for each.
+        target: a class for all, or one for each; None for what the model predicts.
         fill: one of `FILLS`.
         steps: into so many equal parts the pixels are divided.
         precision: as in `predict`.
 
     Raises:
-        ValueError: if shapes do not fit, or steps is below 1.
+        ValueError: if shapes do not fit, the order does not hold each pixel once, or steps is
+            below 1.
     """
     return _curve(model, images, order, target, fill, steps, precision, back=True)
 
@@ -174,7 +177,7 @@ def removal(
     model: nn.Module,
     images: Any,
     heatmap: Any,
-    target: int | str | Sequence[int] | np.ndarray,
+    target: Any,
     *,
     share: float = 0.25,
     fill: str = "blur",
@@ -193,7 +196,7 @@ def removal(
         model: a model.
         images: as in `remove`.
         heatmap: float (N, 64, 64), such as `Explanation.heatmap`.
-        target: a class for all, or one for each.
+        target: a class for all, or one for each; None for what the model predicts.
         share: of the pixels, at either end, in [0, 1].
         fill: one of `FILLS`.
         measure: "probability" or "logit".
@@ -207,8 +210,10 @@ def removal(
         ValueError: if shapes do not fit, the share is out of range or a word is unknown.
     """
     check_measure(measure)
-    found = removal_answers(model, images, heatmap, share=share, fill=fill, precision=precision)
-    return removal_of(found, classes_of(target, len(found) // 2), measure)
+    tensor = undivided(images)
+    wanted = targets_of(model, tensor, target, precision)
+    found = removal_answers(model, tensor, heatmap, share=share, fill=fill, precision=precision)
+    return removal_of(found, wanted, measure)
 
 
 def removal_answers(
@@ -239,7 +244,7 @@ def removal_answers(
     tensor = undivided(images)
     order = deletion_order(heatmap)
     _check_count(order, tensor)
-    gone = np.stack([first_pixels(order[:, ::-1], share), first_pixels(order, share)], axis=1)
+    gone = np.stack([_first(order[:, ::-1], share), _first(order, share)], axis=1)
     gone = gone.reshape(2 * len(tensor), *gone.shape[2:])  # bottom, top of the first tile, ...
 
     def stages(first: int, last: int) -> Tensor:
@@ -277,16 +282,16 @@ def _curve(
 ) -> Deletion:
     """Return the probability while pixels go, or come `back`, in the given order."""
     tensor = undivided(images)  # uint8 until its batch comes up
-    order = np.asarray(order)
+    order = _checked_order(order)
     _check_count(order, tensor)
     steps = whole_number("steps", steps)
-    wanted = classes_of(target, len(tensor))
+    wanted = targets_of(model, tensor, target, precision)
     shares = np.linspace(0, 1, steps + 1)
 
     def stages(first: int, last: int) -> Tensor:
         """Return some of the tiles, all of them at the first share, then all at the second."""
         stage, tile = np.divmod(np.arange(first, last), len(tensor))
-        reached = [first_pixels(order[[t]], shares[s]) for s, t in zip(stage, tile, strict=True)]
+        reached = [_first(order[[t]], shares[s]) for s, t in zip(stage, tile, strict=True)]
         gone = np.concatenate(reached) ^ back
         return remove(tensor[torch.from_numpy(tile)], gone, fill)
 
@@ -298,6 +303,25 @@ def _curve(
         return own.T.astype(np.float32)  # (N, S)
 
     return Deletion(shares, along(found.probabilities), wanted, fill, along(found.logits))
+
+
+def _checked_order(order: Any) -> np.ndarray:
+    """Return an order as an array; refuse one in which a pixel is missing."""
+    order = np.asarray(order)
+    if order.ndim != 2 or order.shape[1] != _PIXELS:
+        raise ValueError(f"order must have shape (N, {_PIXELS}), got {order.shape}")
+    if order.dtype.kind not in "iu":
+        raise ValueError(
+            f"order must hold whole numbers of pixels, got {order.dtype}; deletion_order(heatmap) "
+            "makes one of a map"
+        )
+    wrong = (np.sort(order, axis=1) != np.arange(_PIXELS)).any(axis=1)
+    if wrong.any():
+        raise ValueError(
+            f"order must hold each of the pixels 0..{_PIXELS - 1} once, and that of tile "
+            f"{int(wrong.argmax())} does not; deletion_order(heatmap) makes one of a map"
+        )
+    return order.astype(np.int64, copy=False)
 
 
 def _check_count(order: np.ndarray, tensor: Tensor) -> None:

@@ -6,9 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from lulc_lib.faithfulness.asking import classes_of
 from lulc_lib.faithfulness.grids import checked_maps
-from lulc_lib.predictions import predict
 
 # (model, images float32 (N, 3, H, W) in [0, 1], target int64 (N,)) -> heat maps float (N, H, W)
 Explainer = Callable[[nn.Module, Tensor, np.ndarray], Any]
@@ -23,10 +21,3 @@ def maps_of(
         ValueError: if their shape or number does not fit, or a value is not finite.
     """
     return checked_maps(explainer(model, images, target), len(images))
-
-
-def targets_of(model: nn.Module, images: Tensor, target: Any) -> np.ndarray:
-    """Return the class to explain of each tile, int64 (N,): the predicted one for None."""
-    if target is None:
-        return predict(model, images).predicted
-    return classes_of(target, len(images))

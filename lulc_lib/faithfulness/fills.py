@@ -6,6 +6,7 @@ model has never seen either. A drop that all ways share says more than one.
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -85,7 +86,8 @@ def swap(images: Any, others: Any, mask: Any) -> Tensor:
 
 def _as_mask(mask: Any, images: Tensor) -> Tensor:
     count, shape = len(images), tuple(images.shape[-2:])
-    tensor = torch.as_tensor(mask)
+    # A copy, since torch holds no array that is turned round or write-protected.
+    tensor = mask.cpu() if isinstance(mask, Tensor) else torch.from_numpy(np.array(mask))
     if tensor.dtype != torch.bool:
         raise TypeError(f"mask must be bool, True where pixels go, got {tensor.dtype}")
     if tuple(tensor.shape) == shape:

@@ -1,13 +1,12 @@
 """Remove one patch after another and compare the falls with what a map says of the patches."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lulc_lib.faithfulness.asking import check_measure, classes_of, measured
+from lulc_lib.faithfulness.asking import check_measure, measured, targets_of
 from lulc_lib.faithfulness.fills import remove
 from lulc_lib.faithfulness.grids import cell_numbers, cell_sums, checked_maps
 from lulc_lib.predictions import LazyImages, Predictions, predict
@@ -17,7 +16,7 @@ from lulc_lib.tiles import undivided
 def patch_falls(
     model: nn.Module,
     images: Any,
-    target: int | str | Sequence[int] | np.ndarray,
+    target: Any,
     *,
     side: int = 4,
     fill: str = "blur",
@@ -31,7 +30,7 @@ def patch_falls(
     Args:
         model: a model.
         images: as in `remove`.
-        target: a class for all, or one for each.
+        target: a class for all, or one for each; None for what the model predicts.
         side: patches in a row, and rows.
         fill: one of `FILLS`.
         measure: "logit" or "probability".
@@ -45,8 +44,9 @@ def patch_falls(
         ValueError: if the number of targets does not fit, or side or a word is out of range.
     """
     check_measure(measure)
-    wanted = classes_of(target, len(undivided(images, None)))
-    found = patch_answers(model, images, side=side, fill=fill, precision=precision)
+    tensor = undivided(images, None)
+    wanted = targets_of(model, tensor, target, precision)
+    found = patch_answers(model, tensor, side=side, fill=fill, precision=precision)
     return falls_of(found, wanted, measure)
 
 

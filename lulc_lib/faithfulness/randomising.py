@@ -4,7 +4,6 @@ A map that stays the same when the weights are drawn anew shows the tile, not wh
 it: the sanity check of Adebayo et al. 2018, arXiv:1810.03292.
 """
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from lulc_lib.faithfulness.explainers import Explainer, maps_of, targets_of
+from lulc_lib.faithfulness.asking import targets_of
+from lulc_lib.faithfulness.explainers import Explainer, maps_of
+from lulc_lib.faithfulness.grids import checked_maps
 from lulc_lib.faithfulness.ranks import rank_correlation
+from lulc_lib.running import copied
 from lulc_lib.tiles import as_images
 
 BINS = 100  # of the histogram whose entropy is a map's complexity
@@ -114,13 +116,16 @@ def complexity_rise(
     return np.where(after == before, 0.0, rise)
 
 
-def complexity(maps: np.ndarray) -> np.ndarray:
+def complexity(maps: Any) -> np.ndarray:
     """Return the entropy of each map's histogram in nats, (N,), from 0 (flat) to log(100).
 
     A map whose values differ by no more than rounding errors is flat.
+
+    Raises:
+        ValueError: if the shape is not (N, H, W), or a value is not finite.
     """
     found = []
-    for values in np.asarray(maps, np.float64).reshape(len(maps), -1):
+    for values in checked_maps(maps).reshape(len(maps), -1):
         flat = np.ptp(values) <= _ROUNDING * np.abs(values).max() or np.ptp(values) < _SMALLEST
         counts, _ = (np.ones(1), None) if flat else np.histogram(values, bins=BINS)
         shares = counts[counts > 0] / counts.sum()
@@ -146,8 +151,9 @@ def _cascade(model: nn.Module, seed: int, keep: bool) -> Iterator[tuple[str, nn.
         torch.manual_seed(seed)
         state = torch.get_rng_state()
     changed = _copied(model)
-    for name, modules, own in reversed(_blocks(changed)):
+    for number, (name, modules, own) in enumerate(reversed(_blocks(changed))):
         with torch.random.fork_rng():  # what a caller draws between two steps changes nothing
+            torch.manual_seed(seed + number)  # for a GPU; the CPU's draws go on
             torch.set_rng_state(state)
             _draw_anew(modules, own)
             state = torch.get_rng_state()
@@ -156,7 +162,7 @@ def _cascade(model: nn.Module, seed: int, keep: bool) -> Iterator[tuple[str, nn.
 
 def _copied(model: nn.Module) -> nn.Module:
     """Return a copy that knows nothing of what was found out or kept about the model."""
-    made = copy.deepcopy(model)
+    made = copied(model)
     if hasattr(made, "_anatomies"):
         made._anatomies = {}
     for fact in ("card", "predictions_file", "report_file", "trained_on"):
@@ -208,11 +214,21 @@ def _is_row_of_blocks(module: nn.Module) -> bool:
     return _is_row(module) and any(_parts(child) for child in module.children())
 
 
+def _draws(module: nn.Module) -> bool:
+    """Tell a layer that draws its weights from what starts with constants: LayerScale and blocks.
+
+    A LayerScale starts so small that its block would add nearly nothing; some of timm's blocks hold
+    such scales, or tables of positions, themselves.
+    """
+    known = callable(getattr(module, "reset_parameters", None))
+    return known and not _parts(module) and not type(module).__name__.startswith("LayerScale")
+
+
 @torch.no_grad()
 def _draw_anew(modules: list[nn.Module], others: list[nn.Parameter]) -> None:
     for module in modules:
         for part in module.modules():
-            if callable(getattr(part, "reset_parameters", None)):
+            if _draws(part):
                 part.reset_parameters()
             else:
                 others = [*others, *part.parameters(recurse=False)]

@@ -1,11 +1,14 @@
 """Compare two maps of the same tile by the order of their pixels."""
 
+from typing import Any
+
 import numpy as np
 
+from lulc_lib.faithfulness.grids import checked_maps
 from lulc_lib.faithfulness.patches import correlation
 
 
-def rank_correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def rank_correlation(one: Any, other: Any) -> np.ndarray:
     """Return Spearman's rank correlation of each map with the other one.
 
     Args:
@@ -16,8 +19,9 @@ def rank_correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         float64 (N,) in [-1, 1]; 1 for two equal maps, flat ones too, and 0 where one alone is flat.
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: if the shapes differ, or a value is not finite.
     """
+    one, other = checked_maps(one), checked_maps(other)
     if one.shape != other.shape:
         raise ValueError(
             f"maps to compare must have one shape, got {one.shape} and {other.shape}; the "

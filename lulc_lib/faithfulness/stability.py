@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from lulc_lib.arrays import whole_number
 from lulc_lib.augmentation import turned
-from lulc_lib.faithfulness.explainers import Explainer, maps_of, targets_of
+from lulc_lib.faithfulness.asking import targets_of
+from lulc_lib.faithfulness.explainers import Explainer, maps_of
 from lulc_lib.faithfulness.ranks import rank_correlation
 from lulc_lib.predictions import predict
 from lulc_lib.tiles import as_images
@@ -106,7 +107,8 @@ def _likeness(
         if len(stays) == 0:
             continue
         other = maps_of(explainer, model, changed[torch.from_numpy(stays)], wanted[stays])
-        back = _turned(torch.from_numpy(other)[:, None], BACK[way])[:, 0].numpy()
+        # A copy, since torch holds no array that is turned round or write-protected.
+        back = _turned(torch.from_numpy(other.copy())[:, None], BACK[way])[:, 0].numpy()
         total[stays] += rank_correlation(maps[stays], back)
         count[stays] += 1
     return np.divide(total, count, out=np.full(len(tiles), np.nan), where=count > 0)

@@ -1,6 +1,5 @@
 """Pack a plain Vision Transformer for the browser: sizes as data, weights in half precision."""
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from lulc_lib.anatomies import anatomy
 from lulc_lib.explanations import check_methods, recommended
 from lulc_lib.models import TileClassifier
-from lulc_lib.running import evaluating
+from lulc_lib.running import copied, evaluating
 from lulc_lib.tiles import TILE_SIZE
 
 # What a plain ViT has in these places; anything else computes what the page does not know.
@@ -156,16 +155,16 @@ def _at(network: nn.Module, place: str) -> Iterator[tuple[str, nn.Module]]:
 
 def _rounded(model: TileClassifier) -> TileClassifier:
     """Return a copy whose weights are what half precision keeps of them."""
-    copied = copy.deepcopy(model).cpu().float()
+    made = copied(model).cpu().float()
     with torch.no_grad():
-        for name, parameter in copied.named_parameters():
+        for name, parameter in made.named_parameters():
             parameter.copy_(parameter.half().float())
             if not bool(parameter.isfinite().all()):
                 raise ValueError(
                     f"the weights {name} of {model.name} do not fit into half precision, in which "
                     "the page keeps them: values lie beyond 65,504 or are not finite"
                 )
-    return copied
+    return made
 
 
 def _tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:

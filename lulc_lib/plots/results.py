@@ -23,7 +23,7 @@ from lulc_lib.plots.style import (
     readable_on,
     titles,
 )
-from lulc_lib.predictions import Predictions
+from lulc_lib.predictions import Predictions, check_predictions
 from lulc_lib.tiles import CLASSES
 
 _QUANTITIES = {
@@ -153,7 +153,12 @@ def plot_reliability(
     The upper panel compares accuracy with mean confidence in bins of equal width (15 as in Guo et
     al. 2017); on the diagonal the two agree. A line is the 95 % Wilson interval of the accuracy.
     The lower panel counts the tiles of each bin. Both are insets of the returned Axes.
+
+    Raises:
+        TypeError: if they are no Predictions.
+        ValueError: if they have no labels.
     """
+    check_predictions(predictions)
     if predictions.labels is None:
         raise ValueError("calibration needs labels; these predictions have none")
     confidence, correct = np.asarray(predictions.confidence), np.asarray(predictions.correct)

@@ -28,7 +28,7 @@ from lulc_lib.plots import (
     describe_range,
     map_scale,
 )
-from lulc_lib.predictions import predict, weights_digest
+from lulc_lib.predictions import identity, predict
 from lulc_lib.storage import cache_key, digest_arrays, load_arrays, store_arrays
 from lulc_lib.tiles import CLASSES, TILE_SIZE, TileSet
 from lulc_lib.widgets.state import State, Stroke
@@ -302,11 +302,12 @@ class Looking:
     def _scale(self, plain: Asked, between: Between | None) -> Scale:
         chosen = np.sort(np.random.default_rng(0).permutation(len(self.tiles))[:REFERENCE])
         model, tiles = self.models[plain.model], self.tiles[chosen]
+        known = identity(model)
         key = None
-        if model.spec is not None:
+        if known is not None:
             key = cache_key(
-                spec=model.spec, weights=weights_digest(model), method=plain.method,
-                stage=plain.stage, images=digest_arrays(tiles.images.cpu().numpy()),
+                **known, method=plain.method, stage=plain.stage,
+                images=digest_arrays(tiles.images.cpu().numpy()),
             )  # fmt: skip
             kept = load_arrays("scales", key)
             if kept is not None:
