@@ -141,6 +141,25 @@ def test_the_page_says_what_a_teacher_was_worth(experiments):
     assert f"between {min(late):.3f} and {max(late):.3f} from the 42nd epoch" in page
 
 
+def test_the_page_says_how_the_runs_after_vit_alone_ended(experiments):
+    """Validation figures in the text are those of the kept logits."""
+    page = " ".join(experiments.PAGE.read_text(encoding="utf-8").split())
+    found = {}
+    for name in ("alone", "cropped", "sam", "mean_of_two", "mean_of_three"):
+        with np.load(BENCHMARKS / "results" / "logits" / f"vit_{name}.npz") as kept:
+            assert json.loads(str(kept["facts"]))["part"] == "seed42/val"
+            labels, logits = kept["labels"].astype(np.int64), kept["logits"].astype(np.float32)
+        predictions = Predictions(logits, labels, tuple(map(str, range(len(labels)))))
+        found[name] = evaluate(predictions, resamples=1).macro_f1.value, predictions.losses.mean()
+    assert f"weights (validation macro-F1 {found['alone'][0]:.4f})" in page
+    assert f"in the recipes) it ended at {found['cropped'][0]:.4f}" in page
+    assert f"not kept in the library) it ended at {found['sam'][0]:.4f}" in page
+    (two, loss), (three, least) = found["mean_of_two"], found["mean_of_three"]
+    assert f"have {two:.4f} and a lower validation loss ({loss:.3f} against" in page
+    assert f"against {found['alone'][1]:.3f}), with the other run's" in page
+    assert f"weights as well {three:.4f} ({least:.3f})" in page
+
+
 def _kept(path: Path) -> Predictions:
     """Return the predictions that lie beside a checkpoint."""
     with np.load(f"{path}.predictions.npz") as kept:

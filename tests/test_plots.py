@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
@@ -746,3 +747,17 @@ def test_plot_coverage_draws_each_model_and_its_area():
     assert len(plots.plot_coverage(curves["one"]).get_legend().get_texts()) == 1
     with pytest.raises(ValueError, match="give 1 to 4 curves, got 0"):
         plots.plot_coverage({})
+
+
+def test_long_names_of_columns_stay_in_their_columns(tiles: TileSet):
+    """A column's name is broken behind its model, and its letters shrink, rather than be cut."""
+    some = tiles[:1]
+    names = ["resnet50 · not HerbaceousVegetation", "vit · ImageNet's numbers", "a" * 30, "vit · a"]
+    figure = plots.plot_gallery(some, {name: made(some, 4) for name in names})
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    heads = {text.get_text().replace("\n", " "): text for text in figure.texts}
+    for name in names:
+        text = heads[name]
+        left, right = text.get_window_extent(renderer).intervalx / figure.dpi
+        assert right - left <= 1.6 + 0.14, name
+        assert text.get_fontsize() == (9.5 if name == "vit · a" else pytest.approx(6, abs=1))
