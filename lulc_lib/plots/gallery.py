@@ -349,16 +349,16 @@ def _heading(
                 linespacing=1.3)  # fmt: skip
 
 
-def _fitted(name: str, room: float) -> tuple[str, float]:
-    """Return a column's name and the size of its letters that fit into a room, in points.
+def _fitted(name: str, points: float) -> tuple[str, float]:
+    """Return a column's name and the size of its letters that fit into a width in points.
 
     A name that is too long is broken behind its model; letters shrink from 9.5 points to 5 at most.
     """
-    if _width(name) <= room:
+    if _width(name) <= points:
         return name, 9.5
     model, dot, rest = name.partition(" · ")
     lines = [f"{model} ·", rest] if dot else [name]
-    size = min(9.5 if len(lines) == 1 else 7.0, 9.5 * room / max(map(_width, lines)))
+    size = min(9.5 if len(lines) == 1 else 7.0, 9.5 * points / max(map(_width, lines)))
     return "\n".join(lines), max(size, 5.0)
 
 
