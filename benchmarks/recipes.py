@@ -4,6 +4,7 @@
     python benchmarks/recipes.py resnet50          # train; killed, it goes on; validation figures
     python benchmarks/recipes.py resnet50 --ship   # also test once, and write the checkpoint
     python benchmarks/recipes.py vit_alone --precision float32   # where bfloat16 is not fast
+    python benchmarks/recipes.py vit_cropped --mean vit_alone    # and the mean of both's weights
 
 A stage starts from the best weights of the one before it; where its network has smaller patches,
 kernels and position codes are resized to them. All choices were made by validation figures
@@ -13,7 +14,9 @@ it answers as the float32 weights do.
 """
 
 import argparse
+import copy
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -143,6 +146,17 @@ def refined(model: TileClassifier, name: str) -> TileClassifier:
     return made
 
 
+def mean_of_weights(models: Sequence[TileClassifier]) -> TileClassifier:
+    """Return a copy of the first model that has the mean of all models' weights.
+
+    It is worth a trial where all began from the same weights (Wortsman et al. 2022, Model soups,
+    arXiv 2203.05482).
+    """
+    made, states = copy.deepcopy(models[0]), [model.state_dict() for model in models]
+    made.load_state_dict({k: sum(s[k].float() for s in states) / len(states) for k in states[0]})
+    return made
+
+
 def ship(recipe: Recipe, model: TileClassifier, history: History, parts: Split) -> None:
     """Test once, write the checkpoint, then its predictions of the test tiles."""
     before = predict(model, parts.test, progress=True)
@@ -163,6 +177,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", metavar="NAME", nargs="?", help=f"of {', '.join(RECIPES)}")
     parser.add_argument("--precision", choices=PRECISIONS, help="instead of the recipe's own")
+    parser.add_argument("--mean", metavar="CHECKPOINT", help="validate the mean with its weights")
     parser.add_argument("--ship", action="store_true", help="test once, write the checkpoint")
     options = parser.parse_args()
     if options.name is None:
@@ -177,6 +192,10 @@ def main() -> int:
         recipe = replace(recipe, stages=stages)
     parts = split(load_eurosat(download=False), recipe.split)
     model, history = train(options.name, recipe, parts)
+    if options.mean:
+        mean = mean_of_weights([load_checkpoint(options.mean)[0], model])
+        found = evaluate(predict(mean, parts.val, precision="bfloat16", progress=True))
+        print(f"mean of {options.mean} and {options.name}: validation {found.macro_f1}")
     if options.ship:
         ship(recipe, model, history, parts)
     return 0

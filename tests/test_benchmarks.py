@@ -1,5 +1,6 @@
 """What the benchmarks' pages say is what their scripts measured."""
 
+import copy
 import dataclasses
 import json
 import sys
@@ -144,13 +145,17 @@ def test_the_page_says_what_a_teacher_was_worth(experiments):
 def test_the_page_says_how_the_runs_after_vit_alone_ended(experiments):
     """Validation figures in the text are those of the kept logits."""
     page = " ".join(experiments.PAGE.read_text(encoding="utf-8").split())
-    found = {}
-    for name in ("alone", "cropped", "sam", "mean_of_two", "mean_of_three"):
+    found, right = {}, {}
+    for name in ("alone", "alone_train", "cropped", "sam", "mean_of_two", "mean_of_three"):
         with np.load(BENCHMARKS / "results" / "logits" / f"vit_{name}.npz") as kept:
-            assert json.loads(str(kept["facts"]))["part"] == "seed42/val"
+            part = "train" if name.endswith("train") else "val"
+            assert json.loads(str(kept["facts"]))["part"] == f"seed42/{part}"
             labels, logits = kept["labels"].astype(np.int64), kept["logits"].astype(np.float32)
         predictions = Predictions(logits, labels, tuple(map(str, range(len(labels)))))
         found[name] = evaluate(predictions, resamples=1).macro_f1.value, predictions.losses.mean()
+        right[name] = predictions.correct.mean()
+    assert f"right on {right['alone_train']:.2%}".replace("%", " %") in page
+    assert f"and on {right['alone']:.1%}".replace("%", " %") + " of the validation tiles" in page
     assert f"weights (validation macro-F1 {found['alone'][0]:.4f})" in page
     assert f"in the recipes) it ended at {found['cropped'][0]:.4f}" in page
     assert f"not kept in the library) it ended at {found['sam'][0]:.4f}" in page
@@ -444,3 +449,20 @@ def test_notebook_01_tells_the_measured_floors(chance):
         "macro-F1 of {:.2f} on the `seed42` test part and {:.2f} on the spatial".format(*figures)
         in prose
     )
+
+
+def test_the_mean_of_weights_lies_in_the_middle(monkeypatch):
+    """The mean of a model and one with all weights moved by 2 is moved by 1; neither is changed."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import recipes
+
+    monkeypatch.delitem(sys.modules, "recipes")
+    one = create_model("vit", depth=1, embed_dim=48)
+    other = copy.deepcopy(one)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight += 2
+    made = recipes.mean_of_weights([one, other])
+    for name, weight in one.named_parameters():
+        assert torch.allclose(made.get_parameter(name), weight + 1), name
+        assert torch.equal(other.get_parameter(name), weight + 2), name
