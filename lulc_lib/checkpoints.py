@@ -41,7 +41,7 @@ from lulc_lib.files import atomic_write, one_line, open_regular, sync_folder
 from lulc_lib.kept import write_kept
 from lulc_lib.metrics import Report
 from lulc_lib.models import TileClassifier, create_model, from_spec
-from lulc_lib.predictions import Predictions, model_key, predict, structure_digest
+from lulc_lib.predictions import Predictions, model_key, predict, structure, structure_digest
 from lulc_lib.storage import sha256_file
 from lulc_lib.tiles import CLASSES, TileSet, TrainedOn
 from lulc_lib.weights import (
@@ -94,8 +94,9 @@ def save_checkpoint(
 
     Raises:
         TypeError: if an argument has the wrong type.
-        CheckpointError: if the name or precision is not usable, the card could not be loaded, or
-            a weight is NaN, infinite or too large for float16.
+        CheckpointError: if the name or precision is not usable, the card could not be loaded,
+            the model has modules that its card would not build, or a weight is NaN, infinite or
+            too large for float16.
     """
     for value, kind, what in (
         (model, TileClassifier, "model must be a TileClassifier (see create_model)"),
@@ -122,6 +123,7 @@ def save_checkpoint(
             "give folder/NAME without an ending"
         )
     tensors = _stored_tensors(model, _PRECISIONS[precision])
+    _check_description(model, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     card = Card(
         name=place.name.removesuffix(".json"),
         model=_description(model),
@@ -152,6 +154,36 @@ def save_checkpoint(
     for file in (_predictions_file(weights), report_file(weights)):
         file.unlink(missing_ok=True)
     return weights
+
+
+def _check_description(model: TileClassifier, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Refuse a network that its description, all that a card keeps of it, would not build again."""
+    if model.spec is None:
+        return
+    wrap = (
+        f"create_model(model.network, image_size={model.image_size}, mean=model.mean, "
+        "std=model.std) makes a model that can be saved, and loaded with model="
+    )
+    found = _too_large(model.spec["arguments"], shapes)
+    if found is not None:
+        raise CheckpointError(
+            f"{model.name} was made with {one_line(repr(found[0]), 40)}, and a card's numbers may "
+            f"be {found[1]:,} at most; {wrap}"
+        )
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                described = from_spec(model.spec)
+        except Exception:  # not every network can be built without memory
+            described = from_spec(model.spec)
+    own, told = structure(model.network), structure(described.network)
+    for name in own | told:
+        if own.get(name) != told.get(name):
+            what, kept = (one_line(kinds.get(name, "nothing"), 120) for kinds in (own, told))
+            raise CheckpointError(
+                f"{name or 'network'} is {what}, where the checkpoint would load {kept}: modules "
+                f"were changed after create_model, which no card tells; {wrap}"
+            )
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
@@ -477,22 +509,30 @@ def _check_fits(
 
 
 def _check_numbers(card: Card, path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    largest = max(1024, *(number for shape in shapes.values() for number in shape), len(shapes))
+    found = _too_large(card.model.get("arguments"), shapes)
+    if found is not None:
+        raise _TooLargeError(
+            f"the card of {path} asks for a network with {one_line(repr(found[0]), 40)} of "
+            f"something; its weights have {found[1]:,} at most. The card or the weights are "
+            "from another save: copy or save both again"
+        )
 
-    def check(value: Any) -> None:
+
+def _too_large(
+    arguments: Any, shapes: dict[str, tuple[int, ...]]
+) -> tuple[int | float, int] | None:
+    """Return a number among arguments that no size in the weights comes near, and the most."""
+    largest = max(1024, *(number for shape in shapes.values() for number in shape), len(shapes))
+    waiting = [arguments]
+    while waiting:
+        value = waiting.pop()
         if isinstance(value, dict):
             value = list(value.values())
-        if isinstance(value, list):
-            for item in value[:largest]:
-                check(item)
+        if isinstance(value, list | tuple):
+            waiting += value[:largest]
         elif isinstance(value, int | float) and not abs(value) <= largest:
-            raise _TooLargeError(
-                f"the card of {path} asks for a network with {one_line(repr(value), 40)} of "
-                f"something; its weights have {largest:,} at most. The card or the weights are "
-                "from another save: copy or save both again"
-            )
-
-    check(card.model.get("arguments"))
+            return value, largest
+    return None
 
 
 class _TooLargeError(CheckpointError):

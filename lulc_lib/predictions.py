@@ -434,11 +434,16 @@ def structure_digest(model: nn.Module) -> str:
 
     Settings are those that a module prints, and timm's `global_pool`, which is printed nowhere.
     """
-    lines = []
-    for name, module in model.named_modules(remove_duplicate=False):
-        kind = f"{type(module).__module__}.{type(module).__qualname__}"
-        lines.append(f"{name} {kind} {module.extra_repr()} {vars(module).get('global_pool')}")
-    return digest_arrays(np.array(lines))
+    return digest_arrays(np.array([f"{name} {told}" for name, told in structure(model).items()]))
+
+
+def structure(model: nn.Module) -> dict[str, str]:
+    """Return kind and settings of each module by its name, which `structure_digest` goes over."""
+    return {
+        name: f"{type(module).__module__}.{type(module).__qualname__} {module.extra_repr()} "
+        f"{vars(module).get('global_pool')}"
+        for name, module in model.named_modules(remove_duplicate=False)
+    }
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -31,6 +31,7 @@ from lulc_lib.hardware import describe_hardware, fast_bfloat16
 from lulc_lib.models import TileClassifier
 from lulc_lib.predictions import Predictions, predict
 from lulc_lib.running import taking_turns
+from lulc_lib.storage import digest_arrays
 from lulc_lib.tiles import CLASSES, TileSet
 
 
@@ -441,8 +442,18 @@ def _facts(
     return {
         "tiles": f"{train.digest} {train.part} {len(train)}",
         "validation tiles": "none" if val is None else f"{val.digest} {val.part} {len(val)}",
+        "choice, labels or pixels of the tiles": _content(train),
+        "choice, labels or pixels of the validation tiles": _content(val),
         "model settings": f"{model.name}{size}, mean {model.mean}, std {model.std}",
     }
+
+
+def _content(tiles: TileSet | None) -> str:
+    """Return what tells two sets of one part apart, and a set from itself with other labels."""
+    if tiles is None:
+        return "none"
+    arrays = np.array(tiles.names), tiles.labels.cpu().numpy(), tiles.images.cpu().numpy()
+    return f"SHA-256 {digest_arrays(*arrays)[:12]}"
 
 
 _CONTENTS = {

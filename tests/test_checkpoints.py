@@ -538,6 +538,50 @@ def test_a_card_larger_than_its_weights_builds_nothing(tmp_path, arguments, mess
     assert "\n" not in str(caught.value)
 
 
+def _other_activation(model):
+    model.network.blocks[0].mlp.act = nn.ReLU()
+
+
+def _block_less(model):
+    model.network.blocks = model.network.blocks[:1]
+
+
+def _other_epsilon(model):
+    model.network.blocks[0].norm1.eps = 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_other_activation, "blocks.0.mlp.act is .*ReLU.* would load .*GELU"),
+        (_block_less, "blocks.1 is nothing, where the checkpoint would load timm"),
+        (_other_epsilon, "blocks.0.norm1 is .*eps=0.1.* would load .*eps=1e-06"),
+    ],
+)
+def test_a_changed_network_is_not_saved_as_another(tmp_path, change, message):
+    """What the card's network would not be is refused, and can be saved as a wrapped module."""
+    model = create_model("vit", depth=2, embed_dim=24, num_heads=2)
+    save_checkpoint(model, None, tmp_path / "a")
+    before = (tmp_path / "a.safetensors").read_bytes()
+    change(model)
+    with pytest.raises(CheckpointError, match=message):
+        save_checkpoint(model, None, tmp_path / "a")
+    assert (tmp_path / "a.safetensors").read_bytes() == before
+    settings = {"image_size": model.image_size, "mean": model.mean, "std": model.std}
+    save_checkpoint(create_model(model.network, **settings), None, tmp_path / "b")
+    again, _ = load_checkpoint(tmp_path / "b", model=copy.deepcopy(model.network))
+    x = torch.rand(2, 3, 64, 64)
+    assert torch.allclose(again(x), model.eval()(x), atol=1e-2)
+
+
+def test_a_number_that_no_card_may_hold_is_named_before_saving(tmp_path):
+    """A checkpoint that would be refused when it is loaded is not written."""
+    model = create_model("vit", depth=1, embed_dim=24, num_heads=2, init_values=2000.0)
+    with pytest.raises(CheckpointError, match=r"made with 2000\.0, .* may be 1,024 at most"):
+        save_checkpoint(model, None, tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
 def test_pipes_and_devices_are_no_checkpoint(saved):
     """A pipe, which would be waited for without end, is named."""
     for ending in (".safetensors", ".json"):

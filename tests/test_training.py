@@ -293,6 +293,18 @@ def test_ctrl_c_keeps_the_best_so_far(parts, monkeypatch):
     assert now["val_loss"] == pytest.approx(history.best["val_loss"], abs=1e-6)
 
 
+def test_resume_tells_two_halves_of_a_part_apart(parts, tmp_path):
+    """As many tiles of the same part are not the same tiles."""
+    config = replace(PLAIN, epochs=1)
+    fit(tiny(), parts.train[:18], parts.val[:6], config, run_dir=tmp_path, progress=False)
+    for train, val, which in (
+        (parts.train[18:], parts.val[:6], "tiles"),
+        (parts.train[:18], parts.val[6:], "validation tiles"),
+    ):
+        with pytest.raises(ValueError, match=f"other choice, labels or pixels of the {which}"):
+            fit(tiny(), train, val, config, run_dir=tmp_path, resume=True, progress=False)
+
+
 def test_resume_refuses_another_run(parts, tmp_path):
     """A state of other settings, other tiles or no state at all is an error that says so."""
     config = replace(PLAIN, epochs=1)
@@ -309,6 +321,11 @@ def test_resume_refuses_another_run(parts, tmp_path):
     ):
         with pytest.raises(ValueError, match=f"belongs to a run with {message}"):
             fit(model, parts.train, val, config, run_dir=tmp_path, resume=True, progress=False)
+    moved = replace(parts.train, labels=parts.train.labels.roll(1))
+    greyed = replace(parts.train, images=parts.train.images.flip(1))
+    for train in (moved, greyed):
+        with pytest.raises(ValueError, match="with other choice, labels or pixels of the tiles"):
+            fit(tiny(), train, None, config, run_dir=tmp_path, resume=True, progress=False)
     (tmp_path / "state.pt").write_bytes(b"half a file")
     with pytest.raises(ValueError, match="is not a saved state"):
         fit(tiny(), parts.train, None, config, run_dir=tmp_path, resume=True, progress=False)
