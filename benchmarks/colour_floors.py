@@ -51,7 +51,7 @@ def scaled(classifier: Any) -> Any:
 
 FLOORS: dict[str, tuple[Callable[[TileSet], np.ndarray], Callable[[], Any]]] = {
     "six numbers, logistic regression": (
-        colour_features, lambda: scaled(LogisticRegression(max_iter=2000)),
+        colour_features, lambda: scaled(LogisticRegression(solver="newton-cholesky")),
     ),
     "six numbers, one Gaussian per class": (
         colour_features, lambda: scaled(QuadraticDiscriminantAnalysis()),
@@ -60,7 +60,7 @@ FLOORS: dict[str, tuple[Callable[[TileSet], np.ndarray], Callable[[], Any]]] = {
         colour_features, lambda: scaled(KNeighborsClassifier(5)),
     ),
     "histograms, logistic regression": (
-        histograms, lambda: scaled(LogisticRegression(max_iter=2000)),
+        histograms, lambda: scaled(LogisticRegression(solver="newton-cholesky")),
     ),
     "histograms, random forest": (
         histograms, lambda: RandomForestClassifier(300, random_state=0),

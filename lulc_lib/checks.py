@@ -476,6 +476,11 @@ def _rank_agreement(ask: Callable) -> None:
     expected = [[1, 1, -1], [1, 1, -1], [-1, -1, 1]]
     because = "only the order counts, and equal values share a rank"
     _expect("a map, its exponential and its negative", got, expected, because, 1e-3)
+    last = values[1]
+    maps = {"one": np.stack([last, last + 100]), "other": np.stack([last, 100 - last])}
+    got = ask({name: _made_explanation(heat) for name, heat in maps.items()})
+    because = "the first tile has 1 and the second -1: each is ranked alone, then the mean is taken"
+    _expect("two maps that agree on one tile of two", got, [[1, 0], [0, 1]], because, 1e-3)
 
 
 @_exercise

@@ -580,11 +580,13 @@ def plant(
         square = slice(tops[i], tops[i] + side), slice(lefts[i], lefts[i] + side)
         planted[i][:, *square] = _recoloured(images[i][:, *square], cue_colour(cues[i]))
         masks[i][square] = True
+    # Drawn tiles keep their number and seed, by which their training tiles are recognised.
+    seeds = f"{tiles.digest.rpartition('-')[0]}-" if tiles.digest.startswith("drawn-") else ""
     return replace(
         tiles,
         images=torch.from_numpy(planted),
         source=EUROSAT_MODIFIED if tiles.original else tiles.source,
-        digest=f"planted-{side}-{seed}-{digest_arrays(planted)[:16]}",
+        digest=f"{seeds}planted-{side}-{seed}-{digest_arrays(planted)[:16]}",
         masks=torch.from_numpy(masks),
     )
 

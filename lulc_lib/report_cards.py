@@ -28,6 +28,7 @@ from lulc_lib.evidence import (
     CENTRE_LEAD,
     CORE,
     LEAD,
+    LEAST_TILES,
     MOSAIC,
     RECOMMENDED,
     REMOVAL,
@@ -39,6 +40,7 @@ from lulc_lib.evidence import (
     ranks,
 )
 from lulc_lib.explanations import check_methods, explain, layer_of, recommended
+from lulc_lib.explanations.engine import map_libraries
 from lulc_lib.explanations.table import METHODS
 from lulc_lib.faithfulness import (
     FILLS,
@@ -195,6 +197,7 @@ class Ground:
             sizes=asdict(sizes),
             seed=seed,
             precision=precision,
+            libraries=map_libraries(),
         )
         self._parts: dict[str, dict[str, np.ndarray]] = {}
         self._maps: tuple[Any, np.ndarray] = (None, np.zeros(0))
@@ -259,7 +262,8 @@ class Ground:
 
         They are not shrunk where the model takes larger images. They hold tiles that the model
         gets right at this size; where these have too few classes, there are no mosaics. There are
-        no more of them than such tiles suffice for without using one again.
+        no more of them than such tiles suffice for in number; of a class that has few of them, a
+        tile stands in several mosaics, among others each time.
         """
         pool = self.all.balanced(2 * side**2 * count)
         size = 1 if self.own_scale else side
@@ -508,7 +512,8 @@ _TESTS = (
          "Arias-Duart et al. 2022, arXiv:2109.15035"),
     Test(SINGLE_DELETION, _single_deletion,
          "correlation of a map's sums over 4x4 patches with what the target's logit loses when "
-         "that patch alone is removed; -1 to 1, chance 0, higher is better",
+         "that patch alone is removed, of values (the paper's is of ranks); -1 to 1, chance 0, "
+         "higher is better",
          "Hesse et al. 2024, NeurIPS (IDSDS)"),
     Test(REMOVAL, _removal,
          "what the target's probability loses by removing the map's highest quarter, less what it "
@@ -524,9 +529,10 @@ _TESTS = (
          "Hesse et al. 2024, NeurIPS (IDSDS)"),
     Test("randomisation", _randomisation,
          "rank correlation of a map with that of a copy whose weights were drawn anew, block by "
-         "block from the logits down, at last all; nearer 0 is better, a map of the tile alone has "
-         "1. Complexity rise: by which part the entropy of a map's histogram rises then; higher is "
-         "better",
+         "block from the logits down, at last all; nearer 0 is better on each tile, a map of the "
+         "tile alone has 1. Tiles with opposite signs cancel in the mean, not in the interval's "
+         "width. Complexity rise: by which part the entropy of a map's histogram rises then; "
+         "higher is better",
          "Adebayo et al. 2018, arXiv:1810.03292; Hedström et al. 2024, arXiv:2401.06465",
          again=True),
     Test("stability", _stability,
@@ -534,8 +540,9 @@ _TESTS = (
          "turned back, where the answer stays; -1 to 1, higher is better",
          "Alvarez-Melis and Jaakkola 2018, arXiv:1806.08049", again=True),
     Test("drawn evidence", _drawn,
-         "area under ROC of a map for the pixels that a drawn tile's class was drawn with; 0 to 1, "
-         "chance 0.5, higher is better", "this suite"),
+         "area under ROC of a map for the pixels that a drawn tile's class was drawn with; the map "
+         "is for the class that the model predicts, so that a model's errors lower the figure; "
+         "0 to 1, chance 0.5, higher is better", "this suite"),
     Test(CUE, _planted,
          "area under ROC of a map for a square that was given the colour of the tile's class, by "
          "the one explanation that told planted small networks from their twins; 0 to 1, chance "
@@ -658,6 +665,7 @@ def report_card(
         versions={
             "lulc_lib": __version__,
             **{name: importlib.metadata.version(name) for name in ("torch", "timm")},
+            **map_libraries(),
         },
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         left_out=tuple(f"{name}: {why}" for name, why in {**failed, **skipped}.items()),
@@ -985,7 +993,9 @@ def agreement(card: ReportCard, tests: Sequence[str] | None = None) -> pd.DataFr
 
     Returns:
         DataFrame, tests by tests, first fillings; deletion counts from its low end, and
-        randomisation from 0. A correlation near 0 says that two tests ask different things.
+        randomisation from 0, by the root mean square of the tiles' correlations: where these have
+        opposite signs their mean is small although the maps have stayed alike. A correlation near
+        0 says that two tests ask different things.
 
     Raises:
         ValueError: if the card has no row of a test.
@@ -1004,22 +1014,33 @@ def agreement(card: ReportCard, tests: Sequence[str] | None = None) -> pd.DataFr
     lower = table.test.str.startswith("deletion")
     nearer = table.test.str.startswith("randomisation")
     table.loc[lower, "value"] *= -1
-    table.loc[nearer, "value"] = -table.value[nearer].abs()
+    table.loc[nearer, "value"] = -_root_mean_square(table[nearer])
     wide = table.pivot_table(index="name", columns="test", values="value", aggfunc="first")
     once = ~wide.drop(columns=CUE, errors="ignore").round(3).duplicated()
     return wide.loc[once, tests].round(3).corr(method="spearman")
 
 
+def _root_mean_square(table: pd.DataFrame) -> pd.Series:
+    """Return the root mean square of the tiles' figures from their mean, interval and number."""
+    deviation = (table.high - table.low) / (2 * 1.96) * np.sqrt(table.n)
+    return np.sqrt(table.value**2 + deviation**2)
+
+
 def clever_hans(card: ReportCard) -> list[Row]:
     """Return the figures by which a model is a "Clever Hans": one that answers by a planted cue.
 
-    Those in the test "planted cue" whose interval lies above 0.7 and above every null's. An empty
-    list says that no cue of these colours was found, or that the card lacks the test.
+    Those in the test "planted cue" whose interval lies above 0.7 and above every null's, of at
+    least 10 tiles. An empty list says that no cue of these colours was found, or that the card
+    lacks the test.
     """
     found = [card.find(*one, CUE) for one in candidates(card)]
     apart = [row for row in found if row is not None and row.method in NULLS]
     bar = max([LEAST, *(row.high for row in apart)])
-    return [row for row in found if row and row.method not in NULLS and row.low > bar]
+    return [
+        row
+        for row in found
+        if row and row.method not in NULLS and row.low > bar and row.n >= LEAST_TILES
+    ]
 
 
 def _recommended(card: ReportCard, chosen_by: Sequence[Row], where: str) -> Recommendation | None:

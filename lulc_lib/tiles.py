@@ -1,6 +1,7 @@
 """Tiles in memory: images, labels and names that travel together."""
 
 import operator
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -116,9 +117,9 @@ class TrainedOn(_Provenance):
         """Mark the tiles that were trained on, as bool (N,).
 
         A tile is known by its name; drawn tiles of another seed carry the same names, so for them
-        the digest must agree as well.
+        the seed must agree as well.
         """
-        if (self.drawn or tiles.drawn) and self.digest != tiles.digest:
+        if not _share_names(self, tiles):
             return np.zeros(len(tiles), dtype=bool)
         known = set(self.names)
         return np.fromiter((name in known for name in tiles.names), dtype=bool, count=len(tiles))
@@ -130,13 +131,30 @@ class TrainedOn(_Provenance):
         """
         if earlier is None:
             return self
-        if (earlier.drawn or self.drawn) and earlier.digest != self.digest:
+        if not _share_names(earlier, self):
             return self
         own, before = set(self.names), set(earlier.names)
         if before <= own:
             return self
         part = earlier.part if own <= before else f"{earlier.part} and {self.part}"
         return replace(self, part=part, names=tuple(sorted(own | before)))
+
+
+def _share_names(one: _Provenance, other: _Provenance) -> bool:
+    """Return whether a name stands for the same tile in both.
+
+    Drawn tiles of one seed begin alike, however many there are, and a planted cue leaves the rest
+    of a tile as it is.
+    """
+    if not (one.drawn or other.drawn):
+        return True
+    seeds = [_DRAWN_DIGEST.match(each.digest) for each in (one, other)]
+    if None in seeds:
+        return one.digest == other.digest
+    return seeds[0][1] == seeds[1][1]
+
+
+_DRAWN_DIGEST = re.compile(r"drawn-\d+-(\d+)-")  # as synthetic writes it: tiles a class, seed
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from typing import Any
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -193,6 +194,27 @@ def test_a_solution_passes(name: str, capsys: pytest.CaptureFixture):
     """The notebook's solution passes and says so in one sentence."""
     checks.check(EXERCISES[name]["solution"]).confirm()
     assert capsys.readouterr().out.startswith(f"{name}: correct.")
+
+
+def _ranked(rows):
+    return np.argsort(np.argsort(rows, axis=-1), axis=-1)
+
+
+def _pooled(explanations):
+    return np.corrcoef(np.stack([_ranked(one.heatmap.ravel()) for one in explanations.values()]))
+
+
+def _first_alone(explanations):
+    rows = np.stack([one.heatmap[0].ravel() for one in explanations.values()])
+    return pd.DataFrame(rows.T).corr(method="spearman").to_numpy()
+
+
+@pytest.mark.parametrize("function", [_pooled, _first_alone])
+def test_ranks_of_all_tiles_together_or_of_one_are_wrong(function: Callable):
+    """Each tile is ranked alone, and then the mean over tiles is taken."""
+    answer = checks.check(_named(function, "rank_agreement"))
+    assert not answer.passed
+    assert "each is ranked alone" in answer.text or "equal values share" in answer.text, answer.text
 
 
 @pytest.mark.parametrize("name", WRONG)

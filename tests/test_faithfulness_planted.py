@@ -53,5 +53,22 @@ def test_the_verdict_refuses_what_cannot_be(cues):
     """No maps, and a bar below chance."""
     with pytest.raises(ValueError, match=r"least must lie in \[0.5, 1\), where 0.5 is chance"):
         finds_cue(np.zeros((30, 64, 64)), cues.masks, {}, least=0.4)
-    with pytest.raises(ValueError, match="there are no maps"):
+    with pytest.raises(ValueError, match="no map of a tile with a cue"):
         finds_cue(np.zeros((0, 64, 64)), cues.masks[:0], {})
+    with pytest.raises(ValueError, match="no map of a tile with a cue"):
+        finds_cue(np.zeros((30, 64, 64)), torch.zeros_like(cues.masks), {})
+
+
+def test_tiles_without_a_cue_do_not_count():
+    """A map that is the cue has 1 where there is one; where there is none nothing can be found."""
+    tiles = synthetic(3, seed=6)
+    labels = np.where(np.arange(30) % 2, -1, tiles.labels)
+    cued = plant(tiles, labels, seed=1)
+    found = finds_cue(cued.masks.numpy().astype(float), cued.masks, {})
+    assert (found.found, found.value, found.n) == (True, 1.0, 15)
+
+
+def test_a_few_tiles_are_no_verdict(cues):
+    """One map on its cue says nothing: its interval has no width."""
+    one = finds_cue(cues.masks[:1].numpy().astype(float), cues.masks[:1], {})
+    assert (one.found, one.low, one.n) == (False, 1.0, 1)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lulc_lib import create_model, report_card, split, synthetic
+from lulc_lib import create_model, report_card, report_cards, split, synthetic
 from lulc_lib.anatomies import anatomy
 from lulc_lib.checkpoints import load_checkpoint
 from lulc_lib.evidence import (
@@ -26,6 +26,7 @@ from lulc_lib.explanations.table import METHODS as METHOD_TABLE
 from lulc_lib.plots import close, plot_report_card
 from lulc_lib.report_cards import (
     CHOOSING,
+    CUE,
     FULL,
     NULLS,
     TESTS,
@@ -33,6 +34,7 @@ from lulc_lib.report_cards import (
     Ground,
     Sizes,
     agreement,
+    clever_hans,
     takes_own_scale,
 )
 from lulc_lib.storage import cache_dir
@@ -155,6 +157,23 @@ def test_equal_maps_have_equal_ranks(card):
     alike = agreement(card)
     assert np.allclose(np.nan_to_num(np.diag(alike), nan=1), 1)  # none where all are equal
     assert alike.index.tolist() == alike.columns.tolist()
+
+
+def test_a_single_tile_convicts_no_model(card):
+    """A figure of fewer than ten tiles is no verdict, as in `finds_cue`."""
+    layer = card.frame.layer.dropna().iloc[0]
+    found = Row("hirescam", layer, CUE, "", 0.95, 0.9, 1.0, 12, 0.1)
+    assert clever_hans(replace(card, rows=(found,))) == [found]
+    assert clever_hans(replace(card, rows=(replace(found, n=9),))) == []
+
+
+def test_other_versions_of_the_libraries_make_other_cards(parts, monkeypatch):
+    """Maps that captum makes are not taken from a card that an older captum has made."""
+    model = create_model("vit", depth=1, embed_dim=24, num_heads=2)
+    one = Ground(model, parts.test, TINY, 0)
+    versions = {"grad-cam": "1", "captum": "2"}
+    monkeypatch.setattr(report_cards, "map_libraries", lambda: versions)
+    assert Ground(model, parts.test, TINY, 0).key["libraries"] == versions != one.key["libraries"]
 
 
 def test_a_stopped_card_goes_on_where_it_was(parts, monkeypatch, tmp_path):
@@ -417,6 +436,12 @@ def test_tests_that_agree_correlate_by_their_better_end(card):
     ]
     asked = replace(card, rows=tuple(rows))
     assert np.allclose(agreement(asked), 1)
+    wide = [
+        replace(row, value=0.0, low=-row.value, high=row.value)
+        if row.test == "randomisation" else row for row in rows
+    ]  # fmt: skip
+    cancels = agreement(replace(card, rows=tuple(wide)))
+    assert np.allclose(cancels, 1), "opposite signs cancel in the mean alone"
     odd = [replace(row, method="gradcam++", value=row.value + 1e-5) for row in rows[:3]]
     worse = [
         replace(row, method="eigencam", value=v)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from lulc_lib.drawn_tiles import plant, synthetic
 from lulc_lib.explanations import explain
 from lulc_lib.export import gallery_html
 from lulc_lib.factors import concepts
@@ -226,6 +227,20 @@ def test_training_tiles_are_recognised(some):
     assert not trained.contains(real).any()
     copy = TrainedOn("eurosat (modified)", "e2", "all", some.names[:5])
     assert copy.contains(real).sum() == 5
+
+
+def test_drawn_tiles_of_one_seed_are_the_same_however_many():
+    """A model that learnt from more of them, or with a cue, has learnt from fewer as well."""
+    few, many = synthetic(2, seed=0), synthetic(4, seed=0)
+    known = many.provenance()
+    assert known.contains(few).all()
+    assert known.contains(plant(few, seed=3)).all()
+    assert plant(many, seed=3).provenance().contains(few).all()
+    assert few.provenance().contains(many).sum() == len(few)
+    assert not known.contains(synthetic(2, seed=1)).any()
+    assert not known.contains(plant(synthetic(2, seed=1), seed=3)).any()
+    assert set(few.provenance().after(known).names) == {*many.names}
+    assert synthetic(2, seed=1).provenance().after(known).names == few.names
 
 
 @pytest.mark.parametrize(

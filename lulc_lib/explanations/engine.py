@@ -470,6 +470,11 @@ def _batch(request: _Request, chosen: list[Method], start: int) -> Batch:
     )
 
 
+def map_libraries() -> dict[str, str]:
+    """Return the versions of the libraries that some maps are made by."""
+    return {name: importlib.metadata.version(name) for name in ("grad-cam", "captum")}
+
+
 def _cache_keys(
     request: _Request, chosen: list[Method], known: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
@@ -479,7 +484,7 @@ def _cache_keys(
         images=digest_arrays(request.tiles.cpu().numpy()),
         targets=None if targets is None else targets.tolist(),
         precision=request.precision,
-        libraries=[importlib.metadata.version(name) for name in ("grad-cam", "captum")],
+        libraries=map_libraries(),
     )
     return {
         m.name: {

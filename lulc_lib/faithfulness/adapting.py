@@ -28,9 +28,9 @@ def adapted(
     """Return a copy of a model, fine-tuned on tiles in which one patch is removed.
 
     A tile without a patch is like none that the model has learnt, so that its answer may fall for
-    that alone. To the copy such tiles are familiar: `patch_falls` of it, compared with maps of it,
-    is the in-domain single-deletion score of Hesse, Schaub-Meyer and Roth, NeurIPS 2024 (IDSDS,
-    arXiv:2407.11910).
+    that alone. To the copy such tiles are familiar: Hesse, Schaub-Meyer and Roth, NeurIPS 2024
+    (IDSDS, arXiv:2407.11910) compare `patch_falls` of it with maps of it, by Spearman's rank
+    correlation; `single_deletion` takes Pearson's.
 
     Each tile of a batch loses one patch, drawn from all, or with the same chance none. The copy
     stays in eval mode meanwhile: statistics of batch norms are kept, and nothing is dropped out.

@@ -95,9 +95,10 @@ def falls_of(found: Predictions, target: np.ndarray, measure: str = "logit") -> 
 def single_deletion(heatmap: Any, falls: np.ndarray) -> np.ndarray:
     """Return how well a map's sums over the patches go with the falls that removing them caused.
 
-    Pearson's correlation for each tile: the single-deletion score of Hesse, Schaub-Meyer and Roth,
-    NeurIPS 2024 (IDSDS, arXiv:2407.11910). In theirs the model has been trained on tiles without a
-    patch, as `adapted` does.
+    Pearson's correlation for each tile, after the single-deletion score of Hesse, Schaub-Meyer and
+    Roth, NeurIPS 2024 (IDSDS, arXiv:2407.11910). Theirs is Spearman's, of the ranks alone; here a
+    patch counts the more, the larger its sum and its fall. In theirs the model has been trained on
+    tiles without a patch, as `adapted` does.
 
     Args:
         heatmap: float (N, H, W), such as `Explanation.heatmap`.
