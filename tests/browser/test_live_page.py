@@ -711,7 +711,10 @@ def served(folder, policy=None):
 
 
 def test_stories_end(page, tmp_path, screenshot):
-    """Each story asks before it shows, and then tells what happened; all six are there."""
+    """Each story asks before it shows, and then tells what happened; all six are there.
+
+    What is told is of the story's tile, whatever was looked at before the answer.
+    """
     model, some = network("shipped"), synthetic(n_per_class=3, seed=0)
     predicted = predict(model, some).predicted.copy()
     predicted[:2] = (predicted[:2] + 1) % 10  # two mistakes
@@ -733,6 +736,14 @@ def test_stories_end(page, tmp_path, screenshot):
             assert len(story.locator(".ll-reveal").inner_text()) > 40
             assert "undefined" not in story.inner_text()
             assert "NaN" not in story.inner_text()
+        first = stories.first
+        first.locator(".ll-story-title").click()
+        first.locator(".ll-buttons").wait_for()
+        asked = tab.evaluate("lulcPage.look().state.tile")
+        tab.evaluate("tile => lulcPage.set({ tile })", (asked + 1) % len(some))
+        first.locator(".ll-buttons button").first.click()
+        first.locator(".ll-reveal").wait_for()
+        assert tab.evaluate("lulcPage.look().state.tile") == asked
         tab.screenshot(path=screenshot("live-stories"), full_page=True)
     finally:
         tab.close()
