@@ -126,7 +126,11 @@ function showingOn(page) {
       const from = turning(cells, view.turn, view.flip);
       const back = Float32Array.from(from, (at) => answer.straight.grid[at]);
       const k = view.target ?? topOf(answer.logits);
-      part("turned").textContent = `Rank correlation of the two maps of ${classes[k]}: ${spearman(back, answer.grid).toFixed(2).replace("-", "−")}. Its probability went from ${words(softmax(answer.straight.logits)[k])} to ${words(softmax(answer.logits)[k])}.`;
+      part("turned").textContent = `Rank correlation of the two maps of ${questionOf(view, answer.logits)}: ${spearman(back, answer.grid).toFixed(2).replace("-", "−")}. The probability of ${classes[k]} went from ${words(softmax(answer.straight.logits)[k])} to ${words(softmax(answer.logits)[k])}.`;
+    } else if (!answer.logits) {
+      part("turned").textContent = "Maps are compared once the engine runs.";
+    } else if (view.removed) {
+      part("turned").textContent = "Maps are compared while no cells are taken away: set the slider to 0.";
     }
   }
   return { show };

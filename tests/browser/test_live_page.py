@@ -376,10 +376,22 @@ def test_maps_of_any_target_and_why_not_another(live, model, tiles):
     words = part(live, "mapped").inner_text()
     assert f"{CLASSES[3]} rather than {CLASSES[5]}" in words
     assert CLASSES[3] in part(live, "map").get_attribute("aria-label")
+    for name in ("target", "against"):
+        part(live, name).select_option("")
+    settle(live)
+    predicted = int(logits(live).argmax())
+    alone = live.evaluate("Array.from(lulcPage.look().last.grid)")
+    part(live, "against").select_option(str(predicted))
+    settle(live)
+    assert live.evaluate("Array.from(lulcPage.look().last.grid)") == alone
+    assert part(live, "mapped").inner_text().endswith(f": {CLASSES[predicted]}")
 
 
-def test_pointing_at_a_token_shows_its_attention(live):
-    """A click with the pointing tool chooses a token, and the map is what it attends to."""
+def test_pointing_at_a_token_shows_its_attention(live, model, tiles):
+    """A click with the pointing tool chooses a token, and the map is what it attends to.
+
+    On the turned tile it is compared with what the token of the same ground attends to.
+    """
     live.locator('[data-tool="point"]').click()
     box = part(live, "tile").bounding_box()
     live.mouse.click(box["x"] + 5, box["y"] + 5)
@@ -387,6 +399,15 @@ def test_pointing_at_a_token_shows_its_attention(live):
     grid = np.array(live.evaluate("Array.from(lulcPage.look().last.grid)"))
     assert grid.sum() == pytest.approx(1, abs=1e-4)
     assert "row 1, column 1 attends to" in part(live, "mapped").inner_text()
+    live.evaluate("lulcPage.set({ turn: 1 })")
+    settle(live)
+    straight = live.evaluate("Array.from(lulcPage.look().last.straight.grid)")
+    whole = pack_vit(model).model
+    with evaluating(whole):
+        seen = look(Batch(whole, as_images(tiles[:1]), None, None)).attention[-1].mean(dim=1)
+    assert np.abs(seen[0, 12].detach().numpy() - straight).max() < 1e-5  # row 4, column 1 of 4x4
+    words = part(live, "turned").text_content()
+    assert "two maps of what the token in row 1, column 1 attends to: " in words
     live.locator('[data-tool="paint"]').click()
 
 
@@ -440,6 +461,20 @@ def test_turning_asks_whether_the_map_turns(live, tiles):
     assert abs(rows.mean() - 47.5) < 1.5
     assert abs(columns.mean() - 15.5) < 1.5
     live.locator('[data-tab="delete"]').click()
+
+
+def test_no_comparison_while_cells_are_taken_away(live):
+    """Where no map of the tile as it came is made, no words of an earlier view stay."""
+    live.evaluate("lulcPage.set({ removed: 4 })")
+    live.evaluate("lulcPage.set({ turn: 1 })")
+    settle(live)
+    assert "set the slider to 0" in part(live, "turned").text_content()
+    live.evaluate("lulcPage.set({ removed: 0 })")
+    settle(live)
+    assert "Rank correlation" in part(live, "turned").text_content()
+    live.evaluate("lulcPage.set({ removed: 4 })")
+    settle(live)
+    assert "set the slider to 0" in part(live, "turned").text_content()
 
 
 def test_find(live, tiles, model):
