@@ -437,6 +437,10 @@ def test_deletion_draws_its_curve(live, screenshot):
     assert now == pytest.approx(curve["map"][4], abs=1e-6)
     assert "Mean probability" in part(live, "curvewords").inner_text()
     screenshot("live-deletion")
+    live.locator('[data-tab="stories"]').click()
+    live.evaluate("lulcPage.set({ tile: 4 })")
+    assert "Mean probability" not in part(live, "curvewords").text_content()
+    live.locator('[data-tab="delete"]').click()
 
 
 def test_turning_asks_whether_the_map_turns(live, tiles):
@@ -586,6 +590,14 @@ def test_links_carry_the_state(live, fill):
     live.locator('[data-act="undo"]').click()
     settle(live)
     assert live.evaluate("lulcPage.look().state.strokes") == []
+
+
+def test_a_link_goes_with_its_view(live):
+    """The field shows a link to what is seen, or none."""
+    live.locator('[data-act="link"]').click()
+    assert part(live, "linkline").is_visible()
+    live.evaluate("lulcPage.set({ target: 3 })")
+    assert part(live, "linkline").is_hidden()
 
 
 def test_the_longest_link_is_short(live):
