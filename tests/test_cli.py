@@ -200,6 +200,7 @@ def test_no_command_shows_the_help(lulc):
         (["gallery", "vit", "--out", "page.png"], r"page.png must end in \.html or \.htm"),
         (["live", "resnet50"], "the live page cannot run resnet10t: it is a ResNet"),
         (["live", "vit", "--out", "page.png"], r"page.png must end in \.html or \.htm"),
+        (["live", "vit", "--n", "500"], "--n: must be a whole number of 1 to 400, got '500'"),
         (["cards", "nowhere"], "there is no folder of checkpoints .*nowhere"),
         (["demo", "--out", "photo.jpg"], "photo.jpg is a file, so .* cannot be a folder"),
     ],
