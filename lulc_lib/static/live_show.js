@@ -14,6 +14,7 @@ function showingOn(page) {
   function show(view, answer) {
     sized(part("tile"), side).putImageData(imageData(answer.pixels, side), 0, 0);
     if (answer.logits) showAnswer(view, answer);
+    else showNoAnswer(view);
     showMap(view, answer);
     showBeside(view, answer.pixels);
     showTurned(view, answer);
@@ -56,6 +57,16 @@ function showingOn(page) {
     const was = changed ? ` (${topOf(before) === top ? "" : `${classes[topOf(before)]} `}${words(before[topOf(before)])} before)` : "";
     part("said").textContent = `${data.model.name} says ${classes[top]}, ${words(now[top])}${was}`;
     if (ms !== null) part("status").textContent = `live: ${page.running}, ${ms.toFixed(0)} ms`;
+  }
+  function showNoAnswer(view) {
+    rows.forEach((row, k) => {
+      row.bar.style.width = share(0);
+      row.value.textContent = "";
+      row.before.hidden = row.other.hidden = true;
+      row.button.setAttribute("aria-pressed", view.target === k);
+      row.button.setAttribute("aria-label", `${classes[k]}; show its map`);
+    });
+    part("said").textContent = "No answer: the engine is not running";
   }
 
   // --- maps --------------------------------------------------------------------------------------

@@ -858,7 +858,10 @@ def test_in_a_sandboxed_frame(page, file, model, tiles):
 
 @pytest.mark.parametrize("left", [1000, 1001])
 def test_a_file_that_was_cut_is_refused(page, file, tmp_path, left):
-    """Where a part of the weights is missing, the page says so instead of answering."""
+    """Where a part of the weights is missing, the page says so instead of answering.
+
+    What was computed before is shown for the tiles as they are, and for nothing else.
+    """
     whole = file.read_text()
     cut = tmp_path / "cut.html"
     cut.write_text(whole[: whole.index('data-block="weights">') + left])
@@ -868,6 +871,18 @@ def test_a_file_that_was_cut_is_refused(page, file, tmp_path, left):
         until(other, READY)
         assert other.locator(".ll-root").get_attribute("data-ready") == "failed"
         assert "this file was cut" in part(other, "notes").inner_text()
+        settle(other)
+        assert " says " in part(other, "said").inner_text()
+        other.evaluate("lulcPage.set({ turn: 1 })")
+        settle(other)
+        assert part(other, "said").inner_text() == "No answer: the engine is not running"
+        assert "as it came" not in part(other, "turned").text_content()
+        assert other.locator(".ll-value").all_inner_texts() == [""] * 10
+        widths = other.locator(".ll-bar").evaluate_all("bars => bars.map((b) => b.offsetWidth)")
+        assert widths == [0] * 10
+        other.evaluate("lulcPage.set({ turn: 0 })")
+        settle(other)
+        assert " says " in part(other, "said").inner_text()
     finally:
         other.close()
 
