@@ -36,7 +36,11 @@ async function startEngine(setup) {
   } catch (error) {
     const serve = serveEngine(engineCode());
     const made = serve(setup);
-    return { ...made, where: "in the page", tried: [`worker: ${error.message}`, ...made.tried], ask: async (message) => serve(message), end() {} };
+    const inPage = async (message) => {
+      await new Promise((go) => setTimeout(go)); // the page draws and answers clicks between two runs
+      return serve(message);
+    };
+    return { ...made, where: "in the page", tried: [`worker: ${error.message}`, ...made.tried], ask: inPage, end() {} };
   }
 }
 

@@ -796,6 +796,17 @@ def test_stories_end(page, tmp_path, screenshot):
         tab.close()
 
 
+# Counts timers that fire while the curve grows, from the moment at which the slider moves.
+COUNT_TICKS = """() => {
+  window.ticks = 0;
+  const slider = document.querySelector('[data-part="removed"]');
+  slider.value = 4;
+  slider.dispatchEvent(new Event("input"));
+  const { dataset } = document.querySelector(".ll-root");
+  setInterval(() => { window.ticks += dataset.curve !== "done"; }, 1);
+}"""
+
+
 @pytest.mark.parametrize(
     ("policy", "kind", "where"),
     [
@@ -805,7 +816,10 @@ def test_stories_end(page, tmp_path, screenshot):
     ],
 )
 def test_from_a_server(page, file, model, tiles, policy, kind, where):
-    """From a server it is the same; where its policy forbids wasm or workers it still agrees."""
+    """From a server it is the same; where its policy forbids wasm or workers it still agrees.
+
+    Without a worker, the page goes on with other work while a curve is drawn.
+    """
     with served(file.parent, policy) as address:
         other = page.context.browser.new_page()
         try:
@@ -819,6 +833,10 @@ def test_from_a_server(page, file, model, tiles, policy, kind, where):
             if policy:
                 words = other.locator('[data-part="about"]').text_content()
                 assert "What this browser refused" in words
+            if where == "in the page":
+                other.evaluate(COUNT_TICKS)
+                until(other, "document.querySelector('.ll-root').dataset.curve === 'done'")
+                assert other.evaluate("ticks") > 10
         finally:
             other.close()
 
