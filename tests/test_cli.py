@@ -652,6 +652,23 @@ def test_doctor_says_what_each_missing_thing_prevents(
     assert "3 of these must be mended" in text
 
 
+def test_doctor_goes_on_where_a_module_cannot_be_imported(lulc, monkeypatch: pytest.MonkeyPatch):
+    """Whatever an import raises is named, as a mismatch with torch would; the rest follows."""
+
+    class Mismatch:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "lulc_lib.checkpoints":
+                raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.delitem(sys.modules, "lulc_lib.checkpoints")
+    monkeypatch.setattr(sys, "meta_path", [Mismatch(), *sys.meta_path])
+    code, out, _ = lulc("doctor")
+    assert code == 1
+    assert "BAD   checkpoints cannot be looked up: operator torchvision::nms" in out
+    assert "\nmemory and disk\n" in out
+    assert "must be mended" in out
+
+
 def test_demo_takes_shipped_models_of_these_tiles(lulc):
     """Checkpoints whose card names the tiles' data set are taken as they are, with one table."""
     code, out, _ = lulc("demo", *DRAWN)
