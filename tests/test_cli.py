@@ -184,6 +184,7 @@ def test_no_command_shows_the_help(lulc):
         (["evaluate", "vit", *DRAWN, "--split", "seed43"], "unknown split 'seed43'; the splits"),
         (["evaluate", "vit", *DRAWN, "--split", "paper80", "--part", "val"], "has no part 'val'"),
         (["evaluate", "vit", *DRAWN, "--part", "train"], "was trained on 36 of these 36 tiles"),
+        (["evaluate", "vit", *DRAWN, "--part", "all", "--split", "sed42"], "leave out --split"),
         (["explain", "vit", "none.jpg"], "there is no picture none.jpg"),
         (["explain", "vit", "photo.jpg", "--out", "."], r"\. is a folder; name a file in it"),
         (["explain", "vit", "photo.jpg", "--out", "new/"], "new/ is a folder"),
