@@ -13,6 +13,7 @@ AUGMENTATIONS = ("none", "flip", "d4", "d4_cycle")
 PRECISIONS = ("float32", "bfloat16")
 CRITERIA = ("loss", "macro_f1")
 TRACKERS = ("none", "tensorboard", "wandb")
+MOST_LIVE_TILES = 400  # on a live page; kept here, where the command line can ask without torch
 
 
 def check_precision(precision: Any) -> None:

@@ -184,6 +184,7 @@ def test_no_command_shows_the_help(lulc):
         (["evaluate", "vit", *DRAWN, "--split", "seed43"], "unknown split 'seed43'; the splits"),
         (["evaluate", "vit", *DRAWN, "--split", "paper80", "--part", "val"], "has no part 'val'"),
         (["evaluate", "vit", *DRAWN, "--part", "train"], "was trained on 36 of these 36 tiles"),
+        (["evaluate", "vit", *DRAWN, "--part", "all", "--split", "sed42"], "leave out --split"),
         (["explain", "vit", "none.jpg"], "there is no picture none.jpg"),
         (["explain", "vit", "photo.jpg", "--out", "."], r"\. is a folder; name a file in it"),
         (["explain", "vit", "photo.jpg", "--out", "new/"], "new/ is a folder"),
@@ -200,6 +201,7 @@ def test_no_command_shows_the_help(lulc):
         (["gallery", "vit", "--out", "page.png"], r"page.png must end in \.html or \.htm"),
         (["live", "resnet50"], "the live page cannot run resnet10t: it is a ResNet"),
         (["live", "vit", "--out", "page.png"], r"page.png must end in \.html or \.htm"),
+        (["live", "vit", "--n", "500"], "--n: must be a whole number of 1 to 400, got '500'"),
         (["cards", "nowhere"], "there is no folder of checkpoints .*nowhere"),
         (["demo", "--out", "photo.jpg"], "photo.jpg is a file, so .* cannot be a folder"),
     ],
@@ -649,6 +651,23 @@ def test_doctor_says_what_each_missing_thing_prevents(
     assert "training and `lulc evaluate --part all` may be killed" in text
     assert "decoding EuroSAT or saving runs may fail" in text
     assert "3 of these must be mended" in text
+
+
+def test_doctor_goes_on_where_a_module_cannot_be_imported(lulc, monkeypatch: pytest.MonkeyPatch):
+    """Whatever an import raises is named, as a mismatch with torch would; the rest follows."""
+
+    class Mismatch:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "lulc_lib.checkpoints":
+                raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.delitem(sys.modules, "lulc_lib.checkpoints")
+    monkeypatch.setattr(sys, "meta_path", [Mismatch(), *sys.meta_path])
+    code, out, _ = lulc("doctor")
+    assert code == 1
+    assert "BAD   checkpoints cannot be looked up: operator torchvision::nms" in out
+    assert "\nmemory and disk\n" in out
+    assert "must be mended" in out
 
 
 def test_demo_takes_shipped_models_of_these_tiles(lulc):

@@ -13,10 +13,14 @@ import torch
 from torch import nn
 
 from lulc_lib.drawn_tiles import synthetic
+from lulc_lib.explanations.attention import Seen, look
+from lulc_lib.explanations.batch import Batch
 from lulc_lib.live import kernel, live_data, live_html, live_methods, live_script, pack_vit
+from lulc_lib.live import page as live_page
 from lulc_lib.models import TileClassifier, create_model
 from lulc_lib.predictions import predict
-from lulc_lib.tiles import TileSet
+from lulc_lib.running import evaluating
+from lulc_lib.tiles import TileSet, as_images
 
 STATIC = Path(kernel.__file__).parents[1] / "static"
 TINY = {"depth": 2, "embed_dim": 24, "num_heads": 2}
@@ -159,6 +163,28 @@ def test_data_agree_with_the_library(vit: TileClassifier, few: TileSet):
     assert "network." not in maps + "".join(row["where"] for row in data["methods"])
     assert beside["method"] == "gradcam at stage 4, 2x2 cells"
     assert beside["verdict"] == "There is no report card of these weights."
+
+
+def test_attention_is_read_from_few_tiles_at_once(
+    vit: TileClassifier, monkeypatch: pytest.MonkeyPatch
+):
+    """A pass that keeps all attention has at most 32 tiles; the maps are those of one pass."""
+    many = synthetic(n_per_class=4, seed=0)
+    passed = []
+
+    def recorded(batch: Batch) -> Seen:
+        passed.append(len(batch))
+        return look(batch)
+
+    monkeypatch.setattr(live_page, "look", recorded)
+    data = live_data(vit, many).data
+    assert passed == [32, 8]
+    with evaluating(vit):
+        seen = look(Batch(pack_vit(vit).model, as_images(many), None, None)).attention[-1]
+    rows = seen.detach().mean(dim=1)[:, data["token"]].numpy()
+    made = data["methods"][-1]
+    values = np.frombuffer(base64.b64decode(made["values"]), np.int8).reshape(rows.shape)
+    assert np.abs(values / 127 * np.c_[made["peaks"]] - rows).max() < rows.max() / 127
 
 
 def test_page_stands_alone_and_escapes(vit: TileClassifier, few: TileSet, tmp_path: Path):

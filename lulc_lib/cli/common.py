@@ -46,9 +46,15 @@ def get_tiles(options: argparse.Namespace) -> "TileSet":
 def get_part(
     tiles: "TileSet", part: str, name: str | None, models: Sequence["TileClassifier"] = ()
 ) -> "TileSet":
-    """Return a part of the tiles, by the split's name or else the split of the first model."""
+    """Return a part of the tiles, by the split's name or else the split of the first model.
+
+    Raises:
+        ValueError: if there is no such split or part, or a split is named for all tiles.
+    """
     from lulc_lib.splits import SPLITS, split
 
+    if part == "all" and name is not None:
+        raise ValueError("--part all takes every tile: leave out --split")
     if part == "all":
         return tiles
     trained_on = models[0].trained_on if models else None

@@ -131,7 +131,7 @@ def device() -> Iterator[Finding]:
         import torch
 
         from lulc_lib import hardware
-    except ImportError as error:
+    except Exception as error:
         yield Finding("BAD", f"no device without torch: {_first_line(error)}")
         return
     processor = hardware.processor()
@@ -159,7 +159,7 @@ def data() -> Iterator[Finding]:
     """Look for EuroSAT without downloading it."""
     try:
         from lulc_lib.eurosat import DataUnavailableError, data_root, load_eurosat
-    except ImportError as error:
+    except Exception as error:
         yield Finding("BAD", f"EuroSAT cannot be read: {_first_line(error)}")
         return
     try:
@@ -192,7 +192,7 @@ def checkpoints() -> Iterator[Finding]:
         from lulc_lib.checkpoints import available_checkpoints, load_checkpoint
 
         names = available_checkpoints()
-    except (ImportError, OSError) as error:
+    except Exception as error:
         yield Finding("BAD", f"checkpoints cannot be looked up: {_first_line(error)}")
         return
     for name in names:

@@ -4,6 +4,7 @@ import argparse
 
 from lulc_lib.cli import common, parsing
 from lulc_lib.cli.gallery import choose
+from lulc_lib.config import MOST_LIVE_TILES
 
 BESIDE = "resnet50"
 DETAILS = """\
@@ -31,7 +32,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     either.add_argument("--alone", action="store_true", help="no model beside it")
     parser.add_argument(
-        "--n", type=parsing.whole(1), default=100, metavar="N", help="tiles (default: %(default)s)"
+        "--n",
+        type=parsing.whole(1, MOST_LIVE_TILES),
+        default=100,
+        metavar="N",
+        help=f"tiles, at most {MOST_LIVE_TILES} (default: %(default)s)",
     )
     parser.add_argument(
         "--seed", type=parsing.whole(0), default=0, help="of the choice of tiles (default: 0)"

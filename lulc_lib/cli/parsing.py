@@ -1,6 +1,7 @@
 """Parse what was typed: one-line errors with the nearest name, and options that commands share."""
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -41,18 +42,17 @@ class Parser(argparse.ArgumentParser):
         self.error(f"do not know what to do with {word!r}")
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """Return a converter to whole numbers of at least `least`."""
+def whole(least: int, most: float = math.inf) -> Callable[[str], int]:
+    """Return a converter to whole numbers of at least `least`, and of at most `most`."""
+    wanted = f"at least {least}" if most == math.inf else f"{least} to {most}"
 
     def convert(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(
-                f"must be a whole number of at least {least}, got {text!r}"
-            )
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"must be a whole number of {wanted}, got {text!r}")
         return value
 
     return convert

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from lulc_lib.anatomies import anatomy
+from lulc_lib.config import MOST_LIVE_TILES
 from lulc_lib.evidence import Verdict, known_card
 from lulc_lib.explanations import Explanation, explain, recommended
 from lulc_lib.explanations.attention import look
@@ -24,7 +27,7 @@ from lulc_lib.tiles import CLASS_COLORS, CLASSES, METRES_PER_PIXEL, TILE_SIZE, T
 from lulc_lib.wording import layer_in_words
 
 ACROSS = 10  # tiles in a row of the picture that holds them all
-MOST_TILES = 400
+_AT_ONCE = 32  # tiles whose attention is kept: with 16x16 tokens they take about 1 GB
 SCRIPTS = (
     "live_engine.js", "live_numbers.js", "live_draw.js", "live_fills.js", "live_state.js",
     "live_tiles.js", "live_seen.js", "live_answers.js", "live_show.js", "live_curve.js",
@@ -112,8 +115,8 @@ def live_data(
     packed = pack_vit(model)
     if not isinstance(tiles, TileSet):
         raise TypeError(f"a live page takes a TileSet, got {type(tiles).__name__}")
-    if not 1 <= len(tiles) <= MOST_TILES:
-        raise ValueError(f"a live page holds 1 to {MOST_TILES} tiles, got {len(tiles):,}")
+    if not 1 <= len(tiles) <= MOST_LIVE_TILES:
+        raise ValueError(f"a live page holds 1 to {MOST_LIVE_TILES} tiles, got {len(tiles):,}")
     name = getattr(model.card, "name", None) or model.name
     logits = predict(packed.model, tiles, cache=cache).logits
     methods = _methods(packed.model, tiles, cache)
@@ -178,21 +181,23 @@ def _methods(model: TileClassifier, tiles: TileSet, cache: bool) -> list[dict[st
 
 def _attention(model: TileClassifier, tiles: TileSet) -> dict[str, Any]:
     """Return what the token that is pointed at first attends to in the last block."""
-    with evaluating(model):
-        batch = Batch(model, as_images(tiles), None, None)
-        seen = look(batch)
-    prefix = batch.anatomy.prefix_tokens
-    h, w = batch.anatomy.grid
+    found = anatomy(model)
+    prefix = found.prefix_tokens
+    h, w = found.grid
     row = 0 if prefix else (h // 2) * w + w // 2
-    last = seen.attention[-1].detach().mean(dim=1)[:, row, prefix:]
-    grid = last.reshape(-1, h, w).numpy()
+    with evaluating(model):
+        read = [
+            look(Batch(model, some, None, None)).attention[-1].detach()[:, :, row].mean(dim=1)
+            for some in as_images(tiles).split(_AT_ONCE)
+        ]
+    grid = torch.cat(read)[:, prefix:].reshape(-1, h, w).numpy()
     return {
         "method": "attention",
-        "layer": batch.anatomy.blocks[-1],
-        "block": len(batch.anatomy.blocks) - 1,
+        "layer": found.blocks[-1],
+        "block": len(found.blocks) - 1,
         **_packed(grid, grid),
         "signed": False,
-        "where": layer_in_words(batch.anatomy.blocks[-1]).removeprefix("output of "),
+        "where": layer_in_words(found.blocks[-1]).removeprefix("output of "),
         "verdict": "The mean over heads; it says what a token reads, not what the answer rests on.",
         "recommended": False,
     }

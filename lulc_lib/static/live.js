@@ -48,6 +48,7 @@ function lulcLive(root, data, weights, options = {}) {
     state = { ...state, ...(other ? FRESH : {}), ...change };
     const question = (one) => JSON.stringify({ ...one, removed: 0, order: "", whole: false });
     if (anew || question(before) !== question(state)) curve.drop();
+    part("linkline").hidden = true; // its link leads to the view before
     controls();
     wish();
   }

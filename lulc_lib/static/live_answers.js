@@ -14,10 +14,9 @@ function answersTo(data, tiles, seen) {
   async function ask(pixels, view) {
     const method = methods[view.method];
     const attends = method.method === "attention";
-    const { target, against } = view;
     const answer = await engine.ask({
       image: pixels,
-      maps: attends ? [] : [{ method, target, against: against === target ? null : against }],
+      maps: attends ? [] : [{ method, target: view.target, against: view.against }],
       attention: attends ? method.block : null,
     });
     const logits = Array.from(answer.logits);
@@ -61,7 +60,9 @@ function answersTo(data, tiles, seen) {
     const answer = { ...(await ask(pixels, view)), pixels };
     if (compare && (view.turn || view.flip) && !square && !taken.length) {
       const target = view.target ?? topOf(answer.logits);
-      answer.straight = await ask(seen.painted(view), { ...view, turn: 0, flip: false, target });
+      const shownToken = tokenOf(view);
+      const token = shownToken < 0 ? shownToken : turning(cells, view.turn, view.flip)[shownToken];
+      answer.straight = await ask(seen.painted(view), { ...view, turn: 0, flip: false, target, token });
     }
     if (view.tile >= tiles.count && asItCame(view, square)) own.logits = answer.logits;
     return answer;

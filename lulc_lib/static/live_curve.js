@@ -10,7 +10,7 @@ function curveOn(page) {
   function drop() {
     if (!curve) return;
     curve = null;
-    if (!page.root.querySelector('[data-panel="delete"]').hidden) part("curvewords").textContent = "Move the slider: the curve is drawn as you go.";
+    part("curvewords").textContent = "Move the slider: the curve is drawn as you go.";
     draw();
   }
   // Draws the curve of the present view as it grows; a change of the view drops it.

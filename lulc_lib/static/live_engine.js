@@ -18,8 +18,9 @@ function serveEngine({ makeVit, fromHalf, bytesOf64 }) {
     const predicted = logits.indexOf(Math.max(...logits));
     const maps = message.maps.map(({ method, target, against }) => {
       const direction = new Float32Array(logits.length);
-      direction[target ?? predicted] += 1; // null: the predicted class
-      if (against !== null) direction[against] -= 1; // why one, not the other
+      const asked = target ?? predicted;
+      direction[asked] += 1;
+      if (against !== null && against !== asked) direction[against] -= 1; // why one, not the other
       return vit.map(method, direction);
     });
     const attention = message.attention === null ? null : vit.attention(message.attention);
@@ -35,7 +36,11 @@ async function startEngine(setup) {
   } catch (error) {
     const serve = serveEngine(engineCode());
     const made = serve(setup);
-    return { ...made, where: "in the page", tried: [`worker: ${error.message}`, ...made.tried], ask: async (message) => serve(message), end() {} };
+    const inPage = async (message) => {
+      await new Promise((go) => setTimeout(go)); // the page draws and answers clicks between two runs
+      return serve(message);
+    };
+    return { ...made, where: "in the page", tried: [`worker: ${error.message}`, ...made.tried], ask: inPage, end() {} };
   }
 }
 

@@ -14,6 +14,7 @@ function showingOn(page) {
   function show(view, answer) {
     sized(part("tile"), side).putImageData(imageData(answer.pixels, side), 0, 0);
     if (answer.logits) showAnswer(view, answer);
+    else showNoAnswer(view);
     showMap(view, answer);
     showBeside(view, answer.pixels);
     showTurned(view, answer);
@@ -56,6 +57,16 @@ function showingOn(page) {
     const was = changed ? ` (${topOf(before) === top ? "" : `${classes[topOf(before)]} `}${words(before[topOf(before)])} before)` : "";
     part("said").textContent = `${data.model.name} says ${classes[top]}, ${words(now[top])}${was}`;
     if (ms !== null) part("status").textContent = `live: ${page.running}, ${ms.toFixed(0)} ms`;
+  }
+  function showNoAnswer(view) {
+    rows.forEach((row, k) => {
+      row.bar.style.width = share(0);
+      row.value.textContent = "";
+      row.before.hidden = row.other.hidden = true;
+      row.button.setAttribute("aria-pressed", view.target === k);
+      row.button.setAttribute("aria-label", `${classes[k]}; show its map`);
+    });
+    part("said").textContent = "No answer: the engine is not running";
   }
 
   // --- maps --------------------------------------------------------------------------------------
@@ -126,7 +137,11 @@ function showingOn(page) {
       const from = turning(cells, view.turn, view.flip);
       const back = Float32Array.from(from, (at) => answer.straight.grid[at]);
       const k = view.target ?? topOf(answer.logits);
-      part("turned").textContent = `Rank correlation of the two maps of ${classes[k]}: ${spearman(back, answer.grid).toFixed(2).replace("-", "−")}. Its probability went from ${words(softmax(answer.straight.logits)[k])} to ${words(softmax(answer.logits)[k])}.`;
+      part("turned").textContent = `Rank correlation of the two maps of ${questionOf(view, answer.logits)}: ${spearman(back, answer.grid).toFixed(2).replace("-", "−")}. The probability of ${classes[k]} went from ${words(softmax(answer.straight.logits)[k])} to ${words(softmax(answer.logits)[k])}.`;
+    } else if (!answer.logits) {
+      part("turned").textContent = "Maps are compared once the engine runs.";
+    } else if (view.removed) {
+      part("turned").textContent = "Maps are compared while no cells are taken away: set the slider to 0.";
     }
   }
   return { show };

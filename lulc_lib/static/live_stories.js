@@ -84,10 +84,11 @@ function storiesOn(page) {
       part("stories").append(item);
     }
   }
+  const open = ({ tile }) => page.set({ ...START, whole: page.state.whole, other: page.state.other, tile, anew: true });
   async function begin(story, body) {
     const serial = (telling += 1);
     part("stories").querySelectorAll("div").forEach((other) => other.replaceChildren());
-    page.set({ ...START, whole: page.state.whole, other: page.state.other, tile: story.tile, anew: true });
+    open(story);
     await page.settled();
     if (serial !== telling) return;
     const logits = data.logits[story.tile];
@@ -110,9 +111,10 @@ function storiesOn(page) {
       page.set({ removed: step });
       page.curve.grow();
     };
+    open(story); // a reader may have looked at another view before answering
     story.then({ set: page.set, remove }, story.tile);
     await page.settled();
-    if (serial !== telling) return;
+    if (serial !== telling || page.state.tile !== story.tile) return;
     const [right, text] = story.tell(before, softmax(page.last.logits), story.tile);
     const verdict = right < 0 ? "" : right === answered ? "As you said. " : "Not as you said. ";
     body.append(make("p", "ll-reveal", verdict + text));

@@ -376,10 +376,22 @@ def test_maps_of_any_target_and_why_not_another(live, model, tiles):
     words = part(live, "mapped").inner_text()
     assert f"{CLASSES[3]} rather than {CLASSES[5]}" in words
     assert CLASSES[3] in part(live, "map").get_attribute("aria-label")
+    for name in ("target", "against"):
+        part(live, name).select_option("")
+    settle(live)
+    predicted = int(logits(live).argmax())
+    alone = live.evaluate("Array.from(lulcPage.look().last.grid)")
+    part(live, "against").select_option(str(predicted))
+    settle(live)
+    assert live.evaluate("Array.from(lulcPage.look().last.grid)") == alone
+    assert part(live, "mapped").inner_text().endswith(f": {CLASSES[predicted]}")
 
 
-def test_pointing_at_a_token_shows_its_attention(live):
-    """A click with the pointing tool chooses a token, and the map is what it attends to."""
+def test_pointing_at_a_token_shows_its_attention(live, model, tiles):
+    """A click with the pointing tool chooses a token, and the map is what it attends to.
+
+    On the turned tile it is compared with what the token of the same ground attends to.
+    """
     live.locator('[data-tool="point"]').click()
     box = part(live, "tile").bounding_box()
     live.mouse.click(box["x"] + 5, box["y"] + 5)
@@ -387,6 +399,15 @@ def test_pointing_at_a_token_shows_its_attention(live):
     grid = np.array(live.evaluate("Array.from(lulcPage.look().last.grid)"))
     assert grid.sum() == pytest.approx(1, abs=1e-4)
     assert "row 1, column 1 attends to" in part(live, "mapped").inner_text()
+    live.evaluate("lulcPage.set({ turn: 1 })")
+    settle(live)
+    straight = live.evaluate("Array.from(lulcPage.look().last.straight.grid)")
+    whole = pack_vit(model).model
+    with evaluating(whole):
+        seen = look(Batch(whole, as_images(tiles[:1]), None, None)).attention[-1].mean(dim=1)
+    assert np.abs(seen[0, 12].detach().numpy() - straight).max() < 1e-5  # row 4, column 1 of 4x4
+    words = part(live, "turned").text_content()
+    assert "two maps of what the token in row 1, column 1 attends to: " in words
     live.locator('[data-tool="paint"]').click()
 
 
@@ -416,6 +437,10 @@ def test_deletion_draws_its_curve(live, screenshot):
     assert now == pytest.approx(curve["map"][4], abs=1e-6)
     assert "Mean probability" in part(live, "curvewords").inner_text()
     screenshot("live-deletion")
+    live.locator('[data-tab="stories"]').click()
+    live.evaluate("lulcPage.set({ tile: 4 })")
+    assert "Mean probability" not in part(live, "curvewords").text_content()
+    live.locator('[data-tab="delete"]').click()
 
 
 def test_turning_asks_whether_the_map_turns(live, tiles):
@@ -440,6 +465,20 @@ def test_turning_asks_whether_the_map_turns(live, tiles):
     assert abs(rows.mean() - 47.5) < 1.5
     assert abs(columns.mean() - 15.5) < 1.5
     live.locator('[data-tab="delete"]').click()
+
+
+def test_no_comparison_while_cells_are_taken_away(live):
+    """Where no map of the tile as it came is made, no words of an earlier view stay."""
+    live.evaluate("lulcPage.set({ removed: 4 })")
+    live.evaluate("lulcPage.set({ turn: 1 })")
+    settle(live)
+    assert "set the slider to 0" in part(live, "turned").text_content()
+    live.evaluate("lulcPage.set({ removed: 0 })")
+    settle(live)
+    assert "Rank correlation" in part(live, "turned").text_content()
+    live.evaluate("lulcPage.set({ removed: 4 })")
+    settle(live)
+    assert "set the slider to 0" in part(live, "turned").text_content()
 
 
 def test_find(live, tiles, model):
@@ -551,6 +590,14 @@ def test_links_carry_the_state(live, fill):
     live.locator('[data-act="undo"]').click()
     settle(live)
     assert live.evaluate("lulcPage.look().state.strokes") == []
+
+
+def test_a_link_goes_with_its_view(live):
+    """The field shows a link to what is seen, or none."""
+    live.locator('[data-act="link"]').click()
+    assert part(live, "linkline").is_visible()
+    live.evaluate("lulcPage.set({ target: 3 })")
+    assert part(live, "linkline").is_hidden()
 
 
 def test_the_longest_link_is_short(live):
@@ -711,7 +758,10 @@ def served(folder, policy=None):
 
 
 def test_stories_end(page, tmp_path, screenshot):
-    """Each story asks before it shows, and then tells what happened; all six are there."""
+    """Each story asks before it shows, and then tells what happened; all six are there.
+
+    What is told is of the story's tile, whatever was looked at before the answer.
+    """
     model, some = network("shipped"), synthetic(n_per_class=3, seed=0)
     predicted = predict(model, some).predicted.copy()
     predicted[:2] = (predicted[:2] + 1) % 10  # two mistakes
@@ -733,9 +783,28 @@ def test_stories_end(page, tmp_path, screenshot):
             assert len(story.locator(".ll-reveal").inner_text()) > 40
             assert "undefined" not in story.inner_text()
             assert "NaN" not in story.inner_text()
+        first = stories.first
+        first.locator(".ll-story-title").click()
+        first.locator(".ll-buttons").wait_for()
+        asked = tab.evaluate("lulcPage.look().state.tile")
+        tab.evaluate("tile => lulcPage.set({ tile })", (asked + 1) % len(some))
+        first.locator(".ll-buttons button").first.click()
+        first.locator(".ll-reveal").wait_for()
+        assert tab.evaluate("lulcPage.look().state.tile") == asked
         tab.screenshot(path=screenshot("live-stories"), full_page=True)
     finally:
         tab.close()
+
+
+# Counts timers that fire while the curve grows, from the moment at which the slider moves.
+COUNT_TICKS = """() => {
+  window.ticks = 0;
+  const slider = document.querySelector('[data-part="removed"]');
+  slider.value = 4;
+  slider.dispatchEvent(new Event("input"));
+  const { dataset } = document.querySelector(".ll-root");
+  setInterval(() => { window.ticks += dataset.curve !== "done"; }, 1);
+}"""
 
 
 @pytest.mark.parametrize(
@@ -747,7 +816,10 @@ def test_stories_end(page, tmp_path, screenshot):
     ],
 )
 def test_from_a_server(page, file, model, tiles, policy, kind, where):
-    """From a server it is the same; where its policy forbids wasm or workers it still agrees."""
+    """From a server it is the same; where its policy forbids wasm or workers it still agrees.
+
+    Without a worker, the page goes on with other work while a curve is drawn.
+    """
     with served(file.parent, policy) as address:
         other = page.context.browser.new_page()
         try:
@@ -761,6 +833,10 @@ def test_from_a_server(page, file, model, tiles, policy, kind, where):
             if policy:
                 words = other.locator('[data-part="about"]').text_content()
                 assert "What this browser refused" in words
+            if where == "in the page":
+                other.evaluate(COUNT_TICKS)
+                until(other, "document.querySelector('.ll-root').dataset.curve === 'done'")
+                assert other.evaluate("ticks") > 10
         finally:
             other.close()
 
@@ -800,7 +876,10 @@ def test_in_a_sandboxed_frame(page, file, model, tiles):
 
 @pytest.mark.parametrize("left", [1000, 1001])
 def test_a_file_that_was_cut_is_refused(page, file, tmp_path, left):
-    """Where a part of the weights is missing, the page says so instead of answering."""
+    """Where a part of the weights is missing, the page says so instead of answering.
+
+    What was computed before is shown for the tiles as they are, and for nothing else.
+    """
     whole = file.read_text()
     cut = tmp_path / "cut.html"
     cut.write_text(whole[: whole.index('data-block="weights">') + left])
@@ -810,6 +889,18 @@ def test_a_file_that_was_cut_is_refused(page, file, tmp_path, left):
         until(other, READY)
         assert other.locator(".ll-root").get_attribute("data-ready") == "failed"
         assert "this file was cut" in part(other, "notes").inner_text()
+        settle(other)
+        assert " says " in part(other, "said").inner_text()
+        other.evaluate("lulcPage.set({ turn: 1 })")
+        settle(other)
+        assert part(other, "said").inner_text() == "No answer: the engine is not running"
+        assert "as it came" not in part(other, "turned").text_content()
+        assert other.locator(".ll-value").all_inner_texts() == [""] * 10
+        widths = other.locator(".ll-bar").evaluate_all("bars => bars.map((b) => b.offsetWidth)")
+        assert widths == [0] * 10
+        other.evaluate("lulcPage.set({ turn: 0 })")
+        settle(other)
+        assert " says " in part(other, "said").inner_text()
     finally:
         other.close()
 
