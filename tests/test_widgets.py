@@ -717,6 +717,22 @@ def test_a_cell_that_runs_again_replaces_its_panel(models, few, given, monkeypat
     assert set(ipywidgets.widgets.widget._instances) - before == set()
 
 
+def test_a_live_page_is_replaced_too(models, few, monkeypatch):
+    """A second run of its cell closes the page of the first with its layout."""
+    where = {"metadata": {"cellId": "live"}, "header": {"msg_id": "1"}}
+    shell = types.SimpleNamespace(get_parent=lambda: where)
+    monkeypatch.setattr(builtins, "get_ipython", lambda: shell, raising=False)
+    before = set(ipywidgets.widgets.widget._instances)
+    first = lulc_lib.widgets.Live(models["vit"], few[:2])
+    made = len(set(ipywidgets.widgets.widget._instances) - before)
+    where["header"]["msg_id"] = "2"
+    again = lulc_lib.widgets.Live(models["vit"], few[:2])
+    assert first.comm is None
+    assert len(set(ipywidgets.widgets.widget._instances) - before) == made
+    again.close()
+    assert set(ipywidgets.widgets.widget._instances) - before == set()
+
+
 def test_the_panel_of_the_app_asks_no_model_first(few, monkeypatch):
     """It shows the models on the test tiles of the split."""
     from lulc_lib.widgets import app

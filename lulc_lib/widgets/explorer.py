@@ -7,7 +7,7 @@ import contextlib
 import functools
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +36,7 @@ from lulc_lib.predictions import (
     store_predictions,
 )
 from lulc_lib.tiles import CLASS_COLORS, CLASSES, GROUND_METRES, TileSet
-from lulc_lib.widgets.cells import replace_earlier
+from lulc_lib.widgets.cells import close_parts, replace_earlier
 from lulc_lib.widgets.checks import checked_models, checked_tiles, matched
 from lulc_lib.widgets.elements import (
     Form,
@@ -335,11 +335,8 @@ class Explorer(ipywidgets.VBox):
         """Take the panel off the page, with all its parts, and stop what it computes."""
         if self._work is not None:  # not where an argument was refused
             self._work.close()
-        for part in list(_parts(self)):
-            for name in ("layout", "style"):
-                if part.has_trait(name) and part.trait_has_value(name):
-                    getattr(part, name).close()
-            ipywidgets.VBox.close(part) if part is self else part.close()
+        close_parts(self)
+        super().close()
 
     # --- going from one state to the next ---
 
@@ -964,12 +961,6 @@ def joined(chunks: Sequence[Predictions], tiles: TileSet) -> Predictions:
         part=tiles.part, model=first.model, seen=seen,
         seconds=sum(chunk.seconds for chunk in chunks),
     )  # fmt: skip
-
-
-def _parts(widget: ipywidgets.Widget) -> Iterator[ipywidgets.Widget]:
-    yield widget
-    for child in getattr(widget, "children", ()):
-        yield from _parts(child)
 
 
 def _in_words(error: Exception) -> str:
