@@ -384,6 +384,24 @@ def test_a_picture_of_ones_own(shown, tmp_path, few):
     assert shown.state.tile == few.names[1]  # what is looked for now
 
 
+def test_another_picture_under_the_same_name(shown, tmp_path, few):
+    """It is a picture of its own: the first keeps its answers and strokes, and is opened again."""
+    file = tmp_path / "mine.png"
+    names = []
+    for i in (3, 4, 3):
+        file.write_bytes(png_bytes(few.images[i].numpy()))
+        names.append(shown.add_picture(file))
+        shown.wait()
+        said = [answer["probabilities"] for answer in shown._look.shown["answers"]]
+        expected = [predict(m, few[i]).probabilities[0] for m in shown.models.values()]
+        np.testing.assert_allclose(said, expected, atol=1e-5)
+        assert shown.state.strokes == ()
+        shown._on_look({"kind": "stroke", "points": [[30, 30]], "done": True})
+        shown._on_look({"kind": "act", "name": "undo" if i == 3 else "before"})
+    assert names == ["mine.png (crop)", "mine.png (crop, 2)", "mine.png (crop)"]
+    assert [name for name, _ in shown.state.paintings] == [names[1]]
+
+
 def test_uploads_are_pictures_or_states(shown, few):
     """A picture is shown, a state restored, and what is neither is said in words."""
 

@@ -5,6 +5,7 @@ A thin shell: what is shown is one `State`, pure functions turn it into data, el
 
 import contextlib
 import functools
+import itertools
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -301,7 +302,8 @@ class Explorer(ipywidgets.VBox):
             scale: the number that is white, for values beyond 8 bits, as in `images.open_picture`.
 
         Returns:
-            The name under which it is shown.
+            The name under which it is shown: that of the file with its fit, and a number where the
+            name stands for another picture already.
 
         Raises:
             FileNotFoundError: if there is no such file.
@@ -312,20 +314,28 @@ class Explorer(ipywidgets.VBox):
                 says too.
         """
         picture = open_picture(path, fit, scale)
-        name = f"{printable(Path(path).name)} ({fit})"
         words = f"{picture.fitted}; {picture.ground}".replace(str(Path(path).parent) + "/", "")
         if (far := colour_distance(picture.image, self.tiles)) > 1:
             words += (
                 f"; its colours lie {far:.1f} times as far from the mean of these tiles as 99 of "
                 "100 of them: what the models say of it means little"
             )
-        self.looking.own[name], self._own_words[name] = picture.image, words
         with self._turn:
+            name = self._own_name(printable(Path(path).name), fit, picture.image)
+            self.looking.own[name], self._own_words[name] = picture.image, words
             changes = {"story": "", "hidden": False, "guess": ""}
             if self.state.target == "label":  # it has none
                 changes["target"] = "predicted"
             self._go(self.state.at(name).change(**changes), own=True)
         return name
+
+    def _own_name(self, file: str, fit: str, image: np.ndarray) -> str:
+        """Return the first name of a picture that stands for no other pixels."""
+        names = itertools.chain(
+            [f"{file} ({fit})"], (f"{file} ({fit}, {n})" for n in itertools.count(2))
+        )
+        own = self.looking.own
+        return next(n for n in names if n not in own or np.array_equal(own[n], image))
 
     def wait(self, seconds: float = 600) -> bool:
         """Wait until what runs in the background is done; return whether it is."""
