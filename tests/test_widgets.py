@@ -940,3 +940,43 @@ def test_stories_hide_the_answers_until_the_reader_has_predicted(models):
     put(shown, "story", "")
     assert not shown.state.hidden
     shown._work.stop()
+
+
+def test_each_tile_of_a_story_is_predicted_anew(shown, few):
+    """Whatever leads to another tile hides its answers; what stays on the tile does not."""
+    put(shown, "story", "label")
+    stay = [lambda: put(shown, "opacity", 0.3), lambda: shown.show(tile=shown.state.tile)]
+    go = [
+        lambda: shown._on_scatter({"kind": "point", "index": 7}),
+        lambda: put(shown, "label", "River"),
+        lambda: put(shown, "tile", few.names[5]),
+        lambda: [shown._on_look({"kind": "act", "name": "undo"}) for _ in range(2)],
+        lambda: shown._on_thumbnails({"kind": "pick", "name": few.names[8]}),
+    ]
+    for act in go:
+        shown._on_look({"kind": "guess", "value": "Forest"})
+        for remain in stay:
+            remain()
+        assert not shown.state.hidden
+        tile = shown.state.tile
+        act()
+        assert shown.state.tile != tile
+        assert (shown.state.hidden, shown.state.guess) == (True, "")
+        assert shown._look.shown["answers"] == []
+    shown.show(tile=few.names[0], hidden=False, guess="River")
+    assert (shown.state.hidden, shown.state.guess) == (False, "River")
+    shown._work.stop()
+
+
+def test_a_refused_change_leaves_the_controls_as_they_were(models, few, monkeypatch):
+    """A story that must wait says for what; the page hears again what is chosen."""
+    begin = threading.Event()
+    monkeypatch.setattr(explorer_module, "predict", lambda *args, **kwargs: begin.wait(60))
+    shown = Explorer(models, few)
+    before = shown._finder.shown
+    shown._locked(shown._on_form)({"kind": "set", "name": "story", "value": "label"})
+    assert "what the models predict is not known yet" in shown._look.progress["problem"]
+    assert shown._finder.shown != before  # else it would not be sent
+    assert shown._finder.shown["values"] == before["values"]
+    shown._work.close()
+    begin.set()

@@ -178,10 +178,10 @@ class Explorer(ipywidgets.VBox):
             names = [self.tiles.names[i] for i in self.found]
             if not names:
                 return
-            at = names.index(self.state.tile) if self.state.tile in names else -1
+            outside = 0 if by < 0 else -1
+            at = names.index(self.state.tile) if self.state.tile in names else outside
             at = (at + by) % len(names)
-            told = {"hidden": True, "guess": ""} if self.state.story else {}
-            self._go(self.state.at(names[at]).change(page=at // PER_PAGE, **told))
+            self._go(self.state.at(names[at]).change(page=at // PER_PAGE))
 
     def to_json(self) -> str:
         """Return what is shown as JSON text, which `restore` shows again."""
@@ -389,7 +389,9 @@ class Explorer(ipywidgets.VBox):
         try:
             self._problem("")
             if finds:
-                self._find(keep_page=everything)
+                self._find(keep=everything)
+            if not everything and (state.hidden, state.guess) == (before.hidden, before.guess):
+                self._ask_again(before)
             self._show_tile()  # first: it is what the reader waits for
             told = self._told(self.state) != self._told(before)
             if finds or own or told or self.state.page != before.page:
@@ -407,17 +409,22 @@ class Explorer(ipywidgets.VBox):
         self._work.want([] if self.state.hidden else jobs_of(self.state, self.looking))
         self._show_progress()
 
-    def _find(self, keep_page: bool = False) -> None:
+    def _find(self, keep: bool) -> None:
+        """Find the tiles that the state asks for; unless tile and page are kept, go to them."""
         self.found = find(self.state, self.facts)
         if not len(self.found):
             self._problem("No tile fits. Choose another label, answer or range, or clear.")
-        own = self.state.tile in self.looking.own  # stays until something else is looked for
-        held = (own and keep_page) or self.looking.position.get(self.state.tile) in self.found
-        if len(self.found) and not held:
-            first = self.tiles.names[self.found[0]]
-            self.state = self.state.at(first)
-        if not keep_page:
-            self.state = self.state.change(page=0)
+        if keep:
+            return
+        if len(self.found) and self.looking.position.get(self.state.tile) not in self.found:
+            self.state = self.state.at(self.tiles.names[self.found[0]])
+        self.state = self.state.change(page=0)
+
+    def _ask_again(self, before: State) -> None:
+        """Hide the answers for the next tile of a story until the reader has predicted."""
+        state = self.state
+        if state.story and state.story == before.story and state.tile != before.tile:
+            self.state = state.change(hidden=True, guess="")
 
     def _know(self) -> None:
         """Take in what the predictions say."""
@@ -728,7 +735,7 @@ class Explorer(ipywidgets.VBox):
         for unsent in ("strokes", "paintings", "among", "notes"):
             del values[unsent]
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-        shown = {"values": values, "off": self._off(), "saved": self._saved,
+        shown = {"values": values, "off": self._off(), "saved": self._saved, "taken": self._taken,
                  "notes": [list(note) for note in state.notes]}  # fmt: skip
         self._finder.shown, self._details.shown = shown, shown
 
@@ -746,6 +753,8 @@ class Explorer(ipywidgets.VBox):
                 try:
                     act(message)
                 except Exception as error:
+                    self._taken += 1
+                    self._set_controls()  # back to what is set
                     self._problem(_in_words(error))
 
         return answer
@@ -917,8 +926,7 @@ class Explorer(ipywidgets.VBox):
 
     def _on_thumbnails(self, message: dict[str, Any]) -> None:
         if message["kind"] == "pick":
-            told = {"hidden": True, "guess": ""} if self.state.story else {}
-            self._go(self.state.at(message["name"]).change(**told))
+            self._go(self.state.at(message["name"]))
             return
         pages = max(1, -(-len(self.found) // PER_PAGE))
         page = min(max(self.state.page + message["by"], 0), pages - 1)
