@@ -68,8 +68,10 @@ from lulc_lib.widgets.stories import STORIES, opening, packed
 from lulc_lib.widgets.work import Between, Job, Work
 
 PER_PAGE = 60  # thumbnails
+ON_A_PAGE = 60  # tiles of a kept page
 CHUNK = 8  # tiles predicted between two looks at whether something else is wanted
 PAINTED_AT_ONCE = 4  # strokes; more are painted in the background
+_OPEN_FIRST = "open a picture of your own first, with the same fit"
 _FINDS = ("label", "predicted", "answer", "judge", "confidence", "among", "sort")
 _TABLES = {
     kind: encoded(colour_table(Scale(1.0, kind == "diverging", False)))
@@ -190,12 +192,23 @@ class Explorer(ipywidgets.VBox):
     def restore(self, text: str) -> None:
         """Show what `to_json` has written, here or in another explorer of these tiles and models.
 
+        Strokes on tiles that are not here, or with their pixels, are left out, and the panel says
+        so; pictures of one's own are opened first, with the same fit.
+
         Raises:
-            ValueError: if the text is no such state, or speaks of a tile or model not here.
+            ValueError: if the text is no such state, or looks at a tile or asks a model not here.
         """
-        state = State.from_json(text)
-        self._check_here(state)
-        self._go(state, everything=True)
+        self._reopen(State.from_json(text))
+
+    def _reopen(self, stored: State) -> None:
+        """Show a stored state; what needs tiles that are not here is left out, and that is said."""
+        with self._turn:
+            state, missing = stored.within({*self.looking.position, *self.looking.own})
+            self._check_here(state)
+            self._go(state, everything=True)
+            if missing:
+                words = f"Left out what needs {', '.join(missing)}: {_OPEN_FIRST}, then the view."
+                self._problem(f"{self._failure} {words}".strip())
 
     def figure(self) -> GalleryFigure:
         """Draw what is looked at as a still picture: the tile, painted or not, and its maps.
@@ -234,7 +247,7 @@ class Explorer(ipywidgets.VBox):
         tile = self.tiles[self.looking.position[state.tile]]
         return plot_gallery(tile, maps, self.predictions, **look)
 
-    def export_html(self, path: str | Path, count: int = 60) -> Path:
+    def export_html(self, path: str | Path, count: int = ON_A_PAGE) -> Path:
         """Write the first of the tiles found, with their maps, as one page that needs no kernel.
 
         Args:
@@ -247,31 +260,31 @@ class Explorer(ipywidgets.VBox):
         Raises:
             ValueError: if no tile is found, or no chosen method can explain a model.
         """
-        if not len(self.found):
-            raise ValueError("no tile is found, so that there is nothing to export")
-        shown = self.tiles.select(self.found[:count], part=self.tiles.part)
-        state = self.state
-
-        def write(between: Between) -> Path:
-            missing: dict[str, str] = {}
-
-            def more(name: str, method: str) -> dict[str, Any]:
-                return further_arguments(state, self.looking, name, method)
-
-            maps = explain_for_page(
-                self.models, shown, state.methods, self.predictions, target=state.target,
-                more=more, missing=missing, between=between,
-            )  # fmt: skip
-            look = self._page_look(state)
-            if state.sign == "positive":  # the scale begins at 0, as in the panel
-                maps = {key: {t: positive(one) for t, one in found.items()}
-                        for key, found in maps.items()}  # fmt: skip
-                for key, found in maps.items():
-                    heat = next(iter(found.values())).heatmap
-                    look.scales.setdefault(key, map_scale(heat, signed=False))
-            return gallery_html(shown, maps, path, self.predictions, missing=missing, look=look)
-
+        write = functools.partial(self._page, self.state, self.found[:count], path)
         return self._work.ask("writing the page", write)
+
+    def _page(self, state: State, found: np.ndarray, path: str | Path, between: Between) -> Path:
+        """Write the tiles at some positions, as a state shows them, as one page."""
+        if not len(found):
+            raise ValueError("no tile is found, so that there is nothing to export")
+        shown = self.tiles.select(found, part=self.tiles.part)
+        missing: dict[str, str] = {}
+
+        def more(name: str, method: str) -> dict[str, Any]:
+            return further_arguments(state, self.looking, name, method)
+
+        maps = explain_for_page(
+            self.models, shown, state.methods, self.predictions, target=state.target,
+            more=more, missing=missing, between=between,
+        )  # fmt: skip
+        look = self._page_look(state)
+        if state.sign == "positive":  # the scale begins at 0, as in the panel
+            maps = {key: {t: positive(one) for t, one in made.items()}
+                    for key, made in maps.items()}  # fmt: skip
+            for key, made in maps.items():
+                heat = next(iter(made.values())).heatmap
+                look.scales.setdefault(key, map_scale(heat, signed=False))
+        return gallery_html(shown, maps, path, self.predictions, missing=missing, look=look)
 
     def _page_look(self, state: State) -> PageLook:
         """Return what a kept page takes over from the panel: opacity, scale and notes."""
@@ -361,7 +374,7 @@ class Explorer(ipywidgets.VBox):
             raise ValueError(f"this explorer has no judge {state.judge!r}")
         for name, tile in used:
             if tile not in tiles:
-                raise ValueError(f"this explorer has no {name} {tile!r}")
+                raise ValueError(f"this explorer has no {name} {tile!r}; {_OPEN_FIRST}")
         if state.story not in ("", *STORIES):
             raise ValueError(f"there is no story {state.story!r}; there are {', '.join(STORIES)}")
         unknown = [m for m in state.methods if m not in method_facts()]
@@ -776,8 +789,6 @@ class Explorer(ipywidgets.VBox):
             self._fit = value
         elif name == "note":
             self._go(self.state.with_note(self.state.tile, value))
-        elif name == "tile":
-            self._go(self.state.at(value))
         elif name == "story" and value:
             self._tell(value)
         elif name == "story":
@@ -816,9 +827,7 @@ class Explorer(ipywidgets.VBox):
         elif kind == "guess":
             self._guess(message["value"])
         elif kind == "link":
-            state = State.from_link(message["text"])
-            self._check_here(state)
-            self._go(state, everything=True)
+            self._reopen(State.from_link(message["text"]))
         else:
             {"undo": self._undo, "redo": self._redo, "clean": lambda: self._paint(()),
              "take": self._take_from, "before": self._compare, "next": self.step,
@@ -879,10 +888,12 @@ class Explorer(ipywidgets.VBox):
         self._keep("view.png", "image/png", lambda between: figure_png(make(between)))
 
     def _keep_page(self) -> None:
+        write = functools.partial(self._page, self.state, self.found[:ON_A_PAGE])
+
         def page(between: Between) -> bytes:
             between()
             with tempfile.TemporaryDirectory() as folder:
-                return self.export_html(Path(folder, "page.html")).read_bytes()
+                return write(Path(folder, "page.html"), between).read_bytes()
 
         self._keep("tiles.html", "text/html", page)
 
