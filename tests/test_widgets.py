@@ -23,6 +23,7 @@ import lulc_lib.widgets
 from lulc_lib.checkpoints import load_checkpoint, save_checkpoint, save_predictions
 from lulc_lib.drawn_tiles import synthetic
 from lulc_lib.explanations import explain
+from lulc_lib.export import explain_for_page
 from lulc_lib.images import png_bytes
 from lulc_lib.models import TileClassifier, create_model
 from lulc_lib.predictions import Predictions, predict
@@ -33,6 +34,7 @@ from lulc_lib.widgets.finding import embed
 from lulc_lib.widgets.looking import method_facts
 from lulc_lib.widgets.state import Stroke
 from lulc_lib.widgets.stories import STORIES
+from lulc_lib.widgets.work import StoppedError
 
 
 @pytest.fixture(scope="module")
@@ -384,6 +386,24 @@ def test_a_picture_of_ones_own(shown, tmp_path, few):
     assert shown.state.tile == few.names[1]  # what is looked for now
 
 
+def test_another_picture_under_the_same_name(shown, tmp_path, few):
+    """It is a picture of its own: the first keeps its answers and strokes, and is opened again."""
+    file = tmp_path / "mine.png"
+    names = []
+    for i in (3, 4, 3):
+        file.write_bytes(png_bytes(few.images[i].numpy()))
+        names.append(shown.add_picture(file))
+        shown.wait()
+        said = [answer["probabilities"] for answer in shown._look.shown["answers"]]
+        expected = [predict(m, few[i]).probabilities[0] for m in shown.models.values()]
+        np.testing.assert_allclose(said, expected, atol=1e-5)
+        assert shown.state.strokes == ()
+        shown._on_look({"kind": "stroke", "points": [[30, 30]], "done": True})
+        shown._on_look({"kind": "act", "name": "undo" if i == 3 else "before"})
+    assert names == ["mine.png (crop)", "mine.png (crop, 2)", "mine.png (crop)"]
+    assert [name for name, _ in shown.state.paintings] == [names[1]]
+
+
 def test_uploads_are_pictures_or_states(shown, few):
     """A picture is shown, a state restored, and what is neither is said in words."""
 
@@ -717,6 +737,22 @@ def test_a_cell_that_runs_again_replaces_its_panel(models, few, given, monkeypat
     assert set(ipywidgets.widgets.widget._instances) - before == set()
 
 
+def test_a_live_page_is_replaced_too(models, few, monkeypatch):
+    """A second run of its cell closes the page of the first with its layout."""
+    where = {"metadata": {"cellId": "live"}, "header": {"msg_id": "1"}}
+    shell = types.SimpleNamespace(get_parent=lambda: where)
+    monkeypatch.setattr(builtins, "get_ipython", lambda: shell, raising=False)
+    before = set(ipywidgets.widgets.widget._instances)
+    first = lulc_lib.widgets.Live(models["vit"], few[:2])
+    made = len(set(ipywidgets.widgets.widget._instances) - before)
+    where["header"]["msg_id"] = "2"
+    again = lulc_lib.widgets.Live(models["vit"], few[:2])
+    assert first.comm is None
+    assert len(set(ipywidgets.widgets.widget._instances) - before) == made
+    again.close()
+    assert set(ipywidgets.widgets.widget._instances) - before == set()
+
+
 def test_the_panel_of_the_app_asks_no_model_first(few, monkeypatch):
     """It shows the models on the test tiles of the split."""
     from lulc_lib.widgets import app
@@ -781,6 +817,137 @@ def test_a_kept_page_is_what_is_seen(shown, tmp_path):
         assert not column["signed"]
     layers = [answer["maps"][0]["layer"] for answer in shown._look.shown["answers"]]
     assert all(f'title="{layer}"' in page for layer in layers)
+
+
+@pytest.fixture
+def page_begun(monkeypatch):
+    """Two events: a page has begun to be made, and may go on; and what happened to each page."""
+    begun, go, ends = threading.Event(), threading.Event(), []
+
+    def paused(*args, between, **kwargs):
+        begun.set()
+        assert go.wait(20)
+        try:
+            between(1)
+        except StoppedError:
+            ends.append("stopped")
+            raise
+        ends.append("made")
+        return explain_for_page(*args, between=between, **kwargs)
+
+    monkeypatch.setattr(explorer_module, "explain_for_page", paused)
+    return begun, go, ends
+
+
+def test_a_page_gives_way_to_what_is_looked_at(shown, few, page_begun):
+    """Another tile is computed first; the page is then made as it was asked for, and kept once."""
+    begun, go, ends = page_begun
+    shown._keep_page()
+    assert begun.wait(20)
+    shown.show(tile=few.names[3], label="Forest", opacity=0.35)
+    go.set()
+    assert shown.wait()
+    assert ends == ["stopped", "made"]
+    page = base64.b64decode(shown._saved["address"].partition("base64,")[2]).decode()
+    assert page.count("<article") == 12  # all tiles, as when the button was pressed
+    assert 'value="60"' in page
+    assert not shown._look.progress["held"]
+
+
+def test_a_page_can_be_stopped(shown, page_begun):
+    """Stopped between two passes, it is made when the work goes on."""
+    begun, go, ends = page_begun
+    shown._keep_page()
+    assert begun.wait(20)
+    shown._stop_or_go_on()
+    go.set()
+    assert shown.wait()
+    assert ends == ["stopped"]
+    assert shown._saved is None
+    shown._stop_or_go_on()
+    assert shown.wait()
+    assert shown._saved["name"] == "tiles.html"
+
+
+def test_a_second_press_counts(shown, page_begun):
+    """A page that is asked for while another is being made is made too, and is the one offered."""
+    begun, go, ends = page_begun
+    shown._keep_page()
+    assert begun.wait(20)
+    shown.show(opacity=0.35)
+    shown._keep_page()
+    go.set()
+    assert shown.wait()
+    assert ends == ["made", "made"]
+    page = base64.b64decode(shown._saved["address"].partition("base64,")[2]).decode()
+    assert 'value="35"' in page
+
+
+def test_a_tile_outside_what_is_found_stays(shown, models, few, given):
+    """In a kept view and in an address; from there, next and previous go to the tiles found."""
+    shown.show(label="Forest")
+    shown.show(tile=few.names[2])  # a river
+    other = Explorer(models, few, given)
+    other.restore(shown.to_json())
+    assert (other.state, other.state.tile) == (shown.state, few.names[2])
+    other._on_look({"kind": "link", "text": State(tile=few.names[0]).to_link()})
+    other._on_look({"kind": "link", "text": shown._look.link})
+    assert other.state.tile == few.names[2]
+    other.step(-1)
+    assert other.state.tile == few.names[11]
+    shown.step()
+    assert shown.state.tile == few.names[1]
+
+
+def test_the_end_of_the_predictions_leaves_the_tile(models, few, monkeypatch):
+    """Another tile than those found may be looked at while the models are asked."""
+    begin = threading.Event()
+
+    def slowly(*args, **kwargs):
+        begin.wait(60)
+        return predict(*args, **kwargs)
+
+    monkeypatch.setattr(explorer_module, "predict", slowly)
+    shown = Explorer(models, few[:4])
+    shown.show(label="Forest")
+    shown.show(tile=few.names[2])
+    begin.set()
+    assert shown.wait()
+    assert set(shown.predictions) == set(models)
+    assert shown.state.tile == few.names[2]
+
+
+def test_a_view_opens_without_the_pictures_that_it_names(shown, models, few, given, tmp_path):
+    """What was painted on or with them is left out and said; the rest opens, or says what to do."""
+    (tmp_path / "mine.png").write_bytes(png_bytes(few.images[3].numpy()))
+    mine = shown.add_picture(tmp_path / "mine.png")
+    shown._on_look({"kind": "stroke", "points": [[30, 30]], "done": True})
+    put(shown, "note", "mine")
+    on_mine = shown.to_json()
+    shown._take_from()
+    shown.show(tile=few.names[2], beside=mine)
+    shown._on_look({"kind": "stroke", "points": [[30, 30]], "done": True})
+    shown.show(tool="blur")
+    shown._on_look({"kind": "stroke", "points": [[9, 9]], "done": True})
+    other = Explorer(models, few, given)
+    other.restore(shown.to_json())
+    assert [stroke.tool for stroke in other.state.strokes] == ["blur"]
+    assert (other.state.tile, other.state.other, other.state.beside) == (few.names[2], "", "")
+    assert other.state.paintings == ()
+    assert other.state.notes == ((mine, "mine"),)
+    assert f"Left out what needs {mine}: open a picture of your own first" in other._failure
+    put_safely = other._locked(other._on_form)
+    put_safely({"kind": "set", "name": "tile", "value": mine})  # the note's button
+    assert "no tile 'mine.png (crop)'; open a picture of your own first" in other._failure
+    assert other.state.tile == few.names[2]
+    with pytest.raises(ValueError, match=r"no tile .mine.png .crop..; open a picture of your own"):
+        other.restore(on_mine)
+    other.add_picture(tmp_path / "mine.png")
+    other.restore(shown.to_json())
+    assert other.state == shown.state
+    assert other._failure == ""
+    put_safely({"kind": "set", "name": "tile", "value": mine})
+    assert len(other.state.strokes) == 1
 
 
 def test_a_thousand_strokes_are_one_file(shown, models, few, given):
@@ -906,3 +1073,43 @@ def test_stories_hide_the_answers_until_the_reader_has_predicted(models):
     put(shown, "story", "")
     assert not shown.state.hidden
     shown._work.stop()
+
+
+def test_each_tile_of_a_story_is_predicted_anew(shown, few):
+    """Whatever leads to another tile hides its answers; what stays on the tile does not."""
+    put(shown, "story", "label")
+    stay = [lambda: put(shown, "opacity", 0.3), lambda: shown.show(tile=shown.state.tile)]
+    go = [
+        lambda: shown._on_scatter({"kind": "point", "index": 7}),
+        lambda: put(shown, "label", "River"),
+        lambda: put(shown, "tile", few.names[5]),
+        lambda: [shown._on_look({"kind": "act", "name": "undo"}) for _ in range(2)],
+        lambda: shown._on_thumbnails({"kind": "pick", "name": few.names[8]}),
+    ]
+    for act in go:
+        shown._on_look({"kind": "guess", "value": "Forest"})
+        for remain in stay:
+            remain()
+        assert not shown.state.hidden
+        tile = shown.state.tile
+        act()
+        assert shown.state.tile != tile
+        assert (shown.state.hidden, shown.state.guess) == (True, "")
+        assert shown._look.shown["answers"] == []
+    shown.show(tile=few.names[0], hidden=False, guess="River")
+    assert (shown.state.hidden, shown.state.guess) == (False, "River")
+    shown._work.stop()
+
+
+def test_a_refused_change_leaves_the_controls_as_they_were(models, few, monkeypatch):
+    """A story that must wait says for what; the page hears again what is chosen."""
+    begin = threading.Event()
+    monkeypatch.setattr(explorer_module, "predict", lambda *args, **kwargs: begin.wait(60))
+    shown = Explorer(models, few)
+    before = shown._finder.shown
+    shown._locked(shown._on_form)({"kind": "set", "name": "story", "value": "label"})
+    assert "what the models predict is not known yet" in shown._look.progress["problem"]
+    assert shown._finder.shown != before  # else it would not be sent
+    assert shown._finder.shown["values"] == before["values"]
+    shown._work.close()
+    begin.set()

@@ -7,6 +7,7 @@ from lulc_lib.drawn_tiles import synthetic
 from lulc_lib.tiles import CLASSES
 from lulc_lib.widgets.finding import Facts, colour_distance, confusion, embed, find
 from lulc_lib.widgets.state import State
+from lulc_lib.widgets.stories import opening
 
 NAMES = tuple(f"tile {i}" for i in range(6))
 LABELS = np.array([0, 0, 1, 1, 8, 8])
@@ -68,9 +69,10 @@ def test_what_is_not_known_yet_is_said(facts):
     """Filters by answers wait for predictions, in words; labels need none."""
     empty = Facts(NAMES, LABELS, {})
     assert find(State(label="River"), empty).tolist() == [4, 5]
-    with pytest.raises(ValueError, match="not known yet"):
-        find(State(answer="wrong"), empty)
-    with pytest.raises(ValueError, match="what third predicts is not known yet"):
+    for ask in (lambda: find(State(answer="wrong"), empty), lambda: opening("label", empty)):
+        with pytest.raises(ValueError, match=r"what the models predict is .* until they have been"):
+            ask()
+    with pytest.raises(ValueError, match="what third predicts is not known yet: wait until it has"):
         find(State(sort="loss", judge="third"), facts)
 
 

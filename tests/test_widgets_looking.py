@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from lulc_lib.drawn_tiles import synthetic
+from lulc_lib.evidence import RECOMMENDED, Recommendation, ReportCard
 from lulc_lib.explanations import explain
 from lulc_lib.models import create_model
 from lulc_lib.plots import map_scale
-from lulc_lib.predictions import predict
+from lulc_lib.predictions import predict, weights_digest
 from lulc_lib.tiles import CLASSES
 from lulc_lib.widgets.looking import (
     REFERENCE,
@@ -119,6 +120,24 @@ def test_scales_are_shared_by_all_tiles(looking, tiles):
     own = made(state.change(scale="per map"), looking, "vit", "gradcam")
     assert own["limit"] != pytest.approx(expected, rel=1e-3)
     assert not own["shared"]
+
+
+def test_a_scale_of_what_is_recommended_follows_the_report_card(looking, tiles, tmp_path):
+    """A scale that was kept for one card's method does not serve another's."""
+    model = looking.models["vit"]
+    asked = asked_of(State(tile=tiles.names[0]), looking, "vit", RECOMMENDED)
+    chosen = tiles[np.sort(np.random.default_rng(0).permutation(len(tiles))[:REFERENCE])]
+    model.report_file = tmp_path / "vit.report.json"
+    limits = []
+    for layer in (None, "network.blocks.0"):
+        if layer:
+            best = Recommendation("hirescam", layer, "report card: the best")
+            card = ReportCard("vit", weights_digest(model), "", "", (), best)
+            card.save(model.report_file)
+        limits.append(Looking(looking.models, tiles).scale(asked).limit)
+        expected = map_scale(explain(model, chosen).heatmap).limit
+        assert limits[-1] == pytest.approx(expected, rel=1e-5)
+    assert limits[0] != pytest.approx(limits[1], rel=1e-3)
 
 
 def test_maps_of_a_scale_go_when_it_is_made(looking, tiles, monkeypatch):

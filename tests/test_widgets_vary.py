@@ -1,5 +1,6 @@
 """A figure with controls: the function is called with what is chosen, and errors are told."""
 
+import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -58,6 +59,15 @@ def test_wrong_arguments_are_named(draw, choices, error, message):
     """What cannot be varied is refused before anything is shown."""
     with pytest.raises(error, match=message):
         Vary(draw, **choices)
+
+
+def test_close_closes_all_parts():
+    """A closed figure leaves no widget behind in the kernel."""
+    before = set(ipywidgets.widgets.widget._instances)
+    panel = Vary(lambda n, kind: None, n=(1, 2), kind=("a", "b"))
+    assert len(set(ipywidgets.widgets.widget._instances) - before) > 7
+    panel.close()
+    assert set(ipywidgets.widgets.widget._instances) - before == set()
 
 
 def test_a_figure_is_shown_at_each_change_and_closed(monkeypatch):

@@ -97,6 +97,67 @@ def test_stop_and_go_on(work, log):
     assert work.progress.held == 0
 
 
+def test_two_errands_of_one_key(work, log):
+    """One that is added while the first runs waits its turn; of two that wait the newest stays."""
+    first, begun, go = paused("page", log, pieces=2)
+    work.add(first)
+    assert begun.wait(20)
+    for name in ("second", "third"):
+        work.add(Job("page", "", lambda between, name=name: (between(), log.append(name))))
+    go.set()
+    assert work.wait(20)
+    assert [word for word in log if word != "told"] == ["page 0", "page 1", "third"]
+
+
+def test_nothing_that_is_done_is_held(work, log):
+    """A wish and an errand that end after the stop are not begun again."""
+    for put in (lambda job: work.want([job]), work.add):
+        job, begun, go = paused("last piece", log)
+        put(job)
+        assert begun.wait(20)
+        work.stop()
+        go.set()
+        assert work.wait(20)
+        assert work.progress.held == 0
+    work.go_on()
+    assert work.wait(20)
+    assert [word for word in log if word != "told"] == ["last piece 0"] * 2
+
+
+def test_a_stopped_errand_is_replaced_by_a_newer_one(work, log):
+    """What goes on after a stop is never older than what was asked for since."""
+    old, begun, go = paused("page", log, pieces=2)
+    work.add(old)
+    assert begun.wait(20)
+    work.stop()
+    work.add(Job("page", "", lambda between: log.append("new")))
+    go.set()
+    assert work.wait(20)
+    assert work.progress.held == 0
+    assert [word for word in log if word != "told"] == ["page 0", "new"]
+
+
+def test_what_code_no_longer_waits_for_is_not_held(work, log):
+    """A stop ends the waiting with an error, and there is nothing to go on with."""
+    job, begun, go = paused("asked", log, pieces=2)
+    errors = []
+
+    def ask():
+        with pytest.raises(RuntimeError, match="the work was stopped"):
+            work.ask("a sum", job.make)
+        errors.append(True)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert begun.wait(20)
+    work.stop()
+    asking.join(20)
+    go.set()
+    assert work.wait(20)
+    assert errors == [True]
+    assert work.progress.held == 0
+
+
 def test_code_that_asks_waits_for_its_answer(work, log):
     """ask() returns what was made or raises its error, and wants that are open come first."""
     job, begun, go = paused("map", log)

@@ -8,6 +8,24 @@ function make(tag, className, text) {
   return element;
 }
 
+const MOST_BYTES = 10e6; // of a file: a server of Jupyter refuses messages beyond 10 MiB
+
+// Returns a function that sets a field of text, unless the reader is typing there. What was typed
+// for one tile does not stay for another.
+function textSetter(control) {
+  let last = ""; // what was set or sent last
+  let tile = null;
+  control.addEventListener("change", () => { last = control.value; });
+  return (value, shown) => {
+    const typed = document.activeElement === control && control.value !== last;
+    const same = shown.values.tile === tile;
+    tile = shown.values.tile;
+    if (typed && same) return;
+    control.value = value;
+    last = control.value;
+  };
+}
+
 function render({ model, el }) {
   el.classList.add("lulc-form");
   el.setAttribute("data-lm-suppress-shortcuts", "true");
@@ -52,11 +70,13 @@ function render({ model, el }) {
     },
     percent(field) { // two ends of a range of probabilities
       const row = make("span", "lulc-inline");
+      const percent = (share) => Math.round(1e4 * share) / 100;
       const ends = [0, 1].map((at) => {
         const input = make("input");
         input.type = "number";
         input.min = 0;
         input.max = 100;
+        input.step = "any";
         input.setAttribute("aria-label", `${field.label} ${["from", "to"][at]}`);
         input.addEventListener("change", () => {
           const values = ends.map((one) => Math.min(1, Math.max(0, Number(one.value) / 100)));
@@ -65,10 +85,9 @@ function render({ model, el }) {
         return input;
       });
       row.append(ends[0], "to", ends[1], "%");
+      const setters = ends.map(textSetter);
       updates.push((shown) => {
-        ends.forEach((input, at) => {
-          input.value = Math.round(100 * shown.values[field.name][at]);
-        });
+        shown.values[field.name].forEach((share, at) => setters[at](percent(share), shown));
       });
       return wrap(field, row);
     },
@@ -91,7 +110,8 @@ function render({ model, el }) {
       const control = make("textarea");
       control.placeholder = field.placeholder;
       control.addEventListener("change", () => set(field.name, control.value));
-      updates.push((shown) => { control.value = shown.values[field.name]; });
+      const setText = textSetter(control);
+      updates.push((shown) => setText(shown.values[field.name], shown));
       return wrap(field, control);
     },
     methods(field) { // a box for each method, by family
@@ -99,6 +119,8 @@ function render({ model, el }) {
       list.setAttribute("role", "group");
       list.setAttribute("aria-label", field.label);
       const boxes = [];
+      const stays = make("small", "", "one method stays: tick another one first");
+      stays.setAttribute("role", "status");
       for (const family of field.families) {
         const group = make("div");
         group.append(make("h5", "", family.name));
@@ -108,6 +130,12 @@ function render({ model, el }) {
           box.type = "checkbox";
           box.value = one.name;
           box.addEventListener("change", () => {
+            stays.remove();
+            if (!boxes.some((any) => any.checked)) {
+              box.checked = true;
+              label.append(stays);
+              return;
+            }
             // One method, not the list: the page may not have drawn an earlier change yet.
             model.send({ kind: "toggle", name: field.name, value: one.name, on: box.checked });
           });
@@ -141,13 +169,26 @@ function render({ model, el }) {
       const control = make("input");
       control.type = "file";
       control.accept = field.accept;
+      const large = make("span", "lulc-why");
+      large.setAttribute("role", "alert");
+      large.hidden = true;
       control.addEventListener("change", async () => {
         const file = control.files[0];
         if (!file) return;
-        model.send({ kind: "upload", name: file.name }, undefined, [await file.arrayBuffer()]);
+        large.hidden = file.size <= MOST_BYTES;
+        if (large.hidden) {
+          model.send({ kind: "upload", name: file.name }, undefined, [await file.arrayBuffer()]);
+        } else {
+          const view = file.name.toLowerCase().endsWith(".json");
+          const open = view ? "restore(text)" : "add_picture(path)";
+          large.textContent = `${file.name} has ${(file.size / 1e6).toFixed(1)} MB, and at most `
+            + `${MOST_BYTES / 1e6} MB can be opened here: use explorer.${open} in a cell`;
+        }
         control.value = "";
       });
-      return wrap(field, control);
+      const row = make("span");
+      row.append(control, large);
+      return wrap(field, row);
     },
     saved() { // the file that was made last
       const link = make("a", "lulc-saved");

@@ -121,9 +121,45 @@ function mapStack(map, grey, shown) {
   return stack;
 }
 
-// One cell of the table: the map of a model by a method, and beside it that of the other tile.
+// What stands below a map. `named` says by which method it was drawn.
+function mapWords(map, shown, named) {
+  const words = [`${named ? `${map.method}, ` : ""}map for ${map.target}`];
+  if (map.clipped) words.push("the strongest values lie beyond the scale");
+  if (shown.scale === "shared" && !map.shared) {
+    words.push("its own range until the shared scale is made");
+  }
+  return words.join(" · ");
+}
+
+// The details of the maps of a model by a method; with two, each is told of by its side's name.
 // What is in `unfolded`, a set of keys, is open from the start.
-function mapFigure(maps, greys, shown, name, unfolded) {
+function mapDetails(maps, sides, key, unfolded) {
+  const more = make("details");
+  const parts = [];
+  const warned = new Map(); // text -> the sides that it is about
+  maps.forEach((map, at) => {
+    if (!map.values) return;
+    const side = sides.length > 1 ? `${sides[at]}: ` : "";
+    const words = make("div", "", side + map.words.join(" · "));
+    words.title = map.layer;
+    parts.push(words);
+    for (const text of map.warnings) warned.set(text, [...(warned.get(text) ?? []), sides[at]]);
+  });
+  for (const [text, about] of warned) {
+    const side = about.length < sides.length ? `${about[0]}: ` : "";
+    parts.push(make("p", "lulc-warning", `⚠ ${side}${text}`));
+  }
+  const count = warned.size;
+  const warnings = `, ${count} warning${count > 1 ? "s" : ""} ⚠`;
+  const summary = make("summary", "", `details${count ? warnings : ""}`);
+  summary.dataset.key = key;
+  more.append(summary, ...parts);
+  more.open = unfolded.has(key);
+  return more;
+}
+
+// One cell of the table: the map of a model by a method, and beside it that of the other tile.
+function mapFigure(maps, greys, shown, named, key, unfolded) {
   const figure = make("figure", "lulc-map");
   const pair = make("div", "lulc-pair");
   maps.forEach((map, at) => {
@@ -132,59 +168,65 @@ function mapFigure(maps, greys, shown, name, unfolded) {
     else pair.append(mapStack(map, greys[at], shown));
   });
   figure.append(pair);
-  if (maps.length > 1) {
-    const sides = make("div", "lulc-sides");
-    sides.append(make("span", "", "this tile"), make("span", "", shown.beside.name));
-    figure.append(sides);
+  const sides = shown.beside ? ["this tile", shown.beside.name] : ["this tile"];
+  if (shown.beside) {
+    const row = make("div", "lulc-sides");
+    maps.forEach((map, at) => {
+      const side = make("span");
+      side.append(make("span", "", sides[at]));
+      if (map.values) side.append(make("br"), mapWords(map, shown, named));
+      row.append(side);
+    });
+    figure.append(row);
   }
-  const map = maps[0];
-  if (map.problem || map.waiting) return figure;
+  if (!maps.some((map) => map.values)) return figure;
   const caption = make("figcaption");
-  caption.append(`map for ${map.target}`);
-  if (map.clipped) caption.append(" · the strongest values lie beyond the scale");
-  if (shown.scale === "shared" && !map.shared) caption.append(" · its own range until the shared scale is made");
-  const more = make("details");
-  const count = map.warnings.length;
-  const summary = make("summary", "", count ? `details, ${count} warning${count > 1 ? "s" : ""} ⚠` : "details");
-  summary.dataset.key = `details of ${map.method} ${name}`;
-  more.append(summary);
-  const words = make("div", "", map.words.join(" · "));
-  words.title = map.layer;
-  more.append(words);
-  for (const text of map.warnings) more.append(make("p", "lulc-warning", `⚠ ${text}`));
-  more.open = unfolded.has(summary.dataset.key);
-  caption.append(more);
+  if (!shown.beside) caption.append(mapWords(maps[0], shown, named));
+  caption.append(mapDetails(maps, sides, key, unfolded));
   figure.append(caption);
   return figure;
 }
 
-// The row of a method: its name, and one legend for all its maps.
-function methodRow(method, maps, shown, send) {
-  const row = make("div", "lulc-method");
-  const drawn = maps.find((map) => map.values);
-  row.append(make("b", "", drawn ? drawn.method : method));
-  if (drawn) {
-    const table = bytesOf(shown.tables[drawn.signed ? "diverging" : "sequential"]);
-    const scale = make("span", "lulc-scale");
-    const bar = make("canvas", "lulc-scale-bar");
-    bar.width = 256;
-    bar.height = 1;
-    const strip = new ImageData(256, 1);
-    for (let i = 0; i < 256; i += 1) strip.data.set([...table.subarray(3 * i, 3 * i + 3), 255], 4 * i);
-    bar.getContext("2d").putImageData(strip, 0, 0);
-    const ends = drawn.blind ? ["low", "high"] : drawn.signed ? ["against the class", "for the class"] : ["nothing", "for the class"];
-    scale.append(make("span", "", ends[0]), bar, make("span", "", ends[1]));
-    const own = shown.scale !== "shared";
-    scale.title = own
-      ? "each map from its own lowest to its own highest value: not to be compared"
-      : "the ends stand for what is strong among this model's maps by this method";
-    const toggle = make("button", "lulc-link-button", own ? "one scale for all tiles" : "each map its own range");
-    toggle.type = "button";
-    toggle.dataset.key = `scale of ${method}`;
-    toggle.addEventListener("click", () => send("set", { name: "scale", value: own ? "shared" : "per map" }));
-    row.append(scale, toggle);
-    if (own) row.append(make("span", "lulc-muted", "stretched: not to be compared with other maps"));
+// The colours of a map and what their ends stand for, after the model's name where one is given.
+function legend(map, shown, name) {
+  const table = bytesOf(shown.tables[map.signed ? "diverging" : "sequential"]);
+  const scale = make("span", "lulc-scale");
+  const bar = make("canvas", "lulc-scale-bar");
+  bar.width = 256;
+  bar.height = 1;
+  const strip = new ImageData(256, 1);
+  for (let i = 0; i < 256; i += 1) {
+    strip.data.set([...table.subarray(3 * i, 3 * i + 3), 255], 4 * i);
   }
+  bar.getContext("2d").putImageData(strip, 0, 0);
+  const first = map.signed ? "against the class" : "nothing";
+  const ends = map.blind ? ["low", "high"] : [first, "for the class"];
+  const whose = name ? `${name}: ` : "";
+  scale.append(make("span", "", whose + ends[0]), bar, make("span", "", ends[1]));
+  scale.title = shown.scale !== "shared"
+    ? "each map from its own lowest to its own highest value: not to be compared"
+    : "the ends stand for what is strong among this model's maps by this method";
+  return scale;
+}
+
+// The row of a method: its name, and one legend for all its maps, or one for each model where these
+// differ. `drawn` has a map of each model that has one.
+function methodRow(name, method, drawn, shown, send) {
+  const row = make("div", "lulc-method");
+  row.append(make("b", "", name));
+  if (!drawn.length) return row;
+  const kinds = new Set(drawn.map(({ map }) => `${map.signed} ${map.blind}`));
+  if (kinds.size === 1) row.append(legend(drawn[0].map, shown));
+  else row.append(...drawn.map(({ map, model }) => legend(map, shown, model)));
+  const own = shown.scale !== "shared";
+  const other = own ? "one scale for all tiles" : "each map its own range";
+  const toggle = make("button", "lulc-link-button", other);
+  toggle.type = "button";
+  toggle.dataset.key = `scale of ${method}`;
+  const value = own ? "shared" : "per map";
+  toggle.addEventListener("click", () => send("set", { name: "scale", value }));
+  row.append(toggle);
+  if (own) row.append(make("span", "lulc-muted", "stretched: not to be compared with other maps"));
   return row;
 }
 
@@ -342,11 +384,17 @@ function render({ model, el }) {
       return section;
     });
     for (let row = 0; row < (shown.answers[0]?.maps.length ?? 0); row += 1) {
-      const maps = shown.answers.map((answer) => answer.maps[row]);
-      parts.push(methodRow(shown.methods[row], maps, shown, send));
+      const method = shown.methods[row];
+      const both = shown.answers.map((_, m) => sides.map((one) => one.answers[m].maps[row]));
+      const drawn = shown.answers
+        .map((answer, m) => ({ model: answer.name, map: both[m].find((map) => map.values) }))
+        .filter(({ map }) => map);
+      const names = new Set(drawn.map(({ map }) => map.method)); // report cards may differ
+      const name = names.size === 1 ? [...names][0] : method;
+      parts.push(methodRow(name, method, drawn, shown, send));
       shown.answers.forEach((answer, m) => {
-        const both = sides.map((one) => one.answers[m].maps[row]);
-        parts.push(mapFigure(both, greys, shown, answer.name, unfolded));
+        const key = `details of ${method} ${answer.name}`;
+        parts.push(mapFigure(both[m], greys, shown, names.size > 1, key, unfolded));
       });
     }
     drawAnew(right, parts);

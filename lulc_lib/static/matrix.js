@@ -41,7 +41,7 @@ function render({ model, el }) {
         button.disabled = count === 0;
         const picked = shown.label === shown.classes[i] && shown.predicted === shown.classes[j];
         button.setAttribute("aria-pressed", picked);
-        const words = `${count} tiles with label ${shown.classes[i]} predicted as ${shown.classes[j]}`;
+        const words = `${count} tile${count === 1 ? "" : "s"} with label ${shown.classes[i]} predicted as ${shown.classes[j]}`;
         button.title = words;
         button.setAttribute("aria-label", words);
         button.addEventListener("click", () => {

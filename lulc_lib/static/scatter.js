@@ -54,7 +54,8 @@ function render({ model, el }) {
     words.textContent = shown.words;
     clear.disabled = !shown.lassoed;
     whole.disabled = scale === 1;
-    count.textContent = shown.lassoed ? `${shown.inside} tiles in the lasso` : "";
+    const tiles = shown.inside === 1 ? "tile" : "tiles";
+    count.textContent = shown.lassoed ? `${shown.inside} ${tiles} in the lasso` : "";
     canvas.hidden = !shown.places;
     legend.hidden = !shown.places;
     if (!shown.places) return;

@@ -1,8 +1,10 @@
-"""Which cell of a notebook runs, so that a cell that runs again replaces what it has shown."""
+"""Which cell of a notebook runs, and how what it has shown is closed when it runs again."""
 
 import builtins
 import weakref
 from typing import Any
+
+import ipywidgets
 
 _shown: dict[str, list[tuple[str, weakref.ref]]] = {}  # by cell: its runs and what they made
 
@@ -31,3 +33,13 @@ def replace_earlier(panel: Any) -> None:
         elif old is not None:
             old.close()
     _shown[cell] = [*same_run, (run, weakref.ref(panel))]
+
+
+def close_parts(widget: ipywidgets.Widget) -> None:
+    """Close all parts of a widget, with their layouts and styles, and its own; it stays open."""
+    for part in getattr(widget, "children", ()):
+        close_parts(part)
+        part.close()
+    for name in ("layout", "style"):
+        if widget.has_trait(name) and widget.trait_has_value(name):
+            getattr(widget, name).close()

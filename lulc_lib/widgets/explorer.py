@@ -5,9 +5,10 @@ A thin shell: what is shown is one `State`, pure functions turn it into data, el
 
 import contextlib
 import functools
+import itertools
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +37,7 @@ from lulc_lib.predictions import (
     store_predictions,
 )
 from lulc_lib.tiles import CLASS_COLORS, CLASSES, GROUND_METRES, TileSet
-from lulc_lib.widgets.cells import replace_earlier
+from lulc_lib.widgets.cells import close_parts, replace_earlier
 from lulc_lib.widgets.checks import checked_models, checked_tiles, matched
 from lulc_lib.widgets.elements import (
     Form,
@@ -67,8 +68,10 @@ from lulc_lib.widgets.stories import STORIES, opening, packed
 from lulc_lib.widgets.work import Between, Job, Work
 
 PER_PAGE = 60  # thumbnails
+ON_A_PAGE = 60  # tiles of a kept page
 CHUNK = 8  # tiles predicted between two looks at whether something else is wanted
 PAINTED_AT_ONCE = 4  # strokes; more are painted in the background
+_OPEN_FIRST = "open a picture of your own first, with the same fit"
 _FINDS = ("label", "predicted", "answer", "judge", "confidence", "among", "sort")
 _TABLES = {
     kind: encoded(colour_table(Scale(1.0, kind == "diverging", False)))
@@ -177,10 +180,10 @@ class Explorer(ipywidgets.VBox):
             names = [self.tiles.names[i] for i in self.found]
             if not names:
                 return
-            at = names.index(self.state.tile) if self.state.tile in names else -1
+            outside = 0 if by < 0 else -1
+            at = names.index(self.state.tile) if self.state.tile in names else outside
             at = (at + by) % len(names)
-            told = {"hidden": True, "guess": ""} if self.state.story else {}
-            self._go(self.state.at(names[at]).change(page=at // PER_PAGE, **told))
+            self._go(self.state.at(names[at]).change(page=at // PER_PAGE))
 
     def to_json(self) -> str:
         """Return what is shown as JSON text, which `restore` shows again."""
@@ -189,12 +192,23 @@ class Explorer(ipywidgets.VBox):
     def restore(self, text: str) -> None:
         """Show what `to_json` has written, here or in another explorer of these tiles and models.
 
+        Strokes on tiles that are not here, or with their pixels, are left out, and the panel says
+        so; pictures of one's own are opened first, with the same fit.
+
         Raises:
-            ValueError: if the text is no such state, or speaks of a tile or model not here.
+            ValueError: if the text is no such state, or looks at a tile or asks a model not here.
         """
-        state = State.from_json(text)
-        self._check_here(state)
-        self._go(state, everything=True)
+        self._reopen(State.from_json(text))
+
+    def _reopen(self, stored: State) -> None:
+        """Show a stored state; what needs tiles that are not here is left out, and that is said."""
+        with self._turn:
+            state, missing = stored.within({*self.looking.position, *self.looking.own})
+            self._check_here(state)
+            self._go(state, everything=True)
+            if missing:
+                words = f"Left out what needs {', '.join(missing)}: {_OPEN_FIRST}, then the view."
+                self._problem(f"{self._failure} {words}".strip())
 
     def figure(self) -> GalleryFigure:
         """Draw what is looked at as a still picture: the tile, painted or not, and its maps.
@@ -233,7 +247,7 @@ class Explorer(ipywidgets.VBox):
         tile = self.tiles[self.looking.position[state.tile]]
         return plot_gallery(tile, maps, self.predictions, **look)
 
-    def export_html(self, path: str | Path, count: int = 60) -> Path:
+    def export_html(self, path: str | Path, count: int = ON_A_PAGE) -> Path:
         """Write the first of the tiles found, with their maps, as one page that needs no kernel.
 
         Args:
@@ -246,31 +260,31 @@ class Explorer(ipywidgets.VBox):
         Raises:
             ValueError: if no tile is found, or no chosen method can explain a model.
         """
-        if not len(self.found):
-            raise ValueError("no tile is found, so that there is nothing to export")
-        shown = self.tiles.select(self.found[:count], part=self.tiles.part)
-        state = self.state
-
-        def write(between: Between) -> Path:
-            missing: dict[str, str] = {}
-
-            def more(name: str, method: str) -> dict[str, Any]:
-                return further_arguments(state, self.looking, name, method)
-
-            maps = explain_for_page(
-                self.models, shown, state.methods, self.predictions, target=state.target,
-                more=more, missing=missing, between=between,
-            )  # fmt: skip
-            look = self._page_look(state)
-            if state.sign == "positive":  # the scale begins at 0, as in the panel
-                maps = {key: {t: positive(one) for t, one in found.items()}
-                        for key, found in maps.items()}  # fmt: skip
-                for key, found in maps.items():
-                    heat = next(iter(found.values())).heatmap
-                    look.scales.setdefault(key, map_scale(heat, signed=False))
-            return gallery_html(shown, maps, path, self.predictions, missing=missing, look=look)
-
+        write = functools.partial(self._page, self.state, self.found[:count], path)
         return self._work.ask("writing the page", write)
+
+    def _page(self, state: State, found: np.ndarray, path: str | Path, between: Between) -> Path:
+        """Write the tiles at some positions, as a state shows them, as one page."""
+        if not len(found):
+            raise ValueError("no tile is found, so that there is nothing to export")
+        shown = self.tiles.select(found, part=self.tiles.part)
+        missing: dict[str, str] = {}
+
+        def more(name: str, method: str) -> dict[str, Any]:
+            return further_arguments(state, self.looking, name, method)
+
+        maps = explain_for_page(
+            self.models, shown, state.methods, self.predictions, target=state.target,
+            more=more, missing=missing, between=between,
+        )  # fmt: skip
+        look = self._page_look(state)
+        if state.sign == "positive":  # the scale begins at 0, as in the panel
+            maps = {key: {t: positive(one) for t, one in made.items()}
+                    for key, made in maps.items()}  # fmt: skip
+            for key, made in maps.items():
+                heat = next(iter(made.values())).heatmap
+                look.scales.setdefault(key, map_scale(heat, signed=False))
+        return gallery_html(shown, maps, path, self.predictions, missing=missing, look=look)
 
     def _page_look(self, state: State) -> PageLook:
         """Return what a kept page takes over from the panel: opacity, scale and notes."""
@@ -301,7 +315,8 @@ class Explorer(ipywidgets.VBox):
             scale: the number that is white, for values beyond 8 bits, as in `images.open_picture`.
 
         Returns:
-            The name under which it is shown.
+            The name under which it is shown: that of the file with its fit, and a number where the
+            name stands for another picture already.
 
         Raises:
             FileNotFoundError: if there is no such file.
@@ -312,20 +327,28 @@ class Explorer(ipywidgets.VBox):
                 says too.
         """
         picture = open_picture(path, fit, scale)
-        name = f"{printable(Path(path).name)} ({fit})"
         words = f"{picture.fitted}; {picture.ground}".replace(str(Path(path).parent) + "/", "")
         if (far := colour_distance(picture.image, self.tiles)) > 1:
             words += (
                 f"; its colours lie {far:.1f} times as far from the mean of these tiles as 99 of "
                 "100 of them: what the models say of it means little"
             )
-        self.looking.own[name], self._own_words[name] = picture.image, words
         with self._turn:
+            name = self._own_name(printable(Path(path).name), fit, picture.image)
+            self.looking.own[name], self._own_words[name] = picture.image, words
             changes = {"story": "", "hidden": False, "guess": ""}
             if self.state.target == "label":  # it has none
                 changes["target"] = "predicted"
             self._go(self.state.at(name).change(**changes), own=True)
         return name
+
+    def _own_name(self, file: str, fit: str, image: np.ndarray) -> str:
+        """Return the first name of a picture that stands for no other pixels."""
+        names = itertools.chain(
+            [f"{file} ({fit})"], (f"{file} ({fit}, {n})" for n in itertools.count(2))
+        )
+        own = self.looking.own
+        return next(n for n in names if n not in own or np.array_equal(own[n], image))
 
     def wait(self, seconds: float = 600) -> bool:
         """Wait until what runs in the background is done; return whether it is."""
@@ -335,11 +358,8 @@ class Explorer(ipywidgets.VBox):
         """Take the panel off the page, with all its parts, and stop what it computes."""
         if self._work is not None:  # not where an argument was refused
             self._work.close()
-        for part in list(_parts(self)):
-            for name in ("layout", "style"):
-                if part.has_trait(name) and part.trait_has_value(name):
-                    getattr(part, name).close()
-            ipywidgets.VBox.close(part) if part is self else part.close()
+        close_parts(self)
+        super().close()
 
     # --- going from one state to the next ---
 
@@ -354,7 +374,7 @@ class Explorer(ipywidgets.VBox):
             raise ValueError(f"this explorer has no judge {state.judge!r}")
         for name, tile in used:
             if tile not in tiles:
-                raise ValueError(f"this explorer has no {name} {tile!r}")
+                raise ValueError(f"this explorer has no {name} {tile!r}; {_OPEN_FIRST}")
         if state.story not in ("", *STORIES):
             raise ValueError(f"there is no story {state.story!r}; there are {', '.join(STORIES)}")
         unknown = [m for m in state.methods if m not in method_facts()]
@@ -382,7 +402,9 @@ class Explorer(ipywidgets.VBox):
         try:
             self._problem("")
             if finds:
-                self._find(keep_page=everything)
+                self._find(keep=everything)
+            if not everything and (state.hidden, state.guess) == (before.hidden, before.guess):
+                self._ask_again(before)
             self._show_tile()  # first: it is what the reader waits for
             told = self._told(self.state) != self._told(before)
             if finds or own or told or self.state.page != before.page:
@@ -400,17 +422,22 @@ class Explorer(ipywidgets.VBox):
         self._work.want([] if self.state.hidden else jobs_of(self.state, self.looking))
         self._show_progress()
 
-    def _find(self, keep_page: bool = False) -> None:
+    def _find(self, keep: bool) -> None:
+        """Find the tiles that the state asks for; unless tile and page are kept, go to them."""
         self.found = find(self.state, self.facts)
         if not len(self.found):
             self._problem("No tile fits. Choose another label, answer or range, or clear.")
-        own = self.state.tile in self.looking.own  # stays until something else is looked for
-        held = (own and keep_page) or self.looking.position.get(self.state.tile) in self.found
-        if len(self.found) and not held:
-            first = self.tiles.names[self.found[0]]
-            self.state = self.state.at(first)
-        if not keep_page:
-            self.state = self.state.change(page=0)
+        if keep:
+            return
+        if len(self.found) and self.looking.position.get(self.state.tile) not in self.found:
+            self.state = self.state.at(self.tiles.names[self.found[0]])
+        self.state = self.state.change(page=0)
+
+    def _ask_again(self, before: State) -> None:
+        """Hide the answers for the next tile of a story until the reader has predicted."""
+        state = self.state
+        if state.story and state.story == before.story and state.tile != before.tile:
+            self.state = state.change(hidden=True, guess="")
 
     def _know(self) -> None:
         """Take in what the predictions say."""
@@ -721,7 +748,7 @@ class Explorer(ipywidgets.VBox):
         for unsent in ("strokes", "paintings", "among", "notes"):
             del values[unsent]
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-        shown = {"values": values, "off": self._off(), "saved": self._saved,
+        shown = {"values": values, "off": self._off(), "saved": self._saved, "taken": self._taken,
                  "notes": [list(note) for note in state.notes]}  # fmt: skip
         self._finder.shown, self._details.shown = shown, shown
 
@@ -739,6 +766,8 @@ class Explorer(ipywidgets.VBox):
                 try:
                     act(message)
                 except Exception as error:
+                    self._taken += 1
+                    self._set_controls()  # back to what is set
                     self._problem(_in_words(error))
 
         return answer
@@ -760,8 +789,6 @@ class Explorer(ipywidgets.VBox):
             self._fit = value
         elif name == "note":
             self._go(self.state.with_note(self.state.tile, value))
-        elif name == "tile":
-            self._go(self.state.at(value))
         elif name == "story" and value:
             self._tell(value)
         elif name == "story":
@@ -800,9 +827,7 @@ class Explorer(ipywidgets.VBox):
         elif kind == "guess":
             self._guess(message["value"])
         elif kind == "link":
-            state = State.from_link(message["text"])
-            self._check_here(state)
-            self._go(state, everything=True)
+            self._reopen(State.from_link(message["text"]))
         else:
             {"undo": self._undo, "redo": self._redo, "clean": lambda: self._paint(()),
              "take": self._take_from, "before": self._compare, "next": self.step,
@@ -863,10 +888,12 @@ class Explorer(ipywidgets.VBox):
         self._keep("view.png", "image/png", lambda between: figure_png(make(between)))
 
     def _keep_page(self) -> None:
+        write = functools.partial(self._page, self.state, self.found[:ON_A_PAGE])
+
         def page(between: Between) -> bytes:
             between()
             with tempfile.TemporaryDirectory() as folder:
-                return self.export_html(Path(folder, "page.html")).read_bytes()
+                return write(Path(folder, "page.html"), between).read_bytes()
 
         self._keep("tiles.html", "text/html", page)
 
@@ -910,8 +937,7 @@ class Explorer(ipywidgets.VBox):
 
     def _on_thumbnails(self, message: dict[str, Any]) -> None:
         if message["kind"] == "pick":
-            told = {"hidden": True, "guess": ""} if self.state.story else {}
-            self._go(self.state.at(message["name"]).change(**told))
+            self._go(self.state.at(message["name"]))
             return
         pages = max(1, -(-len(self.found) // PER_PAGE))
         page = min(max(self.state.page + message["by"], 0), pages - 1)
@@ -964,12 +990,6 @@ def joined(chunks: Sequence[Predictions], tiles: TileSet) -> Predictions:
         part=tiles.part, model=first.model, seen=seen,
         seconds=sum(chunk.seconds for chunk in chunks),
     )  # fmt: skip
-
-
-def _parts(widget: ipywidgets.Widget) -> Iterator[ipywidgets.Widget]:
-    yield widget
-    for child in getattr(widget, "children", ()):
-        yield from _parts(child)
 
 
 def _in_words(error: Exception) -> str:

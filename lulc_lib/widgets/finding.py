@@ -71,9 +71,11 @@ class Facts:
         names = list(self.probabilities) if state.judge == ALL else [state.judge]
         missing = [name for name in names if name not in self.probabilities]
         if missing or not names:
+            says, has = "the models predict", "they have"
+            if missing:
+                says, has = f"{missing[0]} predicts", "it has"
             raise ValueError(
-                f"what {missing[0] if missing else 'the models'} predicts is not known yet: wait "
-                "until it has been through all tiles"
+                f"what {says} is not known yet: wait until {has} been through all tiles"
             )
         return names
 

@@ -9,6 +9,7 @@ from lulc_lib.export import static_text
 from lulc_lib.live import live_data, live_script
 from lulc_lib.models import TileClassifier
 from lulc_lib.tiles import TileSet
+from lulc_lib.widgets.cells import close_parts, replace_earlier
 
 
 def _script() -> str:
@@ -47,3 +48,9 @@ class Live(anywidget.AnyWidget):
     ):
         made = live_data(model, tiles, beside, title=title)
         super().__init__(data=made.data, weights=made.weights)
+        replace_earlier(self)
+
+    def close(self) -> None:
+        """Take it off the page."""
+        close_parts(self)
+        super().close()

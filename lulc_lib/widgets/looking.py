@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lulc_lib.anatomies import anatomy
 from lulc_lib.arrays import softmax
-from lulc_lib.explanations import RECOMMENDED, Explanation, explain, is_loaded, methods
+from lulc_lib.explanations import RECOMMENDED, Explanation, explain, is_loaded, methods, recommended
 from lulc_lib.explanations.table import method_named
 from lulc_lib.export import pack_grid
 from lulc_lib.faithfulness import deletion_order, first_pixels, random_order, remove, swap
@@ -306,7 +306,7 @@ class Looking:
         key = None
         if known is not None:
             key = cache_key(
-                **known, method=plain.method, stage=plain.stage,
+                **known, **_drawn_by(plain, model), stage=plain.stage,
                 images=digest_arrays(tiles.images.cpu().numpy()),
             )  # fmt: skip
             kept = load_arrays("scales", key)
@@ -339,6 +339,14 @@ PIECE = 2 * 224**2  # pixels in a model at once: a newer wish waits for no more 
 def piece(model: TileClassifier) -> int:
     """Return how many tiles go through a model between two looks at what is wanted."""
     return max(1, PIECE // model.image_size**2)
+
+
+def _drawn_by(asked: Asked, model: TileClassifier) -> dict[str, str | None]:
+    """Return the method of a map, and the layer where a report card says both."""
+    if asked.method != RECOMMENDED or asked.stage:
+        return {"method": asked.method}
+    best = recommended(model)
+    return {"method": best.method, "layer": best.layer}
 
 
 def _without_tile(asked: Asked) -> Asked:

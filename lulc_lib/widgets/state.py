@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -177,6 +178,29 @@ class State:
         strokes = kept.pop(tile, ())
         paintings = tuple((name, made) for name, made in kept.items() if made and name)
         return replace(self, tile=tile, strokes=strokes, paintings=paintings, deleted=0.0)
+
+    def within(self, tiles: Collection[str]) -> tuple["State", list[str]]:
+        """Return the state without what needs other tiles than these, and the others' names.
+
+        The tile looked at stays, and so do notes.
+        """
+        known, missing = {"", "before", *tiles}, dict[str, None]()
+
+        def here(name: str) -> bool:
+            if name not in known:
+                missing[name] = None
+            return name in known
+
+        def kept(strokes: tuple[Stroke, ...]) -> tuple[Stroke, ...]:
+            return tuple(stroke for stroke in strokes if here(stroke.other))
+
+        changes: dict[str, Any] = {name: "" for name in ("other", "beside")
+                                   if not here(getattr(self, name))}  # fmt: skip
+        changes["strokes"] = kept(self.strokes)
+        changes["paintings"] = tuple(
+            (name, left) for name, made in self.paintings if here(name) and (left := kept(made))
+        )
+        return replace(self, **changes), list(missing)
 
     def note(self, tile: str) -> str:
         """Return the note on a tile, "" where there is none."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from lulc_lib.tiles import CLASSES
 from lulc_lib.widgets.finding import Facts
-from lulc_lib.widgets.state import ALL, Stroke
+from lulc_lib.widgets.state import ALL, State, Stroke
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,12 @@ STORIES = {
 
 
 def opening(story: str, facts: Facts) -> dict[str, Any]:
-    """Return the fields of the state that open a story."""
+    """Return the fields of the state that open a story.
+
+    Raises:
+        ValueError: if no model's answers are known yet.
+    """
+    facts.judges(State())
     told = STORIES[story]
     return {**_OPEN, **told.changes, **told.choose(facts), "story": story, "guess": "",
             "hidden": True, "beside": "", "page": 0}  # fmt: skip

@@ -8,7 +8,7 @@ import ipywidgets
 
 from lulc_lib.files import one_line
 from lulc_lib.plots.style import show_made
-from lulc_lib.widgets.cells import replace_earlier
+from lulc_lib.widgets.cells import close_parts, replace_earlier
 
 
 class Vary(ipywidgets.interactive):
@@ -54,6 +54,11 @@ class Vary(ipywidgets.interactive):
 
         super().__init__(told, {"auto_display": True}, **controls)
         replace_earlier(self)
+
+    def close(self) -> None:
+        """Take the figure and its controls off the page."""
+        close_parts(self)
+        super().close()
 
     def __repr__(self) -> str:
         """Say what is drawn, and which arguments can be changed."""

@@ -78,6 +78,7 @@ class Work:
         self._held: list[Job] = []  # wishes that were stopped
         self._held_errands: list[Job] = []
         self._thread: threading.Thread | None = None
+        self._running: Job | None = None
         self._passed = 0  # images of the job that runs
         self._told = 0.0
         self._returned = -REST
@@ -94,9 +95,12 @@ class Work:
             self._start()
 
     def add(self, job: Job, first: bool = False) -> None:
-        """Add an errand; one with the same key that still waits is replaced."""
+        """Add an errand; one with the same key that waits or was stopped is replaced."""
         with self._turn:
-            self._errands = [one for one in self._errands if one.key != job.key]
+            self._errands = [
+                one for one in self._errands if one.key != job.key or one is self._running
+            ]
+            self._held_errands = [one for one in self._held_errands if one.key != job.key]
             self._errands.insert(0 if first else len(self._errands), job)
             self._start()
 
@@ -170,7 +174,7 @@ class Work:
             try:
                 self._turn.wait_for(lambda: job not in self._errands)
             finally:
-                self._errands = [one for one in self._errands if one is not job]
+                self._drop_errand(job)
         if errors:
             raise errors[0]
         if not found:
@@ -191,7 +195,7 @@ class Work:
     def _run(self) -> None:
         while True:
             with self._turn:
-                job = self._first()
+                job = self._running = self._first()
                 if job is None:
                     self._rest()
                     self._thread = None
@@ -219,16 +223,24 @@ class Work:
             self._fail(error)
         with self._turn:
             self._wishes = [one for one in self._wishes if one.key != job.key]
-            self._errands = [one for one in self._errands if one.key != job.key]
+            self._held = [one for one in self._held if one.key != job.key]
+            self._drop_errand(job)
         self._tell()
         with self._turn:
             self._turn.notify_all()
 
+    def _drop_errand(self, job: Job) -> None:
+        self._errands = [one for one in self._errands if one is not job]
+        self._held_errands = [one for one in self._held_errands if one is not job]
+
     def _between(self, job: Job, count: int) -> None:
-        """End a job that is no longer the first to do; else count its images, and tell of them."""
+        """End a job that is no longer the first to do; else count its images, and tell of them.
+
+        A wish is made anew with each state, so that its key says which it is; an errand is itself.
+        """
         with self._turn:
             first = self._first()
-            if first is None or first.key != job.key:
+            if first is not job and not (self._wishes and first.key == job.key):
                 raise StoppedError
             now, passed = time.monotonic(), self._passed
             self._passed += count

@@ -1,5 +1,6 @@
 """The explorer as a reader meets it: JupyterLab, its kernel and a browser, all of them real."""
 
+import ast
 import json
 import re
 
@@ -18,6 +19,31 @@ models = {"resnet50": lulc.create_model("resnet18", image_size=64),
 preds = {name: lulc.predict(model, tiles, features=True) for name, model in models.items()}"""
 SHOW = "explorer = lulc.Explorer(models, tiles, preds)\nexplorer"
 BARE = "bare = lulc.Explorer(models, tiles[:40])\nbare"
+# Networks whose report cards recommend two methods, of which one has no sign; their biases are
+# moved so that the tiles get several answers.
+CARDS = """\
+import copy, pathlib, tempfile
+from lulc_lib.evidence import Recommendation, ReportCard
+from lulc_lib.predictions import weights_digest
+from lulc_lib.widgets.state import Stroke
+tested, folder = copy.deepcopy(models), pathlib.Path(tempfile.mkdtemp())
+for name, method in (("resnet50", "elementwise"), ("vit", "libragrad")):
+    with torch.no_grad():
+        mean = torch.from_numpy(preds[name].logits.mean(axis=0))
+        tested[name].network.get_classifier().bias -= mean
+    tested[name].report_file = folder / name
+    best, digest = Recommendation(method, None, ""), weights_digest(tested[name])
+    ReportCard(name, digest, "", "", (), best).save(folder / name)
+answers = {name: lulc.predict(model, tiles) for name, model in tested.items()}
+carded = lulc.Explorer(tested, tiles, answers)
+carded"""
+# Paints the tile over with one that the ViT takes for another class.
+FLIP = """\
+said = answers["vit"].predicted
+other = tiles.names[int((said != said[0]).nonzero()[0][0])]
+whole = Stroke("swap", 64.0, ((32.0, 32.0),), other)
+carded.show(tile=tiles.names[0], strokes=(whole,), beside="before")"""
+FLIPPED = "[lulc.CLASSES[said[tiles.names.index(name)]] for name in (other, tiles.names[0])]"
 
 PROBABILITIES = "els => els.map(e => e.innerText)"
 
@@ -25,7 +51,7 @@ PROBABILITIES = "els => els.map(e => e.innerText)"
 @pytest.fixture(scope="module")
 def cells(lab, page):
     """The cells of a notebook that has run: models, an explorer, one that must predict."""
-    page.goto(lab.write("explorer.ipynb", MODELS, SHOW, BARE))
+    page.goto(lab.write("explorer.ipynb", MODELS, SHOW, BARE, CARDS))
     lab.run_all(page)
     lab.toggle_files(page)
     return page.locator(".jp-Notebook .jp-Cell")
@@ -54,6 +80,21 @@ def answers_after(page, panel, old: list[str]) -> list[str]:
         arg=[panel.element_handle(), ",".join(old)],
     )
     return answers(panel)
+
+
+def in_kernel(page, code: str, expression: str = "None"):
+    """Run code in the kernel of the notebook, then return what an expression is there."""
+    text = page.evaluate(
+        """([code, expression]) => new Promise(done => {
+            const kernel = jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+            const asked = kernel.requestExecute({
+                code, silent: true, user_expressions: {found: expression},
+            });
+            asked.done.then(({content}) => done(content.user_expressions.found.data['text/plain']));
+        })""",
+        [code, expression],
+    )
+    return ast.literal_eval(text)
 
 
 def taken(panel) -> int:
@@ -192,10 +233,9 @@ def test_paint(lab, page, panel, screenshot):
     panel.locator(".lulc-still").wait_for()
     assert panel.locator(".lulc-pair .lulc-stack").count() == 4
     page.mouse.move(box["x"] + 100, box["y"] + 100)
-    assert panel.locator(".lulc-sides").first.inner_text().split("\n") == [
-        "this tile",
-        "before painting",
-    ]
+    sides = panel.locator(".lulc-sides").first.inner_text().split("\n")
+    assert sides[::2] == ["this tile", "before painting"]
+    assert all("map for " in words for words in sides[1::2])
     rings = panel.locator(".lulc-spot").evaluate_all(
         "all => all.filter(one => getComputedStyle(one, '::after').display === 'block').length"
     )
@@ -213,7 +253,7 @@ def test_paint(lab, page, panel, screenshot):
     for key in ("ArrowLeft", "ArrowUp", "Space"):
         page.keyboard.press(key)
     panel.get_by_text("1 stroke").wait_for()
-    assert page.locator(".jp-Notebook .jp-Cell").count() == 3  # the notebook took none of the keys
+    assert page.locator(".jp-Notebook .jp-Cell").count() == 4  # the notebook took none of the keys
     redrawn(page, panel, lambda: page.keyboard.press("Backspace"))
     redrawn(page, panel, lambda: page.keyboard.press("m"))
     assert panel.locator('[data-tool="mean"]').get_attribute("aria-pressed") == "true"
@@ -229,8 +269,96 @@ def test_paint(lab, page, panel, screenshot):
     assert note.input_value() == "tm"
     note.fill("")
     assert panel.locator('[data-tool="blur"]').get_attribute("aria-pressed") == "true"
-    assert page.locator(".jp-Notebook .jp-Cell").count() == 3
+    assert page.locator(".jp-Notebook .jp-Cell").count() == 4
     assert "take from it" in panel.locator('[data-tool="swap"]').get_attribute("title")
+    assert lab.errors(page) == []
+
+
+def test_each_map_names_its_method_and_class(lab, page, cells, screenshot):
+    """Also where report cards recommend different methods, and where painting changes the class."""
+    page.set_viewport_size({"width": 1200, "height": 1100})
+    panel = cells.nth(3)
+    panel.scroll_into_view_if_needed()
+    panel.locator(".lulc-over").nth(1).wait_for()
+    assert panel.locator(".lulc-method b").inner_text() == "recommended"
+    captions = panel.locator(".lulc-map figcaption").all_inner_texts()
+    assert [words.split(",")[0] for words in captions] == ["elementwise", "libragrad"]
+    legends = panel.locator(".lulc-scale").all_inner_texts()
+    assert [" ".join(words.split()) for words in legends] == [
+        "resnet50: nothing for the class",
+        "vit: against the class for the class",
+    ]
+    redrawn(page, panel, lambda: in_kernel(page, FLIP))
+    now, before = in_kernel(page, "pass", FLIPPED)
+    sides = panel.locator(".lulc-map").nth(1).locator(".lulc-sides > span").all_inner_texts()
+    assert sides[0].startswith(f"this tile\nlibragrad, map for {now}")
+    assert sides[1].startswith(f"before painting\nlibragrad, map for {before}")
+    details = panel.locator(".lulc-map").nth(1).locator("details")
+    details.locator("summary").click()
+    assert "this tile: " in details.inner_text()
+    assert "before painting: " in details.inner_text()
+    screenshot("explorer-recommended")
+    panel.get_by_role("tab", name="confusion").click()
+    one = panel.locator(".lulc-cell", has_text=re.compile("^1$")).first
+    assert one.get_attribute("aria-label").startswith("1 tile with label ")
+    assert lab.errors(page) == []
+
+
+def test_what_is_being_typed_stays(lab, page, panel):
+    """A file that is ready, or another change, leaves the field alone; another tile does not."""
+    unfold(panel, "Delete, note, keep")
+    note = panel.get_by_label("Note on this tile")
+    note.press_sequentially("half a no")
+    redrawn(page, panel, lambda: in_kernel(page, "explorer._keep_state(); explorer.show(page=0)"))
+    panel.locator('a[download="view.json"]').wait_for()
+    assert note.input_value() == "half a no"
+    lowest = panel.get_by_label("Confidence from")
+    redrawn(page, panel, lowest.focus)  # the note is sent
+    assert in_kernel(page, "pass", "explorer.state.note(explorer.state.tile)") == "half a no"
+    lowest.press("End")
+    lowest.press_sequentially("7")
+    redrawn(page, panel, lambda: in_kernel(page, "explorer.show(opacity=0.5)"))
+    assert lowest.input_value() == "07"
+    lowest.fill("0")
+    note.press("End")
+    note.press_sequentially("te")
+    redrawn(page, panel, lambda: in_kernel(page, "explorer.step(); explorer.show(notes=())"))
+    assert note.input_value() == ""
+    assert lab.errors(page) == []
+
+
+def test_controls_show_what_is_set(lab, page, panel):
+    """The last method stays ticked, a probability keeps its decimals, and one tile is no tiles."""
+    choose(page, panel, "gradcam")
+    box = panel.locator('.lulc-methods input[value="gradcam"]')
+    box.click()
+    panel.get_by_text("one method stays: tick another one first").wait_for()
+    assert box.is_checked()
+    redrawn(page, panel, lambda: in_kernel(page, "explorer.show(confidence=(0.995, 1.0))"))
+    assert panel.get_by_label("Confidence from").input_value() == "99.5"
+    highest = panel.get_by_label("Confidence to")
+    highest.fill("99.9")
+    redrawn(page, panel, highest.blur)
+    assert in_kernel(page, "pass", "explorer.state.confidence") == pytest.approx((0.995, 0.999))
+    redrawn(page, panel, panel.get_by_role("button", name="clear filters").click)
+    highest.fill("150")
+    redrawn(page, panel, highest.blur)
+    assert highest.input_value() == "100"
+    panel.get_by_role("tab", name="features").click()
+    redrawn(page, panel, lambda: in_kernel(page, "explorer.show(among=tiles.names[:1])"))
+    panel.get_by_text("1 tile in the lasso").wait_for()
+    redrawn(page, panel, panel.get_by_role("button", name="clear filters").click)
+    panel.get_by_role("tab", name="tiles").click()
+    assert lab.errors(page) == []
+
+
+def test_a_file_that_is_too_large_is_said(lab, page, panel):
+    """The connection that it would close stays, and there is another way."""
+    chooser = unfold(panel, "Delete, note, keep").locator('input[type="file"]')
+    large = {"name": "large.png", "mimeType": "image/png", "buffer": bytes(10_500_000)}
+    chooser.set_input_files(large)
+    panel.get_by_text("large.png has 10.5 MB, and at most 10 MB can be opened here").wait_for()
+    assert "explorer.add_picture(path)" in panel.locator('[data-name="upload"]').inner_text()
     assert lab.errors(page) == []
 
 
@@ -331,19 +459,12 @@ def test_it_is_legible(page, panel, screenshot, width, theme):
 
 def test_a_cell_that_runs_again_leaves_no_widgets(lab, page, cells):
     """The kernel holds as many widgets after the cell has run again as before."""
-    run = """code => new Promise(done => {
-        const kernel = jupyterapp.shell.currentWidget.sessionContext.session.kernel;
-        const asked = kernel.requestExecute({
-            code, silent: true,
-            user_expressions: {n: 'len(__import__("ipywidgets").widgets.widget._instances)'},
-        });
-        asked.done.then(reply => done(reply.content.user_expressions.n.data['text/plain']));
-    })"""
-    before = page.evaluate(run, "pass")
+    count = "len(__import__('ipywidgets').widgets.widget._instances)"
+    before = in_kernel(page, "pass", count)
     lab.run_all(page)
     cells.nth(1).locator(".lulc-over").first.wait_for()
     cells.nth(2).locator(".lulc-over").first.wait_for()
-    assert page.evaluate(run, "pass") == before
+    assert in_kernel(page, "pass", count) == before
 
 
 def test_a_restarted_kernel_is_said(lab, page, panel, screenshot):
