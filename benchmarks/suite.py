@@ -1,6 +1,6 @@
 """Measure how long the tests take: `make test` or `make quick`, from lint to the closing line.
 
-    python benchmarks/suite.py test     # on two cores with AVX2 alone most of an hour
+    python benchmarks/suite.py test     # a quarter of an hour with fast bfloat16, longer without
     python benchmarks/suite.py quick    # a few minutes
     python benchmarks/suite.py          # what was measured, against the bars; runs nothing
 

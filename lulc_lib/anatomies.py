@@ -397,7 +397,7 @@ def _has_weights(module: nn.Module) -> bool:
 
 
 def _find_grids(steps: list[_Step], modules: dict[str, nn.Module]) -> None:
-    """Give each step its grid: that of its maps, or of the last convolution that its tokens fit."""
+    """Give each step its grid: that of its maps, or of the convolution that its tokens fit best."""
     convolved: list[tuple[int, int]] = []
     for step in steps:
         if len(step.shape) == 4 and min(_cells(step.shape)) > 1:
@@ -405,8 +405,11 @@ def _find_grids(steps: list[_Step], modules: dict[str, nn.Module]) -> None:
             if isinstance(modules[step.name], nn.Conv2d):
                 convolved.append(step.grid)
         elif len(step.shape) == 3 and step.shape[0] == 1:
-            fits = [g for g in convolved[::-1] if 0 <= step.shape[1] - math.prod(g) <= _MOST_PREFIX]
-            step.grid = fits[0] if fits else None if convolved else _square(step.shape[1])
+            extra = {g: step.shape[1] - math.prod(g) for g in convolved[::-1]}  # the last one first
+            fits = [g for g, count in extra.items() if 0 <= count <= _MOST_PREFIX]
+            step.grid = (
+                min(fits, key=extra.get) if fits else None if convolved else _square(step.shape[1])
+            )
         if step.grid and step.slope is not None:
             step.reached = bool(
                 ((step.slope[:, step.prefix :] if step.prefix else step.slope) != 0).any()

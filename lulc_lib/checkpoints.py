@@ -358,12 +358,13 @@ def read_card(name: str | Path) -> Card:
 
 def _folders() -> list[Path]:
     chosen = os.environ.get("LULC_CHECKPOINTS")
-    if chosen and not Path(chosen).is_dir():
+    folder = Path(chosen).expanduser() if chosen else None
+    if folder and not folder.is_dir():
         raise FileNotFoundError(
             f"LULC_CHECKPOINTS names {chosen!r}, which is not a folder; correct or unset it"
         )
     own = [_OWN_FOLDER] if _OWN_FOLDER.is_dir() else []
-    return [Path(chosen).absolute(), *own] if chosen else own
+    return [folder.absolute(), *own] if folder else own
 
 
 def _is_path(name: str | Path) -> bool:

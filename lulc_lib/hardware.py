@@ -30,14 +30,14 @@ AMX = Processor(
     "AMX",
     True,
     "bfloat16 is multiplied in hardware: --precision bfloat16 is two to three times as fast as "
-    "float32, and the minutes given in README and notebooks were measured on two cores of such a "
-    "processor",
+    "float32, and the minutes of the model cards were measured on two cores of such a processor",
 )
 AVX512_BF16 = Processor(
     "AVX512-BF16",
     True,
     "bfloat16 is multiplied in hardware: --precision bfloat16 should be up to twice as fast as "
-    "float32 (not measured here); expect somewhat more minutes than those given, which are AMX's",
+    "float32 (not measured here); README's minutes were measured on two cores of such a processor, "
+    "the minutes of the model cards are AMX's",
 )
 ARM_BF16 = Processor(
     "ARM with BF16",
@@ -49,20 +49,20 @@ AVX512 = Processor(
     "AVX512 without BF16",
     False,
     "bfloat16 is emulated and slower than float32: keep --precision float32; expect two to five "
-    "times the minutes given for AMX (not measured here)",
+    "times the minutes of the model cards, which are AMX's (not measured here)",
 )
 AVX2 = Processor(
     "AVX2 alone",
     False,
     "bfloat16 is emulated and slower than float32: keep --precision float32; on two cores the "
-    "shipped ResNet50 predicts about 14 to 23 tiles/s, and training and the notebooks take four to "
-    "five times the minutes given, which are AMX's",
+    "shipped ResNet50 predicts about 14 to 23 tiles/s, and training takes four to five times the "
+    "minutes of the model cards, which are AMX's",
 )
 OTHER = Processor(
     "of another kind",
     False,
-    "no fast bfloat16 is known of: keep --precision float32; the minutes given are AMX's, and how "
-    "many it takes here was not measured",
+    "no fast bfloat16 is known of: keep --precision float32; the minutes of the model cards "
+    "are AMX's, and how many it takes here was not measured",
 )
 # The best first: a processor with AMX has all of the following as well.
 FLAGS = {

@@ -324,11 +324,12 @@ class _Reading:
             return self._by_definition(cut)
         self._check_converted(cut)
         numbers = self._numbers(cut, fit)
-        finite = np.isfinite(numbers)
+        colours = numbers[..., :3] if numbers.ndim == 3 else numbers  # opacity has its own white
+        finite = np.isfinite(colours)
         if not finite.any():
             raise ImageError(f"{self.name} holds no finite numbers")
-        low = numbers.min(where=finite, initial=np.inf)
-        high = numbers.max(where=finite, initial=-np.inf)
+        low = colours.min(where=finite, initial=np.inf)
+        high = colours.max(where=finite, initial=-np.inf)
         if self.scale is None:
             raise ImageError(
                 f"{self.name} holds numbers from {low:g} to {high:g} (mode {self.raw}), for which "
@@ -338,17 +339,17 @@ class _Reading:
         self.notes.append(f"numbers from {low:g} to {high:g} divided by {self.scale:g}")
         if not finite.all():
             self._change(f"{(~finite).sum():,} values that are no finite numbers set to black")
-            numbers[~finite] = 0
-        outside = int(((numbers < 0) | (numbers > self.scale)).sum())
+            colours[~finite] = 0
+        outside = int(((colours < 0) | (colours > self.scale)).sum())
         if outside:
-            self._change(f"{outside:,} of {numbers.size:,} values cut to 0..{self.scale:g}")
+            self._change(f"{outside:,} of {colours.size:,} values cut to 0..{self.scale:g}")
         np.clip(numbers, 0, self.scale, out=numbers)
         numbers /= self.scale  # in place: three bands of 12 million pixels are 300 MB
         numbers *= 255
         values = np.rint(numbers, out=numbers).astype(np.uint8)
         if values.ndim == 2:
             return self._to_rgb(Image.fromarray(values))
-        if self.image.mode == "RGBA":  # opacity has its own white
+        if self.image.mode == "RGBA":
             values[..., 3] = np.asarray(cut)[..., 3]
         return self._to_rgb(Image.fromarray(values))
 

@@ -242,12 +242,14 @@ def create_model(
     """Make a classifier of the ten classes that takes tiles as they are.
 
     Args:
-        model: an alias ("resnet50", "vit", "vit_fine", "vit_base"), any timm name, or a module to
-            wrap that maps normalised images (N, 3, image_size, image_size) to logits (N, 10).
+        model: an alias ("resnet50", "resnet50_dc5", which is the shipped ResNet50 with a finer last
+            stage, "vit", "vit_fine", "vit_base"), any timm name, or a module to wrap that maps
+            normalised images (N, 3, image_size, image_size) to logits (N, 10).
         pretrained: True downloads timm's weights; a path loads them from a local file of the
             same architecture (safetensors, or a state dict saved by torch); the last layer is new
             where its number of classes differs.
-        image_size: size inside in pixels; default: timm's own (64 for "vit" and "vit_fine").
+        image_size: size inside in pixels; default: timm's own (64 for "vit" and "vit_fine", 128 for
+            "resnet50_dc5").
         mean: mean of each channel in [0, 1]; default: the pretrained weights' own, else EuroSAT's.
         std: deviation of each channel; default likewise.
         **timm_arguments: passed on to timm, such as `drop_path_rate=0.1` or `act_layer="silu"`; a
@@ -256,7 +258,9 @@ def create_model(
             `embed_dim`, here three, for patches of 8 px.
 
     Raises:
-        ValueError: if the name is unknown, or settings are missing or out of range.
+        TypeError: if the model is neither a name nor a module.
+        ValueError: if the name is unknown, settings are missing or out of range, or the module is
+            a classifier that this function has made.
         FileNotFoundError: if a weights file is missing, or cannot be downloaded.
     """
     if isinstance(model, nn.Module):
@@ -270,8 +274,8 @@ def create_model(
     _check_known(model, architecture)
     cfg = timm.models.get_pretrained_cfg(architecture)
     usual = (cfg.mean, cfg.std) if pretrained else (EUROSAT_MEAN, EUROSAT_STD)
-    size = alias_size or cfg.input_size[-1] if image_size is None else image_size
-    size = _checked_size(size)
+    own_size = alias_size or cfg.input_size[-1]
+    size = _checked_size(own_size if image_size is None else image_size)
     spec = {
         "name": model,
         "architecture": architecture,
@@ -282,7 +286,10 @@ def create_model(
     }
     if pretrained:  # for the card: where the first weights came from
         spec["pretrained"] = architecture if pretrained is True else Path(pretrained).name
-    return _build(spec, size, pretrained)
+    built = _build(spec, size, pretrained)
+    if size != own_size:
+        _check_ending(built, timm_arguments)
+    return built
 
 
 def from_spec(spec: dict[str, Any]) -> TileClassifier:
@@ -359,6 +366,11 @@ def _load_pretrained(
         if not is_cached(cfg.hf_hub_id, _WEIGHTS):
             first_contact(hub_address(cfg.hf_hub_id, _WEIGHTS))  # timm itself retries for a minute
         return timm.create_model(architecture, pretrained=True, **arguments)
+    except (TypeError, AssertionError, RuntimeError) as error:  # not of a download
+        raise ValueError(
+            f"timm cannot make {architecture} with {arguments} and its pretrained weights: "
+            f"{one_line(error)}"
+        ) from error
     except Exception as error:
         raise FileNotFoundError(
             f"the pretrained weights of {architecture} could not be downloaded "
@@ -414,6 +426,12 @@ def _wrap(
     mean, std = EUROSAT_MEAN if mean is None else mean, EUROSAT_STD if std is None else std
     while isinstance(module, torch._dynamo.OptimizedModule | nn.DataParallel):
         module = module.module if isinstance(module, nn.DataParallel) else module._orig_mod
+    if isinstance(module, TileClassifier):
+        raise ValueError(
+            f"{module.name} takes tiles in [0, 1] already, and would be resized and normalised "
+            "twice; use it as it is, or wrap its network: create_model(model.network, "
+            "image_size=model.image_size, mean=..., std=...)"
+        )
     wrapped = TileClassifier(module, type(module).__name__.lower(), size, mean, std)
     _check_logits(wrapped)
     return wrapped
@@ -451,18 +469,19 @@ def _check_logits(wrapped: TileClassifier) -> None:
 
 def _check_ending(model: TileClassifier, arguments: dict[str, Any]) -> None:
     """Refuse a network of timm that does not return logits (N, 10) of one tile."""
+    said = f"{model.name} with {arguments}" if arguments else model.name
     try:
         with evaluating(model):
             answer = model(torch.zeros(1, 3, TILE_SIZE, TILE_SIZE))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ValueError(
-            f"{model.name} with {arguments} cannot take tiles at {model.image_size} px: {error}"
+            f"{said} cannot take tiles at {model.image_size} px: {one_line(error)}"
         ) from error
     shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
     if shape != (1, len(CLASSES)):
         raise ValueError(
-            f"{model.name} with {arguments} must return logits (1, {len(CLASSES)}) of one tile, "
-            f"it returned {shape}; leave out what changes the kind of output"
+            f"{said} must return logits (1, {len(CLASSES)}) of one tile, it "
+            f"returned {shape}; leave out what changes the kind of output"
         )
 
 

@@ -38,7 +38,9 @@ def cache_dir() -> Path:
         OSError: if the folder cannot be made or written; the message names it.
     """
     chosen = os.environ.get("LULC_CACHE")
-    folder = Path(chosen).absolute() if chosen else platformdirs.user_cache_path("lulc_lib")
+    folder = (
+        Path(chosen).expanduser().absolute() if chosen else platformdirs.user_cache_path("lulc_lib")
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -24,7 +24,8 @@ def did_you_mean(
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else otherwise
 
 
-_BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)(?:\.(.+))?$")
+# Of the only list of blocks, such as a ViT's: a number before, or after, tells stages apart.
+_BLOCK = re.compile(r"^(?:[^\d.]+\.)*blocks\.(\d+)(?:\.(\D.*))?$")
 _STAGE = re.compile(r"(?:^|\.)layer(\d+)(?:\.|$)")  # of torchvision's and timm's ResNets
 
 

@@ -512,3 +512,18 @@ def test_a_half_module_is_refused_with_its_remedy():
     """A module of float16 is named where it is wrapped."""
     with pytest.raises(ValueError, match=r"parameters of float16.*call model\.float\(\)"):
         create_model(Unfolded().half(), image_size=64)
+
+
+def test_tokens_are_laid_out_by_the_convolution_that_they_fit_best():
+    """Twins' attention reduces 4x4 tokens to 2x2 by a convolution, which is not their grid."""
+    model = create_model(
+        "twins_svt_small", image_size=64, embed_dims=(16, 16, 32, 32), num_heads=(1, 1, 2, 2),
+        depths=(2, 2, 4, 2),
+    )  # fmt: skip
+    found = anatomy(model)
+    assert dict(found.tokens)[16] == (4, 4)
+    named = {**dict(zip(found.stages, found.grids, strict=True)),
+             **dict(zip(found.outputs, found.output_grids, strict=True))}  # fmt: skip
+    third = {name: grid for name, grid in named.items() if name.startswith("network.blocks.2.")}
+    assert third
+    assert set(third.values()) == {(4, 4)}

@@ -322,6 +322,18 @@ def test_a_fourth_band_is_opacity_only_where_the_file_says_so(tmp_path, extra):
     assert np.array_equal(picture.image, NOISE.transpose(2, 0, 1)) != opacity
 
 
+def test_opacity_is_no_number_to_be_scaled(tmp_path):
+    """What is cut, and the range that is said, are of the colours alone."""
+    values = np.full((64, 64, 4), 3000, dtype=np.uint16)
+    values[..., 3] = 65535
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(values, 2))
+    picture = open_picture(path, scale=10000)
+    assert not picture.changes
+    assert "numbers from 3000 to 3000 divided by 10000" in picture.fitted
+    assert (picture.image == round(255 * 0.3)).all()
+
+
 @pytest.mark.parametrize(
     ("data", "finding"),
     [

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from lulc_lib import models
 from lulc_lib.anatomies import anatomy
 from lulc_lib.checkpoints import load_checkpoint, save_checkpoint
 from lulc_lib.explanations import explain
@@ -267,6 +268,17 @@ def test_without_network_the_error_says_what_to_bring(monkeypatch):
             r"with \{'global_pool': ''\} cannot take tiles",
         ),
         (lambda p: create_model(18), TypeError, "name or an nn.Module, got int"),
+        (lambda p: create_model(create_model(Toy())), ValueError, "resized and normalised twice"),
+        (
+            lambda p: create_model(nn.DataParallel(create_model(Toy()))),
+            ValueError,
+            "resized and normalised twice",
+        ),
+        (
+            lambda p: create_model("efficientformer_l1", image_size=64),
+            ValueError,
+            "^efficientformer_l1 cannot take tiles at 64 px",
+        ),
     ],
 )
 def test_errors_name_the_cause(call, error, message, tmp_path):
@@ -293,3 +305,10 @@ def test_repr_is_short():
     model = create_model(Toy(), image_size=64)
     assert isinstance(model, TileClassifier)
     assert repr(model) == "TileClassifier(toy, 64 px inside, 0.0 M parameters)"
+
+
+def test_arguments_that_do_not_fit_pretrained_weights_are_no_failed_download(monkeypatch):
+    """The argument is named; no file has to be fetched."""
+    monkeypatch.setattr(models, "is_cached", lambda *names: True)
+    with pytest.raises(ValueError, match=r"timm cannot make resnet18 with .*'depth'"):
+        create_model("resnet18", pretrained=True, depth=3)

@@ -184,6 +184,15 @@ def test_history_marks_changes_of_size_and_bears_gaps():
         plots.plot_history(History())
 
 
+def test_curves_that_end_alike_have_their_names_apart():
+    """One name stands above the common end, the other below."""
+    equal = {"epoch": 0, "train_loss": 0.5, "val_loss": 0.5, "train_macro_f1": 1.0,
+             "val_macro_f1": 1.0, "size": 64}  # fmt: skip
+    for ax in plots.plot_history(History(epochs=(equal,), best_epoch=0)).child_axes:
+        named = [t for t in ax.texts if t.get_text() in ("training", "validation")]
+        assert {text.get_va() for text in named} == {"bottom", "top"}
+
+
 def test_confusion_shows_counts_by_label_row(tiles: TileSet):
     """Each cell holds its count, rows are labels, and empty cells stay empty."""
     pred = predicted(tiles, sure=1.5)
@@ -663,6 +672,15 @@ def test_maps_stand_below_their_pictures(tiles: TileSet):
     assert plt.get_fignums() == []
 
 
+def test_a_missing_map_does_not_hide_the_others_range(tiles: TileSet):
+    """A row says the range of the maps that there are, and how many there are not."""
+    grids = np.random.default_rng(0).normal(size=(2, 4, 4))
+    grids[1] = np.nan
+    text = words(plots.plot_maps(tiles[:2], {"a": grids}))
+    assert plots.describe_range(grids[:1]).replace(", ", "\n") in text
+    assert "1 of 2: no map" in text
+
+
 def test_pixel_maps_are_not_outlined(tiles: TileSet):
     """A map that changes from pixel to pixel would vanish under its own outlines."""
     rough = np.random.default_rng(0).normal(size=(1, 64, 64))
@@ -761,3 +779,19 @@ def test_long_names_of_columns_stay_in_their_columns(tiles: TileSet):
         left, right = text.get_window_extent(renderer).intervalx / figure.dpi
         assert right - left <= 1.6 + 0.14, name
         assert text.get_fontsize() == (9.5 if name == "vit · a" else pytest.approx(6, abs=1))
+
+
+def test_no_line_of_a_gallery_runs_into_the_next_column(tiles: TileSet):
+    """A long file name, layer or class loses its middle, in captions and below columns' names."""
+    name = "S2A_MSIL2A_20230615T103631_N0509_R008_T32UQD_20230615T172203.png"
+    maps = replace(made(tiles[:1], 4), layer="network.encoder.layers.encoder_layer_11.ln_1")
+    figure = plots.plot_gallery(tiles[:1].images, {"a": maps, "b": maps}, names=[name])
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    texts = [text for text in figure.texts if "raw values" not in text.get_text()]  # the footer
+    texts += [text for ax in figure.axes if ax.get_label() != "colour bar" for text in ax.texts]
+    for text in texts:
+        left, right = text.get_window_extent(renderer).intervalx / figure.dpi
+        assert right - left <= 1.6 + 0.14, text.get_text()
+    drawn = words(figure)
+    for part in ("S2A_MSIL", "172203.png", "layer network.", "ln_1"):
+        assert part in drawn, part

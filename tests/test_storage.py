@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from damage import damaged
 
+from lulc_lib.checkpoints import available_checkpoints
 from lulc_lib.files import seal
+from lulc_lib.plots.files import write_whole
 from lulc_lib.storage import (
     CacheWarning,
     cache_dir,
@@ -27,6 +29,19 @@ def test_cache_dir_is_the_environments(tmp_path, monkeypatch):
     monkeypatch.setenv("LULC_CACHE", "some/where")
     assert cache_dir() == tmp_path / "some" / "where"
     assert cache_dir().is_dir()
+
+
+def test_a_home_folder_is_no_folder_of_that_name(tmp_path, monkeypatch):
+    """A path that begins with ~ lies in the home folder, for caches, figures and checkpoints."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "made").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LULC_CACHE", "~/cache")
+    assert cache_dir() == tmp_path / "home" / "cache"
+    assert write_whole("~/a.png", b"data") == tmp_path / "home" / "a.png"
+    monkeypatch.setenv("LULC_CHECKPOINTS", "~/made")
+    assert available_checkpoints()  # the shipped ones, and no error
+    assert not Path("~").exists()
 
 
 def test_cache_dir_is_else_the_platforms(tmp_path, monkeypatch):

@@ -34,6 +34,8 @@ def test_the_nearest_names_are_named(name: str, known: list[str], count: int, hi
         ("network.layer4", "stage 4"),
         ("network.layer4.2.act3", "stage 4"),
         ("network.features.7", "layer network.features.7"),
+        ("network.blocks.3.1", "layer network.blocks.3.1"),
+        ("network.stages.3.blocks.1", "layer network.stages.3.blocks.1"),
     ],
 )
 def test_layers_are_said_in_words(name: str, words: str):

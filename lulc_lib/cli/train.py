@@ -53,7 +53,8 @@ _SHORTHANDS = {
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options; what is not given is None, so that --resume can tell."""
     add = parser.add_argument
-    add("--model", metavar="NAME", help="resnet50, vit, vit_fine, vit_base or any timm name")
+    known = "resnet50, resnet50_dc5, vit, vit_fine, vit_base"
+    add("--model", metavar="NAME", help=f"{known} or any timm name")
     add("--lr", type=float, metavar="RATE", help="learning rate, short for --set learning_rate=")
     add("--epochs", type=int, metavar="N", help="passes over the training tiles")
     add("--batch-size", type=int, metavar="N", help="tiles a step")

@@ -38,7 +38,7 @@ def patch_falls(
 
     Returns:
         float64 (N, side * side), row by row, in units of the logit, or probabilities in [-1, 1]:
-        positive where the patch spoke for the target.
+        positive where the patch counted for the target.
 
     Raises:
         ValueError: if the number of targets does not fit, or side or a word is out of range.

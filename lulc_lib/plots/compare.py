@@ -132,7 +132,11 @@ def plot_maps(
         grid = _checked(name, values, len(pictures))
         heatmaps = resized(grid, TILE_SIZE)
         scale = map_scale(heatmaps)
-        details = f"{describe_grid(grid, ground)}, {describe_range(grid)}".replace(", ", "\n")
+        drawn = np.isfinite(grid).all(axis=(1, 2))
+        known = grid[drawn] if drawn.any() else grid
+        details = f"{describe_grid(grid, ground)}, {describe_range(known)}".replace(", ", "\n")
+        if 0 < drawn.sum() < len(grid):
+            details += f"\n{(~drawn).sum()} of {len(grid)}: no map"
         _label(figure, sheet, row, name, details)
         for i, picture in enumerate(pictures):
             ax = figure.add_axes(sheet.picture(row, i))

@@ -41,7 +41,7 @@ def write_whole(path: str | Path, data: bytes) -> Path:
     Raises:
         OSError: if the file cannot be written; the message names it.
     """
-    path = Path(path).absolute()
+    path = Path(path).expanduser().absolute()
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the name of a file inside it")
     try:

@@ -1,6 +1,7 @@
 """Draw a gallery: tiles in rows, beside each the maps of several models or methods."""
 
 import base64
+import functools
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -129,13 +130,13 @@ def plot_gallery(
         ax = figure.add_axes(place.picture(i, 0))
         ax.imshow(images[i].transpose(1, 2, 0), interpolation="nearest")
         frame(ax)
-        _caption(ax, *_tile_caption(tiles, names, i))
+        _caption(ax, place.points, *_tile_caption(tiles, names, i))
         for c, column in enumerate(columns):
             ax = figure.add_axes(place.picture(i, c + 1))
             maps = column.explanation
             plot_heatmap(images[i], maps.heatmap[i], ax, scale=column.scale, opacity=opacity,
                          grid=maps.grid.shape[-2:])  # fmt: skip
-            _caption(ax, *texts[i][c])
+            _caption(ax, place.points, *texts[i][c])
     figure.text(place.margin / place.width, (place.foot - 0.05) / place.height,
                 "\n".join(place.footer), fontsize=7.5, color=MUTED, va="top",
                 linespacing=1.35)  # fmt: skip
@@ -277,6 +278,11 @@ class _Places:
     margin: float = 0.1
 
     @property
+    def points(self) -> float:
+        """The width that a line of text may have, in points: to the next column."""
+        return 72 * (self.side + self.gap) - 3
+
+    @property
     def pitch(self) -> float:
         return self.side + 0.18 + 0.13 * self.lines
 
@@ -342,7 +348,8 @@ def _heading(
     figure: Figure, place: _Places, where: tuple[int, int], name: str, details: list[str]
 ) -> None:
     left, bottom, _, height = place.box(*where, 0.12, 0.2)
-    words, size = _fitted(plain(name), 72 * (place.side + place.gap) - 3)
+    words, size = _fitted(plain(name), place.points)
+    details = [shortened(line, place.points, 7) for line in details]
     figure.text(left, bottom + height, words, fontsize=size, fontweight="bold", color=INK, va="top",
                 linespacing=1.0)  # fmt: skip
     figure.text(left, bottom, "\n".join(details), fontsize=7, color=MUTED, va="top",
@@ -363,7 +370,25 @@ def _fitted(name: str, points: float) -> tuple[str, float]:
 
 
 def _width(line: str) -> float:
-    return float(TextPath((0, 0), line, 9.5, prop=FontProperties(weight="bold")).get_extents().x1)
+    return width_of(line, 9.5, "bold")
+
+
+@functools.lru_cache(maxsize=4096)
+def width_of(line: str, size: float, weight: str = "normal") -> float:
+    """Return how wide a line is, in points, in letters of a size."""
+    drawn = TextPath((0, 0), line, size, prop=FontProperties(weight=weight), usetex=False)
+    return float(drawn.get_extents().x1) if line.strip() else 0.0
+
+
+@functools.lru_cache(maxsize=4096)
+def shortened(line: str, points: float, size: float, weight: str = "normal") -> str:
+    """Return a line that fits into a width in points; of a longer one the middle is left out."""
+    kept = len(line)
+    made = line
+    while kept > 2 and width_of(made, size, weight) > points:
+        kept -= 1
+        made = f"{line[: (kept + 1) // 2]}…{line[len(line) - kept // 2 :]}"
+    return made
 
 
 def _tile_caption(tiles: Any, names: Sequence[str] | None, i: int) -> tuple[str, str, str]:
@@ -372,7 +397,9 @@ def _tile_caption(tiles: Any, names: Sequence[str] | None, i: int) -> tuple[str,
     return CLASSES[tiles.labels[i]], names[i] if names else Path(tiles.names[i]).stem, INK
 
 
-def _caption(ax: Axes, headline: str, details: str, colour: str) -> None:
+def _caption(ax: Axes, points: float, headline: str, details: str, colour: str) -> None:
+    headline = shortened(headline, points, 8, "bold")
+    details = "\n".join(shortened(line, points, 7) for line in details.split("\n"))
     ax.annotate(plain(headline), (0, 0), (0, -4), xycoords="axes fraction",
                 textcoords="offset points", va="top", fontsize=8, fontweight="bold",
                 color=colour)  # fmt: skip

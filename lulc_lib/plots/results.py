@@ -234,7 +234,7 @@ def _draw_curves(ax: Axes, history: History, kind: str) -> None:
     for (name, values), (colour, marker, width) in zip(curves.items(), looks, strict=True):
         ax.plot(epochs, values, color=colour, linewidth=width, marker=marker, markersize=3.5)
         if name in ends:
-            above = ends[name] == max(ends.values())
+            above = name == max(ends, key=ends.get)  # one of two that end alike
             ax.annotate(name, (epochs[-1], ends[name]), (7, 0), textcoords="offset points",
                         va="bottom" if above else "top", fontsize=8, color=colour,
                         annotation_clip=False)  # fmt: skip
