@@ -275,7 +275,7 @@ class Explorer(ipywidgets.VBox):
 
         maps = explain_for_page(
             self.models, shown, state.methods, self.predictions, target=state.target,
-            more=more, missing=missing, between=between,
+            more=more, missing=missing, between=between, cache=True,  # to go on after a stop
         )  # fmt: skip
         look = self._page_look(state)
         if state.sign == "positive":  # the scale begins at 0, as in the panel
