@@ -9,8 +9,8 @@ INSTALL := $(RUN)/python -m pip --disable-pip-version-check install
 
 # What a user sets is taken as it is: $(value ...) and the shell read it, so that make never runs a
 # `$(shell ...)` inside a path. Kernels start in notebooks/, where a relative path would mean another
-# place.
-absolute = $(if $(filter /%,$(firstword $(value $1))),,$(CURDIR)/)$(value $1)
+# place; the library knows ~.
+absolute = $(if $(filter /% ~%,$(firstword $(value $1))),,$(CURDIR)/)$(value $1)
 $(foreach name,LULC_EUROSAT LULC_CHECKPOINTS LULC_CACHE,\
   $(if $(value $(name)),$(eval override export $(name) := $$(call absolute,$(name)))))
 $(foreach name,PYTHON PORT ONLY,\

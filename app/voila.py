@@ -12,9 +12,15 @@ LEFT_OVER = 1e9  # bytes that stay free
 
 
 def most_pages() -> int:
-    """Return how many pages may be open: $LULC_PAGES, or as many as memory holds, at least one."""
+    """Return how many pages may be open: $LULC_PAGES, or as many as memory holds, at least one.
+
+    Raises:
+        SystemExit: if $LULC_PAGES is no such number; of another error Voila would take no notice.
+    """
     if chosen := os.environ.get("LULC_PAGES"):
-        return max(1, int(chosen))
+        if not chosen.isdecimal() or int(chosen) < 1:
+            raise SystemExit(f"LULC_PAGES must be a whole number of at least 1, got {chosen!r}")
+        return int(chosen)
     free = free_memory()
     return 8 if free is None else max(1, int((free - LEFT_OVER) // PAGE_MEMORY))
 
@@ -23,16 +29,21 @@ class CappedKernels(AsyncMappingKernelManager):
     """Kernels up to a number, so that one page too many is refused and the others stay quick."""
 
     most = most_pages()
+    _starting = 0  # kernels that are not among those of `len` yet
 
     async def start_kernel(self, *args, **kwargs):
         """Start the kernel of a page, or say in words why there is none."""
-        if len(self) >= self.most:
+        if len(self) + self._starting >= self.most:
             words = (
                 f"All pages that this computer has memory for are open ({self.most}). Close one "
-                "that nobody needs, wait a minute, and open this address again."
+                "that nobody needs, wait two minutes, and open this address again."
             )
             raise HTTPError(503, words, reason=words)  # the page shows the reason
-        return await super().start_kernel(*args, **kwargs)
+        self._starting += 1
+        try:
+            return await super().start_kernel(*args, **kwargs)
+        finally:
+            self._starting -= 1
 
 
 c = get_config()  # noqa: F821

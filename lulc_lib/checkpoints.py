@@ -74,8 +74,8 @@ def save_checkpoint(
     """Write NAME.safetensors and NAME.json; return the path of the weights.
 
     Weights and card are replaced as one: killed at any moment, the old or the new checkpoint
-    loads. Predictions and a report card that an earlier checkpoint of that name had beside it are
-    deleted.
+    loads. Predictions and a report card that lie beside an earlier checkpoint of that name are
+    deleted, unless the weights are the same.
 
     The card names no folder of this machine: a home folder becomes ~, and of a teacher's absolute
     path its name is kept.
@@ -143,16 +143,19 @@ def save_checkpoint(
         **_training_data(model.trained_on),
     )
     check_card(jsonable(asdict(card)), place)  # before anything is replaced
+    before = sha256_file(weights) if weights.is_file() else ""
     with atomic_write(weights) as temporary:
         write_weights(temporary, tensors)
-        values = jsonable(asdict(replace(card, weights_sha256=sha256_file(temporary))))
+        digest = sha256_file(temporary)
+        values = jsonable(asdict(replace(card, weights_sha256=digest)))
         # The card waits beside the weights until they are replaced; see card_beside.
         with atomic_write(waiting_card(weights)) as waiting:
             waiting.write_text(card_text(_without_home(values)), encoding="utf-8")
     waiting_card(weights).replace(place)
     sync_folder(weights.parent)
-    for file in (_predictions_file(weights), report_file(weights)):
-        file.unlink(missing_ok=True)
+    if digest != before:
+        for file in (_predictions_file(weights), report_file(weights)):
+            file.unlink(missing_ok=True)
     return weights
 
 

@@ -184,20 +184,27 @@ def _kept(kind: str, key: dict[str, Any]) -> Path:
     return cache_dir() / kind / f"{key_digest(key)}.npz"
 
 
-def free_memory() -> int | None:
+def free_memory(group: Path = Path("/sys/fs/cgroup")) -> int | None:
     """Return the bytes of memory that can still be had, within a container's limit.
 
-    None where the system does not say (it is read from Linux's /proc).
+    None where the system does not say (it is read from Linux's /proc). Files that are kept in
+    memory, and were not used lately, count as free.
+
+    Args:
+        group: where Linux describes the container's memory (cgroup v2).
     """
     known = Path("/proc/meminfo")
     if not known.is_file():
         return None
     lines = dict(line.split(":", 1) for line in known.read_text().splitlines())
     free = int(lines["MemAvailable"].split()[0]) * 1024
-    group = Path("/sys/fs/cgroup")
     with contextlib.suppress(OSError, ValueError):
         limit = int((group / "memory.max").read_text())
-        free = min(free, limit - int((group / "memory.current").read_text()))
+        used = int((group / "memory.current").read_text())
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            told = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            used -= int(told["inactive_file"])
+        free = min(free, limit - used)
     return free
 
 

@@ -33,7 +33,7 @@ if WORKER:  # for torch, and for the kernels and commands that tests start
     os.environ["OMP_NUM_THREADS"] = str(max(1, min(2, threads)))
 for name in ("LULC_EUROSAT", "LULC_CHECKPOINTS", "LULC_CACHE"):
     if os.environ.get(name):
-        os.environ[name] = str(Path(os.environ[name]).absolute())
+        os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
 
 import torch  # noqa: E402
 

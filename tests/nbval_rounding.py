@@ -14,6 +14,8 @@ from nbval.plugin import IPyNbCell
 
 ROUNDED = re.compile(r"[-+]?\b\d+\.\d+\b|[-+]?\b\d+(?= ?%)")  # a decimal, or a whole per cent
 
+ERROR = re.compile(r"^\w+(?:Error|Exception): .*", re.MULTILINE)
+
 
 def within_rounding(reference: str, found: str) -> str:
     """Return what was found, with the reference's decimals where they differ by rounding alone.
@@ -42,13 +44,21 @@ class Rounding:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Any:
-        """Give a cell the comparison that knows of rounding."""
+        """Give a cell the comparison that knows of rounding; fail it where a figure says an error.
+
+        A figure with controls prints what went wrong, and raises nothing.
+        """
         if isinstance(item, IPyNbCell):
             compare = item.compare_outputs
             item.compare_outputs = lambda test, ref, skip_compare=None: compare(
                 [_rounded(output, ref) for output in test], ref, skip_compare
             )
-        return (yield)
+        result = yield
+        if isinstance(item, IPyNbCell):
+            streams = [o.text for o in item.test_outputs or () if o.output_type == "stream"]
+            if told := ERROR.search("\n".join(streams)):
+                pytest.fail(f"a figure with controls says {told[0]}", pytrace=False)
+        return result
 
 
 def _rounded(output: Any, reference: list[Any]) -> Any:

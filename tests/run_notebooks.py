@@ -74,7 +74,7 @@ def kernel_environment(**changes: str) -> dict[str, str]:
         kept.pop(name, None)
     for name in ("LULC_EUROSAT", "LULC_CHECKPOINTS", "LULC_CACHE"):  # kernels start in notebooks/
         if kept.get(name):
-            kept[name] = str(Path(kept[name]).absolute())
+            kept[name] = str(Path(kept[name]).expanduser().absolute())
     return kept | changes
 
 

@@ -387,9 +387,11 @@ def test_no_hook_stays_where_a_layer_takes_none():
 def test_changes_of_the_model_are_noticed(monkeypatch):
     """A replaced module and gradient checkpointing are seen; failures are remembered as well."""
     model = create_model(Twice())
-    assert anatomy(model) is anatomy(model)
-    model.network.act = nn.Identity()
-    model.network.second = nn.Identity()
+    for name in ("act", "second"):
+        known = anatomy(model)
+        assert anatomy(model) is known
+        setattr(model.network, name, nn.Identity())
+        assert anatomy(model) is not known, name
     assert anatomy(model).layer == "network.second"
     vit = create_model("vit_tiny_patch16_224", image_size=64, **SMALL_VIT)
     before = anatomy(vit)

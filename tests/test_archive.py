@@ -232,7 +232,7 @@ def test_the_list_of_a_zip_is_bounded(tmp_path, monkeypatch):
         load_eurosat(write_folder(tmp_path / "a"))
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 def test_regular_files_alone_are_tiles(tmp_path):
     """A pipe, a socket, a device, a link to one and a link to nowhere are refused, and not read."""
     root = write_folder(tmp_path / "a")

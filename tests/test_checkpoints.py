@@ -582,6 +582,21 @@ def test_a_number_that_no_card_may_hold_is_named_before_saving(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_was_measured_of_the_same_weights_stays(tmp_path):
+    """Saved again, as a finished run is when it is resumed, a checkpoint keeps its report card."""
+    model = create_model("vit", depth=1, embed_dim=24, num_heads=2)
+    save_checkpoint(model, None, tmp_path / "a")
+    beside = [tmp_path / "a.report.json", tmp_path / "a.predictions.npz"]
+    for file in beside:
+        file.write_text("measured")
+    save_checkpoint(model, CONFIG, tmp_path / "a", notes="the same weights")
+    assert all(file.exists() for file in beside)
+    with torch.no_grad():
+        model.network.head.bias += 1
+    save_checkpoint(model, CONFIG, tmp_path / "a")
+    assert not any(file.exists() for file in beside)
+
+
 def test_pipes_and_devices_are_no_checkpoint(saved):
     """A pipe, which would be waited for without end, is named."""
     for ending in (".safetensors", ".json"):

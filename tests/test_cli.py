@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -272,6 +273,19 @@ def test_broken_pipe_is_silent(words: tuple[str, ...], checkpoints: Path):
 
 
 @pytest.mark.training
+def test_a_start_that_failed_leaves_the_runs_name_free(lulc):
+    """What was never trained is no run; the line that comes next can be pasted as it is."""
+    words = (*TINY, "--epochs", "1", "--name", "first try")
+    code, _, err = lulc(*words, "--set", "accumulate=999")
+    assert code == 2
+    assert "999" in err
+    code, out, _ = lulc(*words)
+    assert code == 0
+    (line,) = [line for line in out.splitlines() if line.startswith("next: ")]
+    assert shlex.split(line)[3] == "runs/first try/first try"
+
+
+@pytest.mark.training
 def test_train_scores_saves_and_resumes(lulc):
     """A run ends with test figures and a checkpoint whose card carries them; it is never lost."""
     code, out, _ = lulc(*TINY, "--epochs", "1", "--name", "first", "--set", "augment=none")
@@ -292,7 +306,7 @@ def test_train_scores_saves_and_resumes(lulc):
 
     code, _, err = lulc(*TINY, "--name", "first")
     assert code == 2
-    assert "run.json is there already: a run would be lost" in err
+    assert "state.pt is there already: a run would be lost" in err
     code, _, err = lulc("train", "--name", "first", "--resume", "--lr", "0.5")
     assert code == 2
     assert "has learning_rate=0.001, not 0.5" in err

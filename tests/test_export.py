@@ -335,7 +335,7 @@ def test_browser_draws_the_page(some: TileSet, tmp_path: Path):
          "--disable-background-networking", "--virtual-time-budget=3000",
          f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr",
          "--window-size=1200,4000", "--dump-dom", path.as_uri()],
-        capture_output=True, text=True, timeout=60, check=True,
+        capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
     assert "CONSOLE" not in result.stderr
     page = Page(result.stdout)

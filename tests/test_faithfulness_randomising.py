@@ -175,12 +175,16 @@ def test_the_cascade_goes_from_the_logits_down(make, names):
         assert any(key.startswith(name) for key in changed - changed_before), name
         changed_before, last = changed, copy
         steps.append(name)
+    after = torch.get_rng_state()
+    torch.set_rng_state(global_state)
+    for _ in steps:
+        torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), after), "moved by our own draws alone"
     assert steps == [f"network.{name}" for name in names]
     assert changed_before == {key for key, _ in model.named_parameters()}
     whole = randomised(model, seed=4).state_dict()
     assert all(torch.equal(value, whole[key]) for key, value in last.state_dict().items())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert not torch.equal(global_state, torch.get_rng_state())  # by our own draws alone
 
 
 def test_edge_survives_randomisation_and_a_gradient_does_not(resnet, few):

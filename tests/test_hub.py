@@ -104,7 +104,7 @@ def test_a_kept_download_is_checked_when_it_is_used(hub, monkeypatch):
         fetch(hub.file)
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(120)
 def test_a_pipe_in_place_of_a_download_is_replaced(hub):
     """What is no regular file is not waited for."""
     path = downloaded_file(hub.file)

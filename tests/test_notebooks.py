@@ -387,6 +387,16 @@ def test_nbval_compares_what_is_committed(tmp_path: Path):
         assert_passes(saved(lying, tmp_path), kernel_environment(), cell_timeout=60)
 
 
+@pytest.mark.notebook
+def test_nbval_stops_at_a_figure_with_controls_that_fails(tmp_path: Path):
+    """What such a figure tells as an error fails the run."""
+    notebook = sample()
+    draws = "from lulc_lib.widgets import Vary\nVary(lambda n: print(1 / n), n=(0, 1))"
+    notebook.cells[5].source = draws
+    with pytest.raises(pytest.fail.Exception, match="a figure with controls says ZeroDivisionErr"):
+        assert_passes(saved(notebook, tmp_path), kernel_environment(), cell_timeout=60)
+
+
 @pytest.mark.parametrize(
     ("found", "same"),
     [

@@ -195,9 +195,18 @@ def test_make_expands_no_value(value: str, tmp_path: Path):
 
 
 @needs_make
+def test_a_step_of_a_workflow_runs_in_a_shell_that_is_found():
+    """GitHub looks a shell up in PATH, never in the checkout."""
+    for file in (REPO / ".github" / "workflows").glob("*.yml"):
+        for job in yaml.safe_load(file.read_text())["jobs"].values():
+            for step in job["steps"]:
+                assert "/" not in step.get("shell", "bash").split()[0], (file.name, step["name"])
+
+
 def test_make_hands_on_defaults(tmp_path: Path):
     """What is not set stays unset, and absolute paths stay as they are."""
     assert made(tmp_path, "demo") == "||demo|"
     assert made(tmp_path, "demo", LULC_CACHE="/tmp/c") == "|/tmp/c|demo|"
+    assert made(tmp_path, "demo", LULC_CACHE="~/c") == "|~/c|demo|"  # which the library expands
     assert "--port=8866|" in made(tmp_path, "app")
     assert "|00|02|" in made(tmp_path, "notebooks", ONLY="00 02")

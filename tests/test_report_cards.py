@@ -234,8 +234,30 @@ def test_kept_rows_are_of_the_network_as_it_is(parts):
     assert len(files()) == 2 * len(kept)
 
 
+def _figures(method, value, lead, n=10):
+    made = [Row(method, None, REMOVAL, "", value, value - 0.1, value + 0.1, n, 0.1)]
+    for test in (MOSAIC, SINGLE_DELETION):
+        made.append(Row(method, None, test, "", value, value - 0.1, value + 0.1, n, 0.1))
+        ends = (lead + 0.1, lead, lead + 0.2)
+        made.append(Row(method, None, f"{test}, {LEAD}", "", *ends, n, 0.1))
+    return made
+
+
+def test_the_best_of_those_told_from_the_nulls_is_recommended(card):
+    """The best rank without a sure lead is passed over, and so are few tiles; the reason says."""
+
+    def asked(*rows):
+        return report_cards._recommended(replace(card, rows=rows), rows, "on 20 of 40 other tiles")
+
+    found = asked(*_figures("gradcam", 0.8, -0.05), *_figures("hirescam", 0.6, 0.1))
+    assert found.method == "hirescam"
+    assert "number 2 by mean rank" in found.reason
+    assert "chosen on 20 of 40 other tiles" in found.reason
+    assert asked(*_figures("hirescam", 0.6, 0.1, n=9)) is None
+
+
 def test_it_is_chosen_on_as_many_tiles_as_asked(model, parts):
-    """More tiles to choose on change the choice's words alone, not the figures."""
+    """More tiles to choose on change the choice alone, not the figures of the card."""
     asked = {"sizes": SMALL, "choose_on": parts.val}
     half = report_card(model, parts.test, ["hirescam"], CORE, **asked)
     more = report_card(model, parts.test, ["hirescam"], CORE, **asked, choosing=SMALL)
@@ -243,8 +265,8 @@ def test_it_is_chosen_on_as_many_tiles_as_asked(model, parts):
         replace(row, seconds=mine.seconds) for row, mine in zip(more.rows, half.rows, strict=True)
     )
     for card, count in ((half, SMALL.tiles // 2), (more, SMALL.tiles)):
-        words = f"on {min(count, len(parts.val)):,} of {len(parts.val):,} other tiles"
-        assert card.recommended is None or words in card.recommended.reason
+        counts = {row.n for row in card.choice if row.test == SINGLE_DELETION}
+        assert counts == {len(parts.val.balanced(count))}
 
 
 def test_the_same_seed_gives_the_same_card(model, parts, card):

@@ -65,8 +65,11 @@ def test_threads_take_turns():
     assert model.training
 
 
-def order_of(held, asked):
-    """Return who is first, where one thread holds a model and another asks for a second one."""
+def order_of(held, asked, patience=0.2):
+    """Return who is first, where one thread holds a model and another asks for a second one.
+
+    The first waits for the other for so many seconds; where it need not wait, that may be long.
+    """
     order, inside = [], threading.Event()
 
     def other():
@@ -78,7 +81,7 @@ def order_of(held, asked):
     thread.start()
     with evaluating(held):
         inside.set()
-        thread.join(0.2)
+        thread.join(patience)
         order.append("first")
     thread.join(10)
     return order
@@ -107,12 +110,12 @@ def test_threads_take_turns_where_models_share_modules():
     assert order_of(one, other) == ["first", "other"]
     assert order_of(other, one) == ["first", "other"]
     assert order_of(network.conv, wrapped(network)) == ["first", "other"]
-    assert order_of(one, wrapped(second)) == ["other", "first"]
+    assert order_of(one, wrapped(second), patience=20) == ["other", "first"]
     both = Both(network, second)
     for model in (one, second):
         assert order_of(both, model) == ["first", "other"]
         assert order_of(model, both) == ["first", "other"]
-    assert order_of(one, second) == ["other", "first"]
+    assert order_of(one, second, patience=20) == ["other", "first"]
 
 
 def test_threads_that_take_shared_modules_in_any_order_all_end():

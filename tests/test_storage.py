@@ -17,6 +17,7 @@ from lulc_lib.storage import (
     cache_dir,
     cached_arrays,
     digest_arrays,
+    free_memory,
     load_arrays,
     processor_cache,
     sha256_file,
@@ -29,6 +30,17 @@ def test_cache_dir_is_the_environments(tmp_path, monkeypatch):
     monkeypatch.setenv("LULC_CACHE", "some/where")
     assert cache_dir() == tmp_path / "some" / "where"
     assert cache_dir().is_dir()
+
+
+def test_files_kept_in_memory_are_no_used_memory(tmp_path):
+    """A container's count holds the page cache, which the system gives up when it is asked."""
+    for name, text in (("memory.max", 4 * 2**20), ("memory.current", 3 * 2**20)):
+        (tmp_path / name).write_text(f"{text}\n")
+    if free_memory(tmp_path) is None:
+        pytest.skip("this system does not say how much memory is free")
+    assert free_memory(tmp_path) == 2**20
+    (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {2**20}\n")
+    assert free_memory(tmp_path) == 2 * 2**20
 
 
 def test_a_home_folder_is_no_folder_of_that_name(tmp_path, monkeypatch):

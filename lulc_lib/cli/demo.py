@@ -169,10 +169,11 @@ def _draw(
     for name, explanation in maps.items():
         where = f" at {explanation.layer}" if explanation.layer else ""
         common.say(f"{name}: {explanation.method}{where}, {describe_grid(explanation.grid)}")
-    common.say(
-        f"{len(shown)} tiles, {TILES_A_CLASS} of each class, one of them a mistake where there is "
-        "one"
-    )
+    counts = [count for count in shown.class_counts().values() if count]
+    words = f"of {len(counts)} classes, as many of each as there are"
+    if counts == [TILES_A_CLASS] * len(CLASSES):
+        words = f"{TILES_A_CLASS} of each class, one of them a mistake where there is one"
+    common.say(f"{len(shown)} tiles, {words}")
     picture = save_figure(plot_gallery(shown, maps, predictions), files[0])
     page = gallery_html(shown, maps, files[1], predictions)
     (other, beside), (_, vit) = models.items()  # in the order of MODELS

@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import shlex
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,7 +138,7 @@ def run(options: argparse.Namespace) -> int:
     history = fit(model, parts.train, parts.val, config, run_dir=folder, resume=options.resume)
     if history.interrupted:
         say("stopped; go on with the same command and --resume, or")
-        say(f"  lulc train --resume --out {folder}")
+        say(f"  lulc train --resume --out {shlex.quote(str(folder))}")
         return 130
     if not leads:
         return 0
@@ -153,7 +154,7 @@ def run(options: argparse.Namespace) -> int:
         earlier=first.stages() if first else (),
     )  # fmt: skip
     common.say(f"\nwrote {weights}\n  and {weights.with_suffix('.json')}")
-    common.say(f"next: lulc explain {_shown(weights.with_suffix(''))} PICTURE.jpg")
+    common.say(f"next: lulc explain {shlex.quote(_shown(weights.with_suffix('')))} PICTURE.jpg")
     return 0
 
 
@@ -285,7 +286,8 @@ def _run_folder(options: argparse.Namespace, config: RunConfig) -> Path:
 
 
 def _refuse_taken(folder: Path) -> None:
-    own = (_RECORD, "state.pt", f"{folder.name}.safetensors", f"{folder.name}.json")
+    # The record alone is no run: nothing has been trained, so that another start may replace it.
+    own = ("state.pt", f"{folder.name}.safetensors", f"{folder.name}.json")
     taken = next((folder / name for name in own if (folder / name).exists()), None)
     if taken:
         raise FileExistsError(

@@ -129,6 +129,16 @@ def test_a_kernel_that_fails_is_named(bench):
     )
     assert kind == "JavaScript"
     assert tried[0].startswith("relaxed: ")
+    right = base64.b64decode(kernel.committed()["simd"])
+    wrong = right.replace(b"\xfd\xe4\x01", b"\xfd\xe5\x01")  # f32x4.add becomes f32x4.sub
+    assert wrong != right
+    kind, tried = bench.evaluate(
+        f"code => {{ const v = engine.makeVit(spec, {zeros}, {{ simd: code }}); "
+        "return [v.kind, v.tried]; }",
+        base64.b64encode(wrong).decode(),
+    )
+    assert kind == "JavaScript"
+    assert tried[0].startswith("simd: ")
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -495,7 +505,12 @@ def test_find(live, tiles, model):
     wrong = int((predict(pack_vit(model).model, tiles).predicted != labels).sum())
     assert part(live, "count").inner_text() == f"{wrong} of 12 tiles"
     part(live, "answer").select_option("")
-    part(live, "sort").select_option("sure")
+    sure = predict(pack_vit(model).model, tiles).confidence
+    for order, first in (("sure", sure.argmax()), ("unsure", sure.argmin())):
+        part(live, "sort").select_option(order)
+        live.locator(".ll-thumb").first.click()
+        settle(live)
+        assert live.evaluate("lulcPage.look().state.tile") == int(first)
     part(live, "sort").select_option("")
 
 
