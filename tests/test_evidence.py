@@ -193,6 +193,10 @@ def test_a_new_checkpoint_drops_the_old_card(kept, tmp_path):
     """Saved over an old one, a checkpoint has no report card of the old weights."""
     made_card(kept, layers(kept).layer[0]).save(kept.report_file)
     weights = save_checkpoint(kept, None, tmp_path / "small")
+    assert report_file(weights).exists(), "the weights are the same"
+    with torch.no_grad():
+        next(kept.parameters()).mul_(0.5)
+    save_checkpoint(kept, None, tmp_path / "small")
     assert not report_file(weights).exists()
 
 

@@ -1,5 +1,6 @@
 """The front page tells the truth: commands exist, links lead somewhere, figures hold."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -39,6 +40,16 @@ def test_explanations_are_those_of_the_report_cards():
     table = describe_explanations(REPO / "checkpoints")
     assert told.strip() == table.strip()
     assert "(recommended)" in table
+
+
+def test_minutes_are_those_that_were_measured():
+    """Those of the last run of `make test` that is kept, of all and of each notebook."""
+    kept = json.loads((REPO / "benchmarks" / "results" / "suite.json").read_text())["test"]
+    minutes = round(kept["wall_seconds"] / 60)
+    assert f"took {minutes} minutes on EuroSAT, on two idle cores with {kept['processor']}" in PAGE
+    for name, seconds in kept["notebook_seconds"].items():
+        (row,) = [line for line in PAGE.splitlines() if line.startswith(f"| [{name}]")]
+        assert row.endswith(f"| {max(1, round(seconds / 60))} |"), name
 
 
 def test_model_cards_page_is_up_to_date():
