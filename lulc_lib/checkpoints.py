@@ -37,7 +37,7 @@ from lulc_lib.cards import (
 )
 from lulc_lib.config import History, RunConfig
 from lulc_lib.evidence import report_file
-from lulc_lib.files import atomic_write, one_line, open_regular, sync_folder
+from lulc_lib.files import atomic_write, home_expanded, one_line, open_regular, sync_folder
 from lulc_lib.kept import write_kept
 from lulc_lib.metrics import Report
 from lulc_lib.models import TileClassifier, create_model, from_spec
@@ -75,7 +75,7 @@ def save_checkpoint(
 
     Weights and card are replaced as one: killed at any moment, the old or the new checkpoint
     loads. Predictions and a report card that lie beside an earlier checkpoint of that name are
-    deleted, unless the weights are the same.
+    deleted, unless network and weights are the same.
 
     The card names no folder of this machine: a home folder becomes ~, and of a teacher's absolute
     path its name is kept.
@@ -143,7 +143,7 @@ def save_checkpoint(
         **_training_data(model.trained_on),
     )
     check_card(jsonable(asdict(card)), place)  # before anything is replaced
-    before = sha256_file(weights) if weights.is_file() else ""
+    before = _known_network(weights)
     with atomic_write(weights) as temporary:
         write_weights(temporary, tensors)
         digest = sha256_file(temporary)
@@ -153,10 +153,18 @@ def save_checkpoint(
             waiting.write_text(card_text(_without_home(values)), encoding="utf-8")
     waiting_card(weights).replace(place)
     sync_folder(weights.parent)
-    if digest != before:
+    if (digest, values["model"]) != before:
         for file in (_predictions_file(weights), report_file(weights)):
             file.unlink(missing_ok=True)
     return weights
+
+
+def _known_network(weights: Path) -> tuple[str, Any]:
+    """Return digest of the weights and description of the checkpoint that lies in a place."""
+    with contextlib.suppress(OSError, ValueError):
+        card = parse_card(card_beside(weights))
+        return card.weights_sha256, card.model
+    return "", None
 
 
 def _check_description(model: TileClassifier, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -361,7 +369,7 @@ def read_card(name: str | Path) -> Card:
 
 def _folders() -> list[Path]:
     chosen = os.environ.get("LULC_CHECKPOINTS")
-    folder = Path(chosen).expanduser() if chosen else None
+    folder = home_expanded(chosen) if chosen else None
     if folder and not folder.is_dir():
         raise FileNotFoundError(
             f"LULC_CHECKPOINTS names {chosen!r}, which is not a folder; correct or unset it"

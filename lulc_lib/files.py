@@ -45,6 +45,14 @@ class FolderLockedError(RuntimeError):
     """Another process, or another call in this one, works in the folder."""
 
 
+def home_expanded(path: str | Path) -> Path:
+    """Return a path whose ~ is the home folder; a name that only begins so stays as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # there is no such user
+        return Path(path)
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it into place when the block succeeds.

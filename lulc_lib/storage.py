@@ -18,6 +18,7 @@ import platformdirs
 from lulc_lib.files import (
     DamagedFileError,
     atomic_write,
+    home_expanded,
     one_line,
     open_checked,
     open_regular,
@@ -39,7 +40,7 @@ def cache_dir() -> Path:
     """
     chosen = os.environ.get("LULC_CACHE")
     folder = (
-        Path(chosen).expanduser().absolute() if chosen else platformdirs.user_cache_path("lulc_lib")
+        home_expanded(chosen).absolute() if chosen else platformdirs.user_cache_path("lulc_lib")
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)

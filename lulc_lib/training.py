@@ -26,7 +26,7 @@ from lulc_lib.attention import PlainAttention
 from lulc_lib.augmentation import augment, draw_turns, mix, turns_in_cycle
 from lulc_lib.checkpoints import load_checkpoint
 from lulc_lib.config import History, RunConfig
-from lulc_lib.files import atomic_write, lock_folder, one_line, open_checked, seal
+from lulc_lib.files import atomic_write, home_expanded, lock_folder, one_line, open_checked, seal
 from lulc_lib.hardware import describe_hardware, fast_bfloat16
 from lulc_lib.models import TileClassifier
 from lulc_lib.predictions import Predictions, predict
@@ -255,7 +255,7 @@ def _run_folder(run_dir: str | Path | None, accelerator: Accelerator) -> Iterato
 
     The first process does so for all.
     """
-    folder = None if run_dir is None else Path(run_dir).expanduser().absolute()
+    folder = None if run_dir is None else home_expanded(run_dir).absolute()
     if folder is None or not accelerator.is_main_process:
         yield folder
         return
@@ -769,7 +769,7 @@ _WORLD_SIZES = ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "WORL
 def _accelerator(config: RunConfig, run_dir: str | Path | None) -> Accelerator:
     mixed = "bf16" if config.precision == "bfloat16" else "no"
     tracker = None if config.tracker == "none" else config.tracker
-    project = None if run_dir is None else str(Path(run_dir).expanduser().absolute())
+    project = None if run_dir is None else str(home_expanded(run_dir).absolute())
     if tracker and project is None:
         raise ValueError(f"tracker={tracker!r} needs run_dir, the folder its files go to")
     AcceleratorState._reset_state()

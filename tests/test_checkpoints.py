@@ -591,6 +591,12 @@ def test_what_was_measured_of_the_same_weights_stays(tmp_path):
         file.write_text("measured")
     save_checkpoint(model, CONFIG, tmp_path / "a", notes="the same weights")
     assert all(file.exists() for file in beside)
+    other = create_model("vit", depth=1, embed_dim=24, num_heads=2, act_layer="relu")
+    other.load_state_dict(model.state_dict())
+    save_checkpoint(other, CONFIG, tmp_path / "a")
+    assert not any(file.exists() for file in beside), "they are of another network"
+    for file in beside:
+        file.write_text("measured")
     with torch.no_grad():
         model.network.head.bias += 1
     save_checkpoint(model, CONFIG, tmp_path / "a")

@@ -781,6 +781,14 @@ def test_long_names_of_columns_stay_in_their_columns(tiles: TileSet):
         assert text.get_fontsize() == (9.5 if name == "vit · a" else pytest.approx(6, abs=1))
 
 
+def test_a_gallery_takes_names_that_look_like_formulas(tiles: TileSet):
+    """A dollar is a letter, also where a line's width is measured."""
+    names = [r"x$\q$", "two\nlines $a$b_c_d$"]
+    figure = plots.plot_gallery(tiles[:2].images, {"a": made(tiles[:2], 4)}, names=names)
+    FigureCanvasAgg(figure).draw()
+    assert r"\q" in words(figure)
+
+
 def test_no_line_of_a_gallery_runs_into_the_next_column(tiles: TileSet):
     """A long file name, layer or class loses its middle, in captions and below columns' names."""
     name = "S2A_MSIL2A_20230615T103631_N0509_R008_T32UQD_20230615T172203.png"

@@ -53,6 +53,7 @@ def test_a_home_folder_is_no_folder_of_that_name(tmp_path, monkeypatch):
     assert write_whole("~/a.png", b"data") == tmp_path / "home" / "a.png"
     monkeypatch.setenv("LULC_CHECKPOINTS", "~/made")
     assert available_checkpoints()  # the shipped ones, and no error
+    assert write_whole("~no-such-user.html", b"data") == tmp_path / "~no-such-user.html"
     assert not Path("~").exists()
 
 

@@ -240,6 +240,9 @@ def test_drawn_tiles_of_one_seed_are_the_same_however_many():
     assert not known.contains(synthetic(2, seed=1)).any()
     assert not known.contains(plant(synthetic(2, seed=1), seed=3)).any()
     assert set(few.provenance().after(known).names) == {*many.names}
+    cued = plant(few, seed=3)
+    older = replace(cued.provenance(), digest=cued.digest[cued.digest.find("planted-") :])
+    assert older.contains(cued).all(), "as cards of earlier versions say it"
     assert synthetic(2, seed=1).provenance().after(known).names == few.names
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from lulc_lib.files import atomic_write
+from lulc_lib.files import atomic_write, home_expanded
 
 
 def figure_png(figure: Figure, dpi: int = 100) -> bytes:
@@ -41,7 +41,7 @@ def write_whole(path: str | Path, data: bytes) -> Path:
     Raises:
         OSError: if the file cannot be written; the message names it.
     """
-    path = Path(path).expanduser().absolute()
+    path = home_expanded(path).absolute()
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the name of a file inside it")
     try:

@@ -385,7 +385,7 @@ def shortened(line: str, points: float, size: float, weight: str = "normal") -> 
     """Return a line that fits into a width in points; of a longer one the middle is left out."""
     kept = len(line)
     made = line
-    while kept > 2 and width_of(made, size, weight) > points:
+    while kept > 2 and width_of(plain(made), size, weight) > points:
         kept -= 1
         made = f"{line[: (kept + 1) // 2]}…{line[len(line) - kept // 2 :]}"
     return made
@@ -398,7 +398,7 @@ def _tile_caption(tiles: Any, names: Sequence[str] | None, i: int) -> tuple[str,
 
 
 def _caption(ax: Axes, points: float, headline: str, details: str, colour: str) -> None:
-    headline = shortened(headline, points, 8, "bold")
+    headline = "\n".join(shortened(line, points, 8, "bold") for line in headline.split("\n"))
     details = "\n".join(shortened(line, points, 7) for line in details.split("\n"))
     ax.annotate(plain(headline), (0, 0), (0, -4), xycoords="axes fraction",
                 textcoords="offset points", va="top", fontsize=8, fontweight="bold",

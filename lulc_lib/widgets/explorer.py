@@ -49,7 +49,7 @@ from lulc_lib.widgets.elements import (
     listener,
     sprite,
 )
-from lulc_lib.widgets.finding import Facts, colour_distance, confusion, embed, find
+from lulc_lib.widgets.finding import Facts, asks_models, colour_distance, confusion, embed, find
 from lulc_lib.widgets.looking import (
     Failure,
     Looking,
@@ -664,6 +664,10 @@ class Explorer(ipywidgets.VBox):
         with self._turn:
             self._know()
             self._go(self.state, everything=True)
+            state, own = self.state, self.state.tile in self.looking.own
+            inside = own or self.looking.position[state.tile] in self.found
+            if asks_models(state) and len(self.found) and not inside:  # it was waited for
+                self._go(state.at(self.tiles.names[self.found[0]]))
 
     def _predicted(self, name: str, between: Between) -> Predictions:
         """Predict all tiles with features, in chunks that stay when the work is interrupted."""
