@@ -146,7 +146,8 @@ def test_the_page_says_how_the_runs_after_vit_alone_ended(experiments):
     """Validation figures in the text are those of the kept logits."""
     page = " ".join(experiments.PAGE.read_text(encoding="utf-8").split())
     found, right = {}, {}
-    for name in ("alone", "alone_train", "cropped", "sam", "mean_of_two", "mean_of_three"):
+    means = ("mean_of_two", "mean_of_three", "constant", "constant_cropped")
+    for name in ("alone", "alone_train", "cropped", "sam", *means):
         with np.load(BENCHMARKS / "results" / "logits" / f"vit_{name}.npz") as kept:
             part = "train" if name.endswith("train") else "val"
             assert json.loads(str(kept["facts"]))["part"] == f"seed42/{part}"
@@ -163,6 +164,8 @@ def test_the_page_says_how_the_runs_after_vit_alone_ended(experiments):
     assert f"have {two:.4f} and a lower validation loss ({loss:.3f} against" in page
     assert f"against {found['alone'][1]:.3f}), with the other run's" in page
     assert f"weights as well {three:.4f} ({least:.3f})" in page
+    assert f"At 0.001 the mean of 13 epochs has {found['constant'][0]:.4f}, at" in page
+    assert f"that of 12 has {found['constant_cropped'][0]:.4f}: less than" in page
 
 
 def _kept(path: Path) -> Predictions:
