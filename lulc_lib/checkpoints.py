@@ -390,7 +390,7 @@ def _pair(path: str | Path) -> tuple[Path, Path]:
     name = Path(text).name.removesuffix(".safetensors").removesuffix(".json")
     if text.endswith(("/", os.sep)) or name in ("", ".", ".."):
         raise CheckpointError(f"{text!r} names a folder; give folder/NAME")
-    folder = Path(text).expanduser().absolute().parent
+    folder = home_expanded(text).absolute().parent
     return folder / f"{name}.safetensors", folder / f"{name}.json"
 
 

@@ -19,7 +19,7 @@ from lulc_lib.decoded import (
     tile_set,
     write_cache,
 )
-from lulc_lib.files import DamagedFileError
+from lulc_lib.files import DamagedFileError, home_expanded
 from lulc_lib.hub import DataUnavailableError, RemoteFile, fetch, find
 from lulc_lib.images import ImageError, decode_tile
 from lulc_lib.storage import warn_damaged
@@ -112,7 +112,7 @@ def find_source(root: str | Path | None = None) -> Path | None:
     asked = root if root is not None else os.environ.get("LULC_EUROSAT") or None
     if asked is None:
         return next(filter(None, map(_locate, usual_places())), None)
-    path = Path(asked).expanduser().absolute()
+    path = home_expanded(asked).absolute()
     word = "root" if root is not None else "LULC_EUROSAT"
     if not path.exists():
         raise FileNotFoundError(

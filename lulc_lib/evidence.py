@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from lulc_lib.files import atomic_write, one_line, read_json
+from lulc_lib.files import atomic_write, home_expanded, one_line, read_json
 from lulc_lib.metrics import Interval
 from lulc_lib.predictions import structure_digest, weights_digest
 
@@ -221,7 +221,7 @@ class ReportCard:
 
         Beside a checkpoint it is called NAME.report.json, and `load_checkpoint` finds it.
         """
-        file = Path(path).expanduser().absolute()
+        file = home_expanded(path).absolute()
         with atomic_write(file) as temporary:
             temporary.write_text(self.to_json() + "\n", encoding="utf-8")
         return file

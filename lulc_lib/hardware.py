@@ -36,8 +36,7 @@ AVX512_BF16 = Processor(
     "AVX512-BF16",
     True,
     "bfloat16 is multiplied in hardware: --precision bfloat16 should be up to twice as fast as "
-    "float32 (not measured here); README's minutes were measured on two cores of such a processor, "
-    "the minutes of the model cards are AMX's",
+    "float32 (not measured here); the minutes of the model cards are AMX's, expect somewhat more",
 )
 ARM_BF16 = Processor(
     "ARM with BF16",

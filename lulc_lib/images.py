@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from lulc_lib.files import home_expanded
+
 SIDE = 64  # pixels along each side of a EuroSAT tile
 SENTINEL_METRES = 10  # ground size of one pixel in Sentinel-2's visible bands
 MAX_PIXELS = 50_000_000  # a phone's photograph has less; decoded, so many take 200 MB
@@ -148,7 +150,7 @@ def open_picture(
         raise ValueError(f"fit must be 'crop' or 'resize', got {fit!r}")
     if scale is not None and not (math.isfinite(scale) and scale > 0):
         raise ValueError(f"scale must be a number above 0, such as 10000, got {scale!r}")
-    path = Path(path).expanduser()
+    path = home_expanded(path)
     name = printable(str(path))
     if not path.exists():
         raise FileNotFoundError(f"there is no picture {name}")

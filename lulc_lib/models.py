@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lulc_lib.anatomies import Anatomy, anatomy
 from lulc_lib.arrays import whole_number
-from lulc_lib.files import one_line
+from lulc_lib.files import home_expanded, one_line
 from lulc_lib.hub import first_contact, hub_address, is_cached
 from lulc_lib.running import copied, device_of, evaluating
 from lulc_lib.tiles import CLASSES, TILE_SIZE
@@ -358,7 +358,7 @@ def _load_pretrained(
     architecture: str, pretrained: bool | str | Path, arguments: dict[str, Any]
 ) -> nn.Module:
     if pretrained is not True:
-        return _load_file(architecture, Path(pretrained).expanduser().absolute(), arguments)
+        return _load_file(architecture, home_expanded(pretrained).absolute(), arguments)
     cfg = timm.models.get_pretrained_cfg(architecture)
     if not cfg.hf_hub_id:
         raise ValueError(f"timm has no weights for {architecture}; take pretrained=False")

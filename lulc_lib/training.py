@@ -131,7 +131,7 @@ def _run(
     if average is not None:
         average.load_state_dict(model.state_dict())  # which are the first process's by now
     state_file = None if run_dir is None else run_dir / "state.pt"
-    facts = _facts(model, train, val, config)
+    facts = _facts(model, train, val, config) if state_file else {}
     hardware = describe_hardware(device)
     bar = tqdm(
         total=config.epochs * steps, unit="step",

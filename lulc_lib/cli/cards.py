@@ -34,10 +34,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Write the page and say where."""
     from lulc_lib.cards import describe_cards, names_in, seal_card
-    from lulc_lib.files import atomic_write
+    from lulc_lib.files import atomic_write, home_expanded
 
     own = Path(__file__).absolute().parents[2] / "checkpoints"
-    folder = Path(options.folder).expanduser().absolute() if options.folder else own
+    folder = home_expanded(options.folder).absolute() if options.folder else own
     for name in names_in(folder) if options.seal else ():
         if seal_card(folder / f"{name}.json"):
             common.say(f"sealed {folder / name}.json")

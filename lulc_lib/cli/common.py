@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lulc_lib.files import home_expanded
+
 if TYPE_CHECKING:
     from lulc_lib.metrics import Report
     from lulc_lib.models import TileClassifier
@@ -32,7 +34,7 @@ def get_tiles(options: argparse.Namespace) -> "TileSet":
 
     if options.drawn:
         return synthetic(options.tiles_per_class, DRAWN_SEED)
-    if options.data is not None and not Path(options.data).expanduser().exists():
+    if options.data is not None and not home_expanded(options.data).exists():
         raise FileNotFoundError(
             f"--data names {options.data}, which does not exist; name a folder or zip of "
             "EuroSAT's RGB tiles, or take drawn tiles with --drawn"
@@ -97,7 +99,7 @@ def output_file(path: str | Path, endings: tuple[str, ...], spare: Sequence[Path
         endings: endings that say what is written, such as (".png",).
         spare: files that must not be replaced.
     """
-    file = Path(path).expanduser().absolute()
+    file = home_expanded(path).absolute()
     if file.is_dir() or str(path).endswith(("/", os.sep)):
         raise IsADirectoryError(f"{path} is a folder; name a file in it, such as out{endings[0]}")
     if file.suffix.lower() not in endings:
@@ -112,7 +114,7 @@ def output_file(path: str | Path, endings: tuple[str, ...], spare: Sequence[Path
 
 def output_folder(path: str | Path) -> Path:
     """Return an absolute path that is a folder or can become one."""
-    folder = Path(path).expanduser().absolute()
+    folder = home_expanded(path).absolute()
     standing = next(p for p in (folder, *folder.parents) if p.exists())
     if not standing.is_dir():
         raise NotADirectoryError(f"{standing} is a file, so {folder} cannot be a folder")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lulc_lib.cli import common, parsing
 from lulc_lib.config import TRACKERS, RunConfig
-from lulc_lib.files import read_json
+from lulc_lib.files import home_expanded, read_json
 from lulc_lib.wording import did_you_mean
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
         if getattr(options, name) is not None:
             given[name] = getattr(options, name)
     if options.data is not None:
-        given["data"] = str(Path(options.data).expanduser().absolute())
+        given["data"] = str(home_expanded(options.data).absolute())
     if options.drawn:
         given["drawn"] = True
     if options.start is not None:
@@ -242,7 +242,7 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
         given["start"] = str(find_checkpoint(options.start).with_suffix(""))
     if isinstance(options.pretrained, str):
-        given["pretrained"] = str(Path(options.pretrained).expanduser().absolute())
+        given["pretrained"] = str(home_expanded(options.pretrained).absolute())
     return given
 
 

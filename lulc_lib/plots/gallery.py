@@ -361,16 +361,15 @@ def _fitted(name: str, points: float) -> tuple[str, float]:
 
     A name that is too long is broken behind its model; letters shrink from 9.5 points to 5 at most.
     """
-    if _width(name) <= points:
+    if width_of(name, 9.5, "bold") <= points:
         return name, 9.5
     model, dot, rest = name.partition(" · ")
     lines = [f"{model} ·", rest] if dot else [name]
-    size = min(9.5 if len(lines) == 1 else 7.0, 9.5 * points / max(map(_width, lines)))
+    size = min(
+        9.5 if len(lines) == 1 else 7.0,
+        9.5 * points / max(width_of(line, 9.5, "bold") for line in lines),
+    )
     return "\n".join(lines), max(size, 5.0)
-
-
-def _width(line: str) -> float:
-    return width_of(line, 9.5, "bold")
 
 
 @functools.lru_cache(maxsize=4096)
