@@ -361,9 +361,16 @@ def _gradient_in_parts(ask: Callable) -> None:
     whole = torch.autograd.grad(F.cross_entropy(model(x), labels), list(model.parameters()))
     expected = torch.cat([part.flatten() for part in whole])
     because = "a part counts by its share of the tiles, and the parts are 3 and 2 tiles"
+    sizes: list[int] = []
+    model.register_forward_pre_hook(lambda module, given: sizes.append(len(given[0])))
     for count in (1, 2):
         given = f"a linear layer and 5 tiles in {count} part(s)"
-        _expect(given, ask(model, x, labels, count), expected, because, 1e-5)
+        model.zero_grad()  # that gradients are cleared is asked last
+        sizes.clear()
+        got = ask(model, x, labels, count)
+        parts = f"{sizes}" if sizes else "no tiles at all"
+        _hold(len(sizes) == count, f"With {given} the model was given {parts} at a time.")
+        _expect(given, got, expected, because, 1e-5)
     got = ask(model, x, labels, 2)
     _expect("a second call", got, expected, "gradients left by the first must be cleared", 1e-5)
 
@@ -417,6 +424,7 @@ def _cooled(ask: Callable) -> None:
     because = "every logit is divided by T"
     _expect("T = 2, in the logits,", got.logits, tempered(pred, 2.0).logits, because)
     _hold(got.names == pred.names, "The tiles' names must stay as they are.")
+    _hold(np.array_equal(got.labels, pred.labels), "The labels must stay as they are.")
 
 
 @_exercise
@@ -448,12 +456,24 @@ def _covered(ask: Callable) -> None:
     because = "rows 8 to 15 and columns 16 to 23 take the tile's own mean in each channel"
     got = ask(images.clone(), cells.clone())
     _expect("the cell in row 1, column 2 of the first tile", got, expected, because, 1e-5)
+    cells = torch.zeros(2, 4, 4, dtype=torch.bool)
+    cells[1, 0, 3] = True
+    expected = images.clone()
+    expected[1, :, :16, 48:] = images[1].mean(dim=(1, 2))[:, None, None]
+    because = "cells are 16 pixels wide here: rows 0 to 15 and columns 48 to 63"
+    got = ask(images.clone(), cells)
+    _expect("one of 4 x 4 cells of the second tile", got, expected, because, 1e-5)
 
 
 @_exercise
 def _surest_error(ask: Callable) -> None:
     because = "tile 2 is wrong with the highest confidence; tile 0 is surer, but right"
     _expect("five made predictions", ask(_made_predictions()), 2, because)
+    logits = np.full((2, 10), -20, dtype=np.float32)  # both labels are class 1
+    logits[0, :2] = np.log([0.7, 0.3])
+    logits[1, [0, 1, 2]] = np.log([0.55, 0.01, 0.44])
+    because = "both are wrong, tile 0 with 0.7; tile 1, with 0.55, has the larger loss"
+    _expect("two more", ask(Predictions(logits, np.array([1, 1]), ("a", "b"))), 0, because)
 
 
 @_exercise
@@ -514,8 +534,9 @@ def _worst_match(ask: Callable) -> None:
 @_exercise
 def _points(ask: Callable) -> None:
     heatmap = np.full((64, 64), -1.0)
-    heatmap[40, 10] = -0.5
-    because = "the highest value, at row 40 and column 10, is in the lower left quarter"
+    heatmap[:32, 32:] = -0.9  # the quarter with the largest sum is another one
+    heatmap[32, 31] = -0.5
+    because = "the highest value, at row 32 and column 31, is in the lower left quarter"
     for row, column in ((1, 0), (0, 1), (0, 0), (1, 1)):
         given = f"quarter ({row}, {column})"
         _expect(given, ask(heatmap.copy(), row, column), (row, column) == (1, 0), because)
@@ -532,8 +553,9 @@ def _cheating(ask: Callable) -> None:
     _hold(
         lowest >= 0, f"For maps below 0 the lowest result is {lowest:.2f}; expected none below 0."
     )
-    because = "each map is raised by its own minimum, and both are 3 at one pixel"
-    _hold(np.allclose(got[0], got[1]), f"Two maps that differ by a constant must agree, {because}.")
+    because = "each map's own lowest value is subtracted from it"
+    same = np.allclose(got[0], got[1])
+    _hold(same, f"Two maps that differ by a constant must give the same result, because {because}.")
     none = ask(heatmaps.copy(), np.zeros_like(blob))
     _expect("a blob of zeros", none, np.zeros_like(blob), "the blob multiplies the map")
     _hold(got[0, 0, 0] > got[0, 1, 1], "A higher value must stay higher where the blob is even.")
@@ -541,8 +563,8 @@ def _cheating(ask: Callable) -> None:
 
 @_exercise
 def _divided(ask: Callable) -> None:
-    for most in (200.0, 255.0):  # 255 divided twice lies just above 1 / 255 in float32
-        pictures = torch.tensor([0.0, 100.0, most]).repeat_interleave(64).view(1, 3, 8, 8)
+    for most in (40.0, 200.0, 255.0):  # 255 divided twice lies just above 1 / 255 in float32
+        pictures = torch.tensor([0.0, most / 2, most]).repeat_interleave(64).view(1, 3, 8, 8)
         for times in range(3):
             given = f"pictures up to {most:.0f}, divided {times} times"
             because = f"their largest value is {pictures.max():.3g}"

@@ -170,6 +170,54 @@ WRONG = {
 }
 
 
+def _in_one_piece(model, x, labels, count):
+    model.zero_grad()
+    F.cross_entropy(model(x), labels).backward()
+    return torch.cat([weight.grad.flatten() for weight in model.parameters()])
+
+
+def _never_cleared(model, x, labels, count):
+    for part, own in zip(x.chunk(count), labels.chunk(count), strict=True):
+        (F.cross_entropy(model(part), own) * len(part) / len(x)).backward()
+    return torch.cat([weight.grad.flatten() for weight in model.parameters()])
+
+
+def _points_by_sum(heatmap, row, column):
+    sums = heatmap.reshape(2, 32, 2, 32).sum(axis=(1, 3))
+    return np.unravel_index(sums.argmax(), sums.shape) == (row, column)
+
+
+def _points_past_the_edge(heatmap, row, column):
+    y, x = np.unravel_index(heatmap.argmax(), heatmap.shape)
+    return (int(y > 32), int(x > 32)) == (row, column)
+
+
+def _by_loss(pred):
+    return int(np.where(pred.correct, -1, pred.losses).argmax())
+
+
+def _eight_cells(images, cells):
+    mask = cells.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None]
+    return torch.where(mask, images.mean(dim=(2, 3), keepdim=True), images)
+
+
+ALSO_WRONG = [
+    ("gradient_in_parts", _in_one_piece, "the model was given [5] at a time"),
+    ("gradient_in_parts", _never_cleared, "gradients left by the first must be cleared"),
+    ("points", _points_by_sum, "lower left quarter"),
+    ("points", _points_past_the_edge, "row 32 and column 31"),
+    ("divided", lambda p: 0 if p.max() > 100 else 1 if p.max() > 0.5 else 2, "pictures up to 40"),
+    ("surest_error", _by_loss, "tile 1, with 0.55, has the larger loss"),
+    ("covered", _eight_cells, "raised"),
+    ("cheating", lambda m, b: np.maximum(m, 0) * b, "lowest value is subtracted"),
+    (
+        "cooled",
+        lambda pred, t: dataclasses.replace(pred, logits=pred.logits / t, labels=pred.predicted),
+        "The labels must stay as they are.",
+    ),
+]
+
+
 def _named(function: Callable, name: str) -> Callable:
     """Return a function under the name that the exercise gave it."""
     function = copy.copy(function)
@@ -226,6 +274,14 @@ def test_a_wrong_answer_fails_for_its_reason(name: str):
     assert reason in answer.text, answer.text
     with pytest.raises(AssertionError, match="not right yet"):
         answer.confirm()
+
+
+@pytest.mark.parametrize(("name", "function", "reason"), ALSO_WRONG)
+def test_other_wrong_answers_fail_for_their_reasons(name: str, function: Callable, reason: str):
+    """A second or third misunderstanding of an exercise is told as what it is."""
+    answer = checks.check(_named(function, name))
+    assert not answer.passed
+    assert reason in answer.text, answer.text
 
 
 def _failing(b, c):
