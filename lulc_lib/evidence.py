@@ -292,6 +292,12 @@ def _checked_row(row: Row) -> Row:
 
 
 UNTESTED = Verdict(False, "there is no report card of these weights", "unproven · no report card")
+CONTRASTED = Verdict(
+    False,
+    "the report card tested finercam against the three nearest classes, not against one that was "
+    "asked for",
+    "unproven · not tested",
+)
 
 
 def report_file(weights: str | Path) -> Path:

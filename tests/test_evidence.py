@@ -141,6 +141,21 @@ def test_what_no_card_found_is_unproven(kept, images):
     assert "Unproven" not in explain(kept, images, "edge").warnings
 
 
+def test_a_contrast_that_was_asked_for_is_not_what_the_card_tested(kept, images):
+    """Cards test finercam against the three nearest classes; another contrast is another map."""
+    layer = layers(kept).layer[0]
+    card = made_card(kept, layer)
+    rows = tuple(replace(row, method="finercam") for row in card.rows)
+    replace(card, rows=rows, recommended=None).save(kept.report_file)
+    asked = {"layer": layer, "target": "River"}
+    assert explain(kept, images, "finercam", **asked).verdict.proven
+    against = explain(kept, images, "finercam", contrast="Highway", **asked)
+    assert against.verdict.short == "unproven · not tested"
+    assert "three nearest classes" in against.warned(0)["Unproven"]
+    both = explain(kept, images, ["hirescam", "finercam"], contrast="Highway", **asked)
+    assert "does not cover" in both["hirescam"].verdict.words
+
+
 def test_captions_say_passed_or_unproven(kept):
     """A caption says that the tests were passed, not only made; the sentence names both tests."""
     layer = layers(kept).layer[0]

@@ -138,8 +138,9 @@ def explain(
         found = _found(request, chosen, cache)
         for one in same:
             known = request.layer if one.method.layered else None
+            against = request.contrast is not None and one.method.takes_contrast
             results[one.name] = finished(
-                one.method, known, card, one.ground, found[one.method.name]
+                one.method, known, card, one.ground, found[one.method.name], against
             )
     several = not (method is None or isinstance(method, str))
     return {one.name: results[one.name] for one in asked} if several else results[asked[0].name]

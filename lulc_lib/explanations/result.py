@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lulc_lib.arrays import resized, softmax
-from lulc_lib.evidence import UNTESTED, ReportCard, Verdict
+from lulc_lib.evidence import CONTRASTED, UNTESTED, ReportCard, Verdict
 from lulc_lib.explanations.table import Method
 from lulc_lib.tiles import CLASSES, TILE_SIZE, cell_metres
 
@@ -84,6 +84,7 @@ def finished(
     card: ReportCard | None,
     ground: str,
     found: Mapping[str, np.ndarray],
+    contrasted: bool = False,
 ) -> Explanation:
     """Bring the grids to the tile, and say what is wrong with them and what tests found.
 
@@ -93,6 +94,8 @@ def finished(
         card: of the model's weights, if there is one.
         ground: why the method was chosen.
         found: grid, target and logits.
+        contrasted: whether the class to tell the target from was asked for: report cards test
+            `finercam` against the three nearest classes, so that its verdict is of another map.
     """
     grid = np.asarray(found["grid"], dtype=np.float32)
     target, logits = found["target"], found["logits"]
@@ -101,6 +104,8 @@ def finished(
     verdict = None
     if method.family != "null":
         verdict = card.verdict(method.name, layer) if card else UNTESTED
+        if card and contrasted:
+            verdict = CONTRASTED
         if not verdict.proven:
             warnings["Unproven"] = tuple(range(len(grid)))
     return Explanation(heatmap, grid, target, logits, method.name, layer, warnings, ground, verdict)
