@@ -46,13 +46,17 @@ def test_the_table_of_experiments_is_the_measured_one(experiments):
     ("word", "names"),
     {
         "helps": ("muon", "long", "small-patches"),
-        "hurts": ("mixup", "cutmix", "erase", "drop-path", "conv-stem", "masked", "distillation"),
+        "hurts": ("mixup", "cutmix", "erase", "conv-stem", "muon-conv-stem"),
         "no difference seen": (
             "base-again",
             "flip",
             "ema",
+            "no-smoothing",
+            "drop-path",
             "teacher",
             "contrast",
+            "masked",
+            "distillation",
             "cnn-progressive",
         ),
     }.items(),
@@ -61,8 +65,24 @@ def test_the_prose_says_what_the_rows_say(experiments, word, names):
     """The verdicts that docs/experiments.md speaks of are those of the measured rows."""
     rows = experiments.measured()
     for name in names:
-        beside = rows[experiments.IDEAS[name].beside]["val_macro_f1"]
+        beside = experiments.held_to(name, rows)
         assert experiments.verdict(rows[name]["val_macro_f1"] - beside) == word, name
+
+
+def test_rows_are_held_to_several_seeds_of_the_base(experiments):
+    """The base's mean is of three seeds, trained with the base's own settings."""
+    rates = experiments.learning_rates
+    rows = [rates.measured()[rates.name_of("vit", 1e-3, seed)] for seed in (42, 43, 44)]
+    mean = np.mean([row["val_macro_f1"]["value"] for row in rows])
+    assert experiments.held_to("mixup", {}) == pytest.approx(mean)
+    row = f"| {experiments.IDEAS['base-again'].idea} | 0.8757 | {0.8757 - mean:+.4f} |"
+    assert row in experiments.PAGE.read_text(encoding="utf-8")
+    without = {"save_every": 1, "best_by": "loss"}  # they move no weight
+    settings = [rates.config_of("vit", 1e-3, 42, "bfloat16"), experiments.config_of("base")]
+    assert len({dataclasses.replace(one, **without) for one in settings}) == 1
+    assert rates.TILES == experiments.TILES
+    assert experiments.held_to("cnn-small", {"cnn": {"val_macro_f1": 0.5}}) == 0.5
+    assert experiments.held_to("cnn-small", {}) is None
 
 
 def test_each_experiment_changes_the_base(experiments):
@@ -85,6 +105,7 @@ def test_a_page_is_written_between_its_marks(experiments, tmp_path, monkeypatch)
     results.write_text(json.dumps(rows))
     monkeypatch.setattr(experiments, "PAGE", page)
     monkeypatch.setattr(experiments, "RESULTS", results)
+    monkeypatch.setattr(experiments, "held_to", lambda name, rows: 0.8)
     experiments.write_page()
     text = page.read_text()
     assert text.startswith("before\n")
