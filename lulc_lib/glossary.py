@@ -172,6 +172,9 @@ TERMS = tuple(
          "and a null's on the same tiles."),
         ("leak", "01", "Training tiles among the tiles of a score, which make it too high."),
         ("learning rate", "02", "The length of a training step."),
+        ("libragrad", "00",
+         "A method that multiplies activation and gradient, with factors such as attention "
+         "shares held constant."),
         ("logits", "00", "A model's outputs before the softmax, one for each class."),
         ("loss", "02",
          "How wrong a model is, in one number. Here: the cross-entropy, minus the "

@@ -507,9 +507,9 @@ _TESTS = (
          "share of a map's positive part on the explained one of four tiles, which are as large as "
          "those the model has learnt where it takes larger images, else shrunk; 0 to 1, chance "
          "0.25, higher is better",
-         "Arias-Duart et al. 2022, arXiv:2109.15035"),
+         "after Arias-Duart et al. 2022, arXiv:2109.15035"),
     Test("mosaic 3x3", _large_mosaic, "the same among nine tiles; chance 0.11",
-         "Arias-Duart et al. 2022, arXiv:2109.15035"),
+         "after Arias-Duart et al. 2022, arXiv:2109.15035"),
     Test(SINGLE_DELETION, _single_deletion,
          "correlation of a map's sums over 4x4 patches with what the target's logit loses when "
          "that patch alone is removed, of values (the paper's is of ranks); -1 to 1, chance 0, "

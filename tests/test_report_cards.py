@@ -313,6 +313,11 @@ def test_it_is_drawn(card):
     drawn = [line.get_marker() for line in ax.child_axes[0].lines]
     assert drawn.count("s") == len(NULLS)  # another form than the explanations
     assert drawn.count("o") == len(METHODS)
+    titles = tuple(panel.get_title(loc="left") for panel in ax.child_axes)
+    said = [panel.texts[0].get_text() for panel in ax.child_axes]
+    assert titles == (f"{card.model}: Mosaics", "Single deletion", "Removal")
+    filling = card.find("edge", None, SINGLE_DELETION).filling
+    assert [text.partition(", filled by ")[2] for text in said] == ["", filling, filling]
     close(ax)
 
 

@@ -60,7 +60,8 @@ def mosaics(
 
     No tile is used again before all of its class were used. A map that explains one of the classes
     should lie on that class's tile (the pointing game of
-    Zhang et al. 2016, arXiv:1608.00507; mosaics as in Arias-Duart et al. 2022, arXiv:2109.15035).
+    Zhang et al. 2016, arXiv:1608.00507; mosaics after Arias-Duart et al. 2022, arXiv:2109.15035,
+    whose mosaics hold two tiles of the class asked for, so that chance is one half).
 
     Args:
         tiles: what the mosaics are made of, such as the test tiles that a model gets right, or
@@ -211,7 +212,7 @@ def area_under_roc(heatmap: Any, mask: Any) -> np.ndarray:
 
     The probability that a pixel inside the mask has a higher value than one outside, ties counting
     half: the area under the ROC curve, by ranks (Mann and Whitney 1947). For maps of mosaics the
-    mask is `Mosaics.own`, as in Arias-Duart et al. 2022, arXiv:2109.15035, who take the share.
+    mask is `Mosaics.own`; Arias-Duart et al. 2022, arXiv:2109.15035, take the share.
     Unlike `relevance_share` it looks at the order alone, and at negative values too.
 
     Args:

@@ -57,7 +57,10 @@ def plot_report_card(card: ReportCard, ax: Axes | None = None, most: int = 16) -
     for place, (test, (title, unit)) in enumerate(_PANELS.items()):
         panel = ax.inset_axes((0.0 + 0.345 * place, 0, 0.31, 1))
         _draw(panel, card, test, shown, apart)
-        dress(panel, title, unit, grid="x")
+        row = card.find(*shown[0], test)
+        filled = f", filled by {row.filling}" if row and row.filling else ""
+        model = f"{card.model}: " if place == 0 else ""
+        dress(panel, model + title, unit + filled, grid="x")
         panel.set_yticks(range(len(shown)), [_label(*name) for name in shown] if place == 0 else [])
         panel.set_ylim(len(shown) - 0.4, -0.6)
         for text, name in zip(panel.get_yticklabels(), shown, strict=False):
