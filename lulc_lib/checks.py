@@ -353,7 +353,14 @@ def _smoothed_loss(ask: Callable) -> None:
 @_exercise
 def _gradient_in_parts(ask: Callable) -> None:
     generator = torch.Generator().manual_seed(0)
-    model = torch.nn.Linear(3, 10)
+    sizes: list[int] = []
+
+    class Counted(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(x))
+            return super().forward(x)
+
+    model = Counted(3, 10)
     with torch.no_grad():
         model.weight.copy_(torch.randn(10, 3, generator=generator))
         model.bias.zero_()
@@ -361,15 +368,13 @@ def _gradient_in_parts(ask: Callable) -> None:
     whole = torch.autograd.grad(F.cross_entropy(model(x), labels), list(model.parameters()))
     expected = torch.cat([part.flatten() for part in whole])
     because = "a part counts by its share of the tiles, and the parts are 3 and 2 tiles"
-    sizes: list[int] = []
-    model.register_forward_pre_hook(lambda module, given: sizes.append(len(given[0])))
     for count in (1, 2):
         given = f"a linear layer and 5 tiles in {count} part(s)"
         model.zero_grad()  # that gradients are cleared is asked last
         sizes.clear()
         got = ask(model, x, labels, count)
-        parts = f"{sizes}" if sizes else "no tiles at all"
-        _hold(len(sizes) == count, f"With {given} the model was given {parts} at a time.")
+        parts = f"{sizes or 'no'} tiles at a time; expected {count} part(s)"
+        _hold(len(sizes) == count, f"With {given} the model was given {parts}.")
         _expect(given, got, expected, because, 1e-5)
     got = ask(model, x, labels, 2)
     _expect("a second call", got, expected, "gradients left by the first must be cleared", 1e-5)

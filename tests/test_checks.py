@@ -202,7 +202,11 @@ def _eight_cells(images, cells):
 
 
 ALSO_WRONG = [
-    ("gradient_in_parts", _in_one_piece, "the model was given [5] at a time"),
+    (
+        "gradient_in_parts",
+        _in_one_piece,
+        "the model was given [5] tiles at a time; expected 2 part(s)",
+    ),
     ("gradient_in_parts", _never_cleared, "gradients left by the first must be cleared"),
     ("points", _points_by_sum, "lower left quarter"),
     ("points", _points_past_the_edge, "row 32 and column 31"),

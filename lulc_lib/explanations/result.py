@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lulc_lib.arrays import resized, softmax
-from lulc_lib.evidence import CONTRASTED, UNTESTED, ReportCard, Verdict
+from lulc_lib.evidence import CONTRASTED, UNTESTED, ReportCard, Verdict, candidates
 from lulc_lib.explanations.table import Method
 from lulc_lib.tiles import CLASSES, TILE_SIZE, cell_metres
 
@@ -104,7 +104,7 @@ def finished(
     verdict = None
     if method.family != "null":
         verdict = card.verdict(method.name, layer) if card else UNTESTED
-        if card and contrasted:
+        if card and contrasted and (method.name, layer) in set(candidates(card)):
             verdict = CONTRASTED
         if not verdict.proven:
             warnings["Unproven"] = tuple(range(len(grid)))
