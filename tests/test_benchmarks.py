@@ -168,6 +168,7 @@ def test_the_page_says_how_the_runs_after_vit_alone_ended(experiments):
     page = " ".join(experiments.PAGE.read_text(encoding="utf-8").split())
     found, right = {}, {}
     means = ("mean_of_two", "mean_of_three", "constant", "constant_cropped")
+    means += ("cropped_longer", "mean_with_longer")
     for name in ("alone", "alone_train", "cropped", "sam", *means):
         with np.load(BENCHMARKS / "results" / "logits" / f"vit_{name}.npz") as kept:
             part = "train" if name.endswith("train") else "val"
@@ -187,6 +188,13 @@ def test_the_page_says_how_the_runs_after_vit_alone_ended(experiments):
     assert f"weights as well {three:.4f} ({least:.3f})" in page
     assert f"At 0.001 the mean of 13 epochs has {found['constant'][0]:.4f}, at" in page
     assert f"that of 12 has {found['constant_cropped'][0]:.4f}: less than" in page
+    assert f"averaged at 0.9995 ended at {found['cropped_longer'][0]:.4f}, and with" in page
+    assert f"minimisation its mean has {found['mean_with_longer'][0]:.4f}. So of five" in page
+    runs = ("cropped", "sam", "constant", "constant_cropped", "cropped_longer")
+    lead = max(found[name][0] for name in runs) - found["alone"][0]
+    assert f"none ended more than {lead:.4f} above it on" in page
+    best = max(found[name][0] for name in means if name.startswith("mean"))
+    assert f"means of weights end at {best:.3f} at most" in page
 
 
 def _kept(path: Path) -> Predictions:
