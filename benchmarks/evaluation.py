@@ -99,7 +99,7 @@ def page(result: dict[str, Any]) -> str:
         "smaller is better; doubted labels are those of confident learning. Notebooks 04, 10 and",
         "12 show how; 04 and 12 fit T on 500 validation tiles, so that T, the ECE with T and the",
         "labels doubted differ a little there. The float16 files are asked; the cards' figures are",
-        "of the float32 weights, which answer otherwise on two of the ResNet50's tiles.",
+        "of the float32 weights, which answer otherwise on at most one tile in a thousand.",
         "",
         "| model | split | test tiles | macro-F1 | accuracy | T | ECE | ECE with T | AURC (random "
         "order) | errors | labels doubted |",

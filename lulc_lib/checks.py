@@ -466,7 +466,7 @@ def _covered(ask: Callable) -> None:
     expected = images.clone()
     expected[1, :, :16, 48:] = images[1].mean(dim=(1, 2))[:, None, None]
     because = "cells are 16 pixels wide here: rows 0 to 15 and columns 48 to 63"
-    got = ask(images.clone(), cells)
+    got = ask(images.clone(), cells.clone())
     _expect("one of 4 x 4 cells of the second tile", got, expected, because, 1e-5)
 
 
