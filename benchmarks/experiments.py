@@ -22,6 +22,7 @@ from typing import Any
 import few_labels
 import learning_rates
 import numpy as np
+import recipes
 import report_cards
 import torch
 from self_supervised import pretrain
@@ -47,7 +48,7 @@ MARKS = {
         f"<!-- {kind}: written by benchmarks/experiments.py --table -->",
         f"<!-- end of {kind} -->",
     )
-    for kind in ("table", "runs", "costs", "rates", "few labels", "probe")
+    for kind in ("table", "runs", "seeds", "costs", "rates", "few labels", "probe")
 }
 CHANCE = 0.01  # macro-F1; one training of an idea cannot tell less: see base-again, notebook 11
 TILES = 5400  # a third of the training tiles: an experiment takes minutes on two cores
@@ -290,6 +291,29 @@ def runs() -> str:
     return "\n".join(lines)
 
 
+def seeds() -> str:
+    """Return the trainings of each recipe that was trained with several seeds, as Markdown."""
+    lines = [
+        "| recipe | seed | validation macro-F1 | test macro-F1 |",
+        "|---|---|---|---|",
+    ]
+    rows = sorted(recipes.kept_seeds().values(), key=lambda row: (row["recipe"], row["seed"]))
+    for name in dict.fromkeys(row["recipe"] for row in rows):
+        card = read_card(CHECKPOINTS / name)
+        best = card.history["epochs"][card.history["best_epoch"]]["val_macro_f1"]
+        scores = [(card.stages()[0].seed, best, card.metrics["macro_f1"])]
+        scores += [(r["seed"], r["val"]["value"], r["test"]) for r in rows if r["recipe"] == name]
+        for seed, chosen, test in scores:
+            interval = "{value:.4f} [{low:.3f}, {high:.3f}]".format(**test)
+            lines.append(f"| {name} | {seed} | {chosen:.4f} | {interval} |")
+        tests = [test["value"] for _, _, test in scores]
+        mean, spread = np.mean(tests), np.std(tests, ddof=1)
+        lines.append(
+            f"| {name} | mean of {len(tests)} | | {mean:.4f}, standard deviation {spread:.4f} |"
+        )
+    return "\n".join(lines)
+
+
 def costs() -> str:
     """Return the minutes that the shipped trainings take, as `training.py` measured them."""
     shipped = json.loads(COSTS.read_text())["shipped"]
@@ -318,6 +342,7 @@ def tables() -> dict[str, str]:
     return {
         "table": table(measured()),
         "runs": runs(),
+        "seeds": seeds(),
         "costs": costs(),
         "rates": learning_rates.table(learning_rates.measured()),
         "few labels": few_labels.table(few_labels.measured()),

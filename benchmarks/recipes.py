@@ -5,21 +5,29 @@
     python benchmarks/recipes.py resnet50 --ship   # also test once, and write the checkpoint
     python benchmarks/recipes.py vit_alone --precision float32   # where bfloat16 is not fast
     python benchmarks/recipes.py vit_cropped --mean vit_alone    # and the mean of both's weights
+    python benchmarks/recipes.py vit_alone --seed 43   # the same once more; nothing is shipped
 
 A stage starts from the best weights of the one before it; where its network has smaller patches,
 kernels and position codes are resized to them. All choices were made by validation figures
 (docs/experiments.md); test tiles are read by --ship alone. Beside the checkpoint, --ship
 writes NAME.predictions.npz: what the float16 file says of the test tiles, and on how many of them
 it answers as the float32 weights do.
+
+With --seed, a recipe is trained once more from other first weights and with the tiles in another
+order. Its checkpoint NAME-SEED lies with its run; scores of validation and test tiles are kept in
+results/seeds.json, logits in results/logits/. Nothing is chosen by them.
 """
 
 import argparse
 import copy
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from timm.models.vision_transformer import checkpoint_filter_fn
 
@@ -30,10 +38,13 @@ from lulc_lib.metrics import evaluate
 from lulc_lib.models import TileClassifier, create_model
 from lulc_lib.predictions import predict
 from lulc_lib.splits import Split, split
+from lulc_lib.storage import atomic_write
 from lulc_lib.training import fit
 
 HERE = Path(__file__).parent
 RUNS = HERE.parent / "outputs" / "recipes"
+SEEDS = HERE / "results" / "seeds.json"
+LOGITS = HERE / "results" / "logits"
 
 
 @dataclass(frozen=True)
@@ -117,7 +128,10 @@ RECIPES = {
 
 
 def train(name: str, recipe: Recipe, parts: Split) -> tuple[TileClassifier, History]:
-    """Train all stages of a recipe, or go on where they were; return model and joined history."""
+    """Train all stages of a recipe, or go on where they were; return model and joined history.
+
+    `name` is that of the folder that keeps them.
+    """
     torch.manual_seed(recipe.stages[0].seed)
     model = create_model(recipe.stages[0].model)
     joined = History()
@@ -144,6 +158,42 @@ def refined(model: TileClassifier, name: str) -> TileClassifier:
     made.network.load_state_dict(fitted)
     made.trained_on = model.trained_on
     return made
+
+
+def with_seed(recipe: Recipe, seed: int) -> Recipe:
+    """Return a recipe whose first stage has another seed, and the others as much another one."""
+    more = seed - recipe.stages[0].seed
+    return replace(recipe, stages=tuple(replace(c, seed=c.seed + more) for c in recipe.stages))
+
+
+def again(
+    name: str, seed: int, recipe: Recipe, model: TileClassifier, history: History, parts: Split
+) -> dict[str, Any]:
+    """Keep checkpoint, logits and scores of a recipe that was trained with another seed."""
+    told = f"{name}-{seed}"
+    found = {part.role: predict(model, part, progress=True) for part in (parts.val, parts.test)}
+    scores = {role: evaluate(predictions) for role, predictions in found.items()}
+    save_checkpoint(
+        model, recipe.stages[-1], RUNS / told / told, scores["test"], history, recipe.notes,
+        earlier=recipe.stages[:-1],
+    )  # fmt: skip
+    with atomic_write(LOGITS / f"{told}.npz") as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file,
+            facts=np.array(json.dumps({role: [p.digest, p.part] for role, p in found.items()})),
+            **{f"{role}_logits": p.logits.astype(np.float16) for role, p in found.items()},
+            **{f"{role}_labels": p.labels.astype(np.int8) for role, p in found.items()},
+        )  # fmt: skip
+    return {
+        "recipe": name, "seed": seed, "split": recipe.split, "epochs": len(history.epochs),
+        "best epoch": history.best_epoch, "hardware": history.hardware,
+        **{role: report.macro_f1.to_dict() for role, report in scores.items()},
+    }  # fmt: skip
+
+
+def kept_seeds() -> dict[str, dict[str, Any]]:
+    """Return what was measured of trainings with other seeds, by NAME-SEED."""
+    return json.loads(SEEDS.read_text()) if SEEDS.is_file() else {}
 
 
 def mean_of_weights(models: Sequence[TileClassifier]) -> TileClassifier:
@@ -178,6 +228,7 @@ def main() -> int:
     parser.add_argument("name", metavar="NAME", nargs="?", help=f"of {', '.join(RECIPES)}")
     parser.add_argument("--precision", choices=PRECISIONS, help="instead of the recipe's own")
     parser.add_argument("--mean", metavar="CHECKPOINT", help="validate the mean with its weights")
+    parser.add_argument("--seed", type=int, help="train once more with another seed, ship nothing")
     parser.add_argument("--ship", action="store_true", help="test once, write the checkpoint")
     options = parser.parse_args()
     if options.name is None:
@@ -191,6 +242,18 @@ def main() -> int:
         stages = tuple(replace(stage, precision=options.precision) for stage in recipe.stages)
         recipe = replace(recipe, stages=stages)
     parts = split(load_eurosat(download=False), recipe.split)
+    if options.seed is not None:
+        if options.ship or options.mean:
+            parser.error("--seed ships nothing and makes no mean; leave out --ship and --mean")
+        if options.seed == recipe.stages[0].seed:
+            parser.error(f"{options.seed} is the recipe's own seed; give another one")
+        recipe, told = with_seed(recipe, options.seed), f"{options.name}-{options.seed}"
+        model, history = train(told, recipe, parts)
+        row = again(options.name, options.seed, recipe, model, history, parts)
+        with atomic_write(SEEDS) as temporary:
+            temporary.write_text(json.dumps({**kept_seeds(), told: row}, indent=1) + "\n")
+        print(f"{told}: {row}")
+        return 0
     model, history = train(options.name, recipe, parts)
     if options.mean:
         mean = mean_of_weights([load_checkpoint(options.mean)[0], model])

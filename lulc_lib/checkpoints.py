@@ -198,8 +198,8 @@ def _check_description(model: TileClassifier, shapes: dict[str, tuple[int, ...]]
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
-    teacher = Path(config.teacher)
-    return asdict(config) | ({"teacher": teacher.name} if teacher.is_absolute() else {})
+    teachers = (Path(name).name if Path(name).is_absolute() else name for name in config.teachers)
+    return asdict(config) | {"teacher": ", ".join(teachers)}
 
 
 def _without_home(value: Any) -> Any:

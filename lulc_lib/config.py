@@ -12,6 +12,7 @@ SCHEDULES = ("constant", "cosine", "onecycle")
 AUGMENTATIONS = ("none", "flip", "d4", "d4_cycle")
 PRECISIONS = ("float32", "bfloat16")
 CRITERIA = ("loss", "macro_f1")
+TEACHER_SEES = ("tile", "view")
 TRACKERS = ("none", "tensorboard", "wandb")
 MOST_LIVE_TILES = 400  # on a live page; kept here, where the command line can ask without torch
 
@@ -47,8 +48,12 @@ class RunConfig:
     label_smoothing: float = 0.05  # softens one-hot targets: EuroSAT has wrong labels
     mixup: float = 0.0  # Beta(a, a) of blended pairs, 0 = off: more views from few tiles
     cutmix: float = 0.0  # Beta(a, a) of patches put in from another tile, 0 = off
-    teacher: str = ""  # checkpoint whose probabilities are learned too: small models learn better
+    # checkpoint whose probabilities are learned too, or several as "a, b", whose mean is learned:
+    # small models learn better
+    teacher: str = ""
     distill: float = 0.0  # their weight in the targets, the labels have the rest
+    # tile: each tile once, as it is; view: what the student sees, at every step, which costs more
+    teacher_sees: str = "tile"
     # d4: the 8 flips and quarter turns, true for a view from above, drawn each time; d4_cycle: each
     # tile meets them in turn, from a start of its own
     augment: str = "d4"
@@ -95,6 +100,10 @@ class RunConfig:
                 "teacher and distill go together: a checkpoint, and its weight in the targets; "
                 f"got teacher={self.teacher!r}, distill={self.distill!r}"
             )
+        if self.teacher and not all(self.teachers):
+            raise ValueError(
+                f"teacher must be names with commas between, got {_shown(self.teacher)}"
+            )
         if not self.model:
             raise ValueError("model must be a name, got ''")
         if self.sizes and self.sizes[-1][0] >= self.epochs:
@@ -102,6 +111,11 @@ class RunConfig:
                 f"sizes must all begin before the last of {self.epochs} epochs, got "
                 f"{_shown(self.sizes)}"
             )
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The checkpoints that `teacher` names."""
+        return tuple(map(str.strip, self.teacher.split(","))) if self.teacher else ()
 
     def size_at(self, epoch: int) -> int | None:
         """Return the size inside the model at an epoch, None when the model's own is kept."""
@@ -195,6 +209,7 @@ _CHOICES = {
     "augment": AUGMENTATIONS,
     "precision": PRECISIONS,
     "best_by": CRITERIA,
+    "teacher_sees": TEACHER_SEES,
     "tracker": TRACKERS,
 }
 

@@ -118,7 +118,8 @@ def _run(
     with taking_turns(model):
         model.to(device=device, memory_format=layout)
     images, labels = train.images.to(device), train.labels.to(device)
-    taught = _ask_teacher(train, config, device)
+    teachers = _load_teachers(train, config, device)
+    taught = _ask_once(teachers, train, config) if config.teacher_sees == "tile" else None
     batch = min(config.batch_size, len(train))
     steps = len(train) // batch  # steps an epoch
     parts = _parts(batch, config, accelerator)
@@ -163,8 +164,9 @@ def _run(
                     turns = draw_turns(batch, config, rng)
                 x = augment(images[chosen], turns, config, rng, model.image_size)  # (B, 3, S, S)
                 y = labels[chosen]
-                if taught is not None:
+                if teachers:
                     y = F.one_hot(y, len(CLASSES)).float()
+                if taught is not None:
                     y = y.lerp(taught[chosen], config.distill)
                 x, y = mix(x, y, config, rng)
                 x = x.contiguous(memory_format=layout)
@@ -177,8 +179,12 @@ def _run(
                         with alone:
                             logits = network(x[part])  # (B / parts of all processes, 10)
                             _check_logits(logits, len(y[part]), model.name)
+                            target = y[part]
+                            if teachers and taught is None:
+                                with accelerator.autocast():
+                                    target = target.lerp(_asked(teachers, x[part]), config.distill)
                             loss = F.cross_entropy(
-                                logits, y[part], label_smoothing=config.label_smoothing
+                                logits, target, label_smoothing=config.label_smoothing
                             )
                             share = len(logits) / batch * accelerator.num_processes  # DDP averages
                             accelerator.backward(loss * share)
@@ -583,35 +589,57 @@ def _parts(batch: int, config: RunConfig, accelerator: Accelerator) -> list[slic
     return slices[first : first + config.accumulate]
 
 
-def _ask_teacher(train: TileSet, config: RunConfig, device: torch.device) -> Tensor | None:
-    """Return a teacher's probabilities, float32 (N, 10).
+def _load_teachers(train: TileSet, config: RunConfig, device: torch.device) -> list[TileClassifier]:
+    """Return the teachers; none may know a tile that the student is tested on."""
+    teachers = []
+    for name in config.teachers:
+        teacher, _ = load_checkpoint(name)
+        known = teacher.trained_on
+        if known is None:
+            raise ValueError(
+                f"the checkpoint {name} does not say what it was trained on, so that it might know "
+                "the test tiles; take a teacher trained with lulc.fit"
+            )
+        same_part = (known.digest, known.whole_part) == (train.digest, train.whole_part)
+        fellow = same_part and train.role == "train"  # of a split's train part, any may be known
+        drawn = known.drawn or train.drawn
+        apart = drawn and known.digest != train.digest  # drawn tiles of another seed share names
+        strangers = set() if fellow or apart else set(known.names) - set(train.names)
+        if strangers:
+            raise ValueError(
+                f"the teacher {name} was trained on {len(strangers):,} tiles that are not among "
+                f"these training tiles, such as {min(strangers)!r}: the student would learn of "
+                "tiles it is tested on; take a teacher of the same split"
+            )
+        teachers.append(teacher.to(device))
+    return teachers
 
-    The teacher sees each tile once, as it is, however the student sees it: its answers are computed
-    once and kept in the cache folder. To ask it for all eight turns would take eight times as long.
+
+def _ask_once(teachers: list[TileClassifier], train: TileSet, config: RunConfig) -> Tensor | None:
+    """Return the mean of the teachers' probabilities for the tiles as they are, float32 (N, 10).
+
+    They are kept in the cache folder: a run that goes on need not ask again.
     """
-    if not config.teacher:
+    if not teachers:
         return None
-    teacher, _ = load_checkpoint(config.teacher)
-    known = teacher.trained_on
-    if known is None:
-        raise ValueError(
-            f"the checkpoint {config.teacher} does not say what it was trained on, so that it "
-            "might know the test tiles; take a teacher trained with lulc.fit"
+    asked = [
+        torch.from_numpy(
+            predict(teacher, train, precision=config.precision, cache=True).probabilities
         )
-    same_part = (known.digest, known.whole_part) == (train.digest, train.whole_part)
-    fellow = same_part and train.role == "train"  # of a split's train part, any tile may be known
-    drawn = known.drawn or train.drawn
-    apart = drawn and known.digest != train.digest  # drawn tiles of another seed share names
-    strangers = set() if fellow or apart else set(known.names) - set(train.names)
-    if strangers:
-        raise ValueError(
-            f"the teacher {config.teacher} was trained on {len(strangers):,} tiles that are not "
-            f"among these training tiles, such as {min(strangers)!r}: the student would learn of "
-            "tiles it is tested on; take a teacher of the same split"
-        )
-    teacher.to(device)
-    seen = predict(teacher, train, precision=config.precision, cache=True)
-    return torch.from_numpy(seen.probabilities).float().to(device)
+        for teacher in teachers
+    ]
+    return torch.stack(asked).mean(0).float().to(next(teachers[0].parameters()).device)
+
+
+def _asked(teachers: list[TileClassifier], views: Tensor) -> Tensor:
+    """Return the mean of the teachers' probabilities for views (B, 3, S, S), float32 (B, 10).
+
+    A student that learns from what its teacher says of the very view learns a function, not a list
+    of answers (Beyer et al. 2022, Knowledge distillation: a good teacher is patient and consistent,
+    arXiv 2106.05237).
+    """
+    with torch.no_grad():
+        return torch.stack([teacher(views).float().softmax(1) for teacher in teachers]).mean(0)
 
 
 def _averaging(model: TileClassifier, config: RunConfig) -> ModelEmaV3 | None:

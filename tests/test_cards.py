@@ -267,13 +267,13 @@ def test_cards_hold_no_home_folder(tmp_path, monkeypatch):
     """Neither notes nor a teacher's path tell where somebody's files lie."""
     home = tmp_path / "anna"
     monkeypatch.setenv("HOME", str(home))
-    config = RunConfig(model="test_vit", teacher=f"{home}/runs/big/big", distill=0.5)
+    config = RunConfig(model="test_vit", teacher=f"{home}/runs/big/big, vit", distill=0.5)
     notes = f"Made from {home}/data; beside {home}ette."
     model = create_model("test_vit", image_size=64)
     save_checkpoint(model, config, tmp_path / "a", notes=notes, earlier=[config])
     card = read_card(tmp_path / "a")
     assert card.notes == f"Made from ~/data; beside {home}ette."
-    assert [stage.teacher for stage in card.stages()] == ["big", "big"]
+    assert [stage.teacher for stage in card.stages()] == ["big, vit", "big, vit"]
 
 
 def test_the_page_of_cards_holds_no_markup_of_others(saved):

@@ -408,7 +408,7 @@ def break_at(monkeypatch, name, count):
         ("learning_rate_at", 5, 1),
         ("validate", 2, 1),
         ("seal", 1, 1),
-        ("_ask_teacher", 1, 0),
+        ("_ask_once", 1, 0),
     ],
 )
 def test_any_error_leaves_the_best_weights_or_the_old_ones(
@@ -733,28 +733,82 @@ def test_preset_seed_is_the_earlier_recipe():
     assert (vit.epochs, vit.augment, vit.crop_scale) == (20, "none", 1.0)
 
 
-def test_a_teacher_is_learned_from(parts, tmp_path):
-    """With no weight on labels, the targets are the teacher's probabilities."""
-    torch.manual_seed(5)
+def taught(path, seed, parts):
+    """Return a small ViT that a short training changed, kept at a path."""
+    torch.manual_seed(seed)
     teacher = create_model("vit", **TINY)
     fit(teacher, parts.train, None, replace(PLAIN, epochs=1), progress=False)
-    save_checkpoint(teacher, PLAIN, tmp_path / "teacher", precision="float32")
+    save_checkpoint(teacher, PLAIN, path, precision="float32")
+    return teacher
+
+
+def first_losses(config, parts, models):
+    """Return the mean training loss of each model in the first epoch, as if it knew no tiles."""
+    for model in models:
+        model.trained_on = None
+    return [
+        fit(model, parts.train, None, config, progress=False).epochs[0]["train_loss"]
+        for model in models
+    ]
+
+
+def test_a_teacher_is_learned_from(parts, tmp_path):
+    """With no weight on labels, the targets are the teacher's probabilities."""
+    teacher = taught(tmp_path / "teacher", 5, parts)
     config = replace(PLAIN, teacher=str(tmp_path / "teacher"), distill=1.0, epochs=1)
-    answers = training._ask_teacher(parts.train, config, torch.device("cpu"))
+    loaded = training._load_teachers(parts.train, config, torch.device("cpu"))
+    answers = training._ask_once(loaded, parts.train, config)
     expected = predict(teacher, parts.train).probabilities
     assert answers.shape == (36, 10)
     assert np.allclose(answers, expected, atol=1e-5)
     alike, other = tiny(), tiny()
     alike.load_state_dict(teacher.state_dict())
-    for model in (alike, other):
-        model.trained_on = None
-    kept = {
-        name: fit(model, parts.train, None, config, progress=False).epochs[0]["train_loss"]
-        for name, model in (("alike", alike), ("other", other))
-    }
+    alike, other = first_losses(config, parts, (alike, other))
     entropy = -(answers * answers.log()).sum(-1).mean().item()
-    assert kept["alike"] == pytest.approx(entropy, rel=0.02)
-    assert kept["other"] > kept["alike"]
+    assert alike == pytest.approx(entropy, rel=0.02)
+    assert other > alike
+
+
+def test_several_teachers_give_the_mean_of_their_probabilities(parts, tmp_path):
+    """Their names stand with commas between; blanks do not matter."""
+    made = [taught(tmp_path / name, seed, parts) for seed, name in enumerate("ab")]
+    config = replace(PLAIN, teacher=f"{tmp_path / 'a'}, {tmp_path / 'b'}", distill=1.0)
+    assert config.teachers == (str(tmp_path / "a"), str(tmp_path / "b"))
+    loaded = training._load_teachers(parts.train, config, torch.device("cpu"))
+    expected = np.mean([predict(model, parts.train).probabilities for model in made], axis=0)
+    assert np.allclose(training._ask_once(loaded, parts.train, config), expected, atol=1e-5)
+    views = parts.train.images[:5].float() / 255
+    assert np.allclose(training._asked(loaded, views), expected[:5], atol=1e-5)
+
+
+def test_a_teacher_sees_what_the_student_sees(parts, tmp_path):
+    """Of a blend of two shifted tiles, the target is what the teacher says of that blend.
+
+    So a student with the teacher's weights has the smallest loss there is: the entropy of what it
+    says itself. Against the teacher's answers to whole tiles it has a larger one.
+    """
+    teacher = taught(tmp_path / "teacher", 5, parts)
+    config = replace(
+        PLAIN, teacher=str(tmp_path / "teacher"), distill=1.0, teacher_sees="view", epochs=1,
+        learning_rate=1e-9, label_smoothing=0.0, mixup=1.0, shift=8, colour=0.5,
+    )  # fmt: skip
+    seen, entropies = training._asked, []
+
+    def noted(teachers, views):
+        answers = seen(teachers, views)
+        entropies.append(-(answers * answers.log()).sum(1).mean().item())
+        return answers
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_asked", noted)
+        alike = tiny()
+        alike.load_state_dict(teacher.state_dict())
+        (loss,) = first_losses(config, parts, (alike,))
+    assert len(entropies) == len(parts.train) // PLAIN.batch_size
+    assert loss == pytest.approx(np.mean(entropies), rel=1e-4)
+    alike.load_state_dict(teacher.state_dict())
+    (of_tiles,) = first_losses(replace(config, teacher_sees="tile"), parts, (alike,))
+    assert of_tiles > loss + 0.005
 
 
 def test_a_teacher_that_knows_other_tiles_is_refused(parts, tmp_path):
@@ -787,6 +841,8 @@ def test_teacher_and_its_weight_go_together():
     for change in ({"teacher": "resnet50"}, {"distill": 0.5}):
         with pytest.raises(ValueError, match="teacher and distill go together"):
             replace(PLAIN, **change)
+    with pytest.raises(ValueError, match="names with commas between, got 'vit,, vit_alone'"):
+        replace(PLAIN, teacher="vit,, vit_alone", distill=0.5)
 
 
 def test_a_second_training_of_the_same_model_is_like_the_first():
