@@ -100,6 +100,11 @@ class RunConfig:
                 "teacher and distill go together: a checkpoint, and its weight in the targets; "
                 f"got teacher={self.teacher!r}, distill={self.distill!r}"
             )
+        if self.teacher_sees != "tile" and not self.teacher:
+            raise ValueError(
+                f"teacher_sees={self.teacher_sees!r} needs a teacher; name a checkpoint, or leave "
+                "it out"
+            )
         if self.teacher and not all(self.teachers):
             raise ValueError(
                 f"teacher must be names with commas between, got {_shown(self.teacher)}"

@@ -841,6 +841,8 @@ def test_teacher_and_its_weight_go_together():
     for change in ({"teacher": "resnet50"}, {"distill": 0.5}):
         with pytest.raises(ValueError, match="teacher and distill go together"):
             replace(PLAIN, **change)
+    with pytest.raises(ValueError, match="teacher_sees='view' needs a teacher"):
+        replace(PLAIN, teacher_sees="view")
     with pytest.raises(ValueError, match="names with commas between, got 'vit,, vit_alone'"):
         replace(PLAIN, teacher="vit,, vit_alone", distill=0.5)
 
