@@ -29,7 +29,7 @@ from self_supervised import pretrain
 
 from lulc_lib.cards import names_in
 from lulc_lib.checkpoints import read_card
-from lulc_lib.config import RunConfig
+from lulc_lib.config import History, RunConfig
 from lulc_lib.eurosat import load_eurosat
 from lulc_lib.models import TileClassifier, create_model
 from lulc_lib.splits import split
@@ -299,14 +299,20 @@ def seeds() -> str:
     ]
     rows = sorted(recipes.kept_seeds().values(), key=lambda row: (row["recipe"], row["seed"]))
     for name in dict.fromkeys(row["recipe"] for row in rows):
-        card = read_card(CHECKPOINTS / name)
-        best = card.history["epochs"][card.history["best_epoch"]]["val_macro_f1"]
-        scores = [(card.stages()[0].seed, best, card.metrics["macro_f1"])]
-        scores += [(r["seed"], r["val"]["value"], r["test"]) for r in rows if r["recipe"] == name]
+        scores = []
+        if name in names_in(CHECKPOINTS):
+            card = read_card(CHECKPOINTS / name)
+            best = History.from_dict(card.history).best["val_macro_f1"]
+            scores = [(card.stages()[0].seed, best, card.metrics["macro_f1"])]
+        scores += [
+            (r["seed"], r["best validation"], r["test"]) for r in rows if r["recipe"] == name
+        ]
         for seed, chosen, test in scores:
             interval = "{value:.4f} [{low:.3f}, {high:.3f}]".format(**test)
             lines.append(f"| {name} | {seed} | {chosen:.4f} | {interval} |")
         tests = [test["value"] for _, _, test in scores]
+        if len(tests) == 1:
+            continue
         mean, spread = np.mean(tests), np.std(tests, ddof=1)
         lines.append(
             f"| {name} | mean of {len(tests)} | | {mean:.4f}, standard deviation {spread:.4f} |"

@@ -150,7 +150,8 @@ def channel_axis(shape: Sequence[int]) -> int:
     """Return which axis of a layer's output counts channels: 1 of (N, C, h, w), else the last.
 
     Swin transformers, and some others, keep their maps as (N, h, w, C). Cells form a square on
-    square tiles; where they do not, the channels are taken for the longer side.
+    square tiles; where they do not, the channels are taken for the longer side. Where all three
+    are equal, the shape cannot tell, and channels are taken to come first.
     """
     if len(shape) != 4:
         return len(shape) - 1

@@ -86,12 +86,12 @@ def mix(
 
     Args:
         images: float32 (B, 3, H, W).
-        targets: labels int64 (B,), or probabilities float32 (B, 10).
+        targets: labels int64 (B,), or probabilities float32 (B, 10) of one or more origins (B, k).
         config: the settings.
         rng: source of all draws.
 
     Returns:
-        images like those given, and targets as they were, or float32 (B, 10) when mixed.
+        images like those given, and targets as they were, or float32 (B, 10 or k) when mixed.
     """
     if not (config.mixup or config.cutmix):
         return images, targets

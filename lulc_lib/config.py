@@ -109,6 +109,8 @@ class RunConfig:
             raise ValueError(
                 f"teacher must be names with commas between, got {_shown(self.teacher)}"
             )
+        if len(set(self.teachers)) < len(self.teachers):
+            raise ValueError(f"teacher names a checkpoint twice, got {_shown(self.teacher)}")
         if not self.model:
             raise ValueError("model must be a name, got ''")
         if self.sizes and self.sizes[-1][0] >= self.epochs:

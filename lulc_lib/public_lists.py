@@ -72,7 +72,7 @@ def read_public_list(name: str, digest: str = MANIFEST_DIGEST) -> str:
 def _list_folders(digest: str) -> list[Path]:
     """Return folders beside which `splits/` may lie: of the sources known, and the usual ones."""
     sources = list(noted_sources(digest))
-    with contextlib.suppress(DataError):
+    with contextlib.suppress(DataError, FileNotFoundError):  # it is one place of several
         sources += filter(None, [find_source()])
     folders = [folder for source in sources for folder in (source, *list(source.parents)[:2])]
     return list(dict.fromkeys(folders + usual_places()))

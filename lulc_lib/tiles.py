@@ -119,7 +119,7 @@ class TrainedOn(_Provenance):
         A tile is known by its name; drawn tiles of another seed carry the same names, so for them
         the seed must agree as well.
         """
-        if not _share_names(self, tiles):
+        if not share_names(self, tiles):
             return np.zeros(len(tiles), dtype=bool)
         known = set(self.names)
         return np.fromiter((name in known for name in tiles.names), dtype=bool, count=len(tiles))
@@ -127,12 +127,13 @@ class TrainedOn(_Provenance):
     def after(self, earlier: "TrainedOn | None") -> "TrainedOn":
         """Return what a model was trained on that had learnt `earlier` before these tiles.
 
-        Of drawn tiles only those of the later seed are kept: others may share their names.
+        EuroSAT's tiles are never forgotten. Of drawn tiles only those of the later seed are kept,
+        and none beside EuroSAT's: others may share their names.
         """
         if earlier is None:
             return self
-        if not _share_names(earlier, self):
-            return self
+        if not share_names(earlier, self):
+            return self if earlier.drawn else earlier
         own, before = set(self.names), set(earlier.names)
         if before <= own:
             return self
@@ -140,7 +141,7 @@ class TrainedOn(_Provenance):
         return replace(self, part=part, names=tuple(sorted(own | before)))
 
 
-def _share_names(one: _Provenance, other: _Provenance) -> bool:
+def share_names(one: _Provenance, other: _Provenance) -> bool:
     """Return whether a name stands for the same tile in both.
 
     Drawn tiles of one seed begin alike, however many there are, and a planted cue leaves the rest

@@ -32,7 +32,7 @@ from lulc_lib.models import TileClassifier
 from lulc_lib.predictions import Predictions, predict
 from lulc_lib.running import taking_turns
 from lulc_lib.storage import digest_arrays
-from lulc_lib.tiles import CLASSES, TileSet
+from lulc_lib.tiles import CLASSES, TileSet, share_names
 
 
 def fit(
@@ -132,7 +132,7 @@ def _run(
     if average is not None:
         average.load_state_dict(model.state_dict())  # which are the first process's by now
     state_file = None if run_dir is None else run_dir / "state.pt"
-    facts = _facts(model, train, val, config) if state_file else {}
+    facts = _facts(model, train, val, config, teachers) if state_file else {}
     hardware = describe_hardware(device)
     bar = tqdm(
         total=config.epochs * steps, unit="step",
@@ -164,11 +164,13 @@ def _run(
                     turns = draw_turns(batch, config, rng)
                 x = augment(images[chosen], turns, config, rng, model.image_size)  # (B, 3, S, S)
                 y = labels[chosen]
-                if teachers:
+                if taught is not None:  # both are blended alike
+                    y = torch.cat([F.one_hot(y, len(CLASSES)).float(), taught[chosen]], 1)
+                elif teachers:
                     y = F.one_hot(y, len(CLASSES)).float()
-                if taught is not None:
-                    y = y.lerp(taught[chosen], config.distill)
                 x, y = mix(x, y, config, rng)
+                if taught is not None:
+                    y, said = y.split(len(CLASSES), 1)
                 x = x.contiguous(memory_format=layout)
                 with taking_turns(model):  # a panel that asks the model waits for the step
                     torch.manual_seed(  # dropout, stochastic depth
@@ -180,7 +182,9 @@ def _run(
                             logits = network(x[part])  # (B / parts of all processes, 10)
                             _check_logits(logits, len(y[part]), model.name)
                             target = y[part]
-                            if teachers and taught is None:
+                            if taught is not None:
+                                target = target.lerp(said[part], config.distill)
+                            elif teachers:
                                 with accelerator.autocast():
                                     target = target.lerp(_asked(teachers, x[part]), config.distill)
                             loss = F.cross_entropy(
@@ -413,7 +417,10 @@ class _State:
         """Take everything from a file written by `save`, if it belongs to the same run."""
         contents = _read_state(path)
         stored = contents["config"]
-        differing = [k for k in vars(config) if getattr(stored, k) != getattr(config, k)]
+        same = {"teacher"} if _TAUGHT_BY in contents else set()  # wherever its files lie
+        differing = [
+            k for k in vars(config) if getattr(stored, k) != getattr(config, k) and k not in same
+        ]
         for what, value in facts.items():
             if contents.get(what, value) != value:  # earlier versions wrote the tiles alone
                 raise ValueError(
@@ -440,8 +447,15 @@ class _State:
         self.best = contents["best"]
 
 
+_TAUGHT_BY = "weights of the teachers"
+
+
 def _facts(
-    model: TileClassifier, train: TileSet, val: TileSet | None, config: RunConfig
+    model: TileClassifier,
+    train: TileSet,
+    val: TileSet | None,
+    config: RunConfig,
+    teachers: list[TileClassifier],
 ) -> dict[str, str]:
     """Return what else must be the same where a run goes on, for the state and its errors."""
     size = "" if config.sizes else f" at {model.image_size} px"
@@ -451,6 +465,7 @@ def _facts(
         "choice, labels or pixels of the tiles": _content(train),
         "choice, labels or pixels of the validation tiles": _content(val),
         "model settings": f"{model.name}{size}, mean {model.mean}, std {model.std}",
+        _TAUGHT_BY: ", ".join(teacher.card.weights_sha256 for teacher in teachers) or "none",
     }
 
 
@@ -602,8 +617,7 @@ def _load_teachers(train: TileSet, config: RunConfig, device: torch.device) -> l
             )
         same_part = (known.digest, known.whole_part) == (train.digest, train.whole_part)
         fellow = same_part and train.role == "train"  # of a split's train part, any may be known
-        drawn = known.drawn or train.drawn
-        apart = drawn and known.digest != train.digest  # drawn tiles of another seed share names
+        apart = not share_names(known, train)
         strangers = set() if fellow or apart else set(known.names) - set(train.names)
         if strangers:
             raise ValueError(
@@ -734,7 +748,7 @@ def _check(
             raise ValueError(f"{name} holds no tiles")
     if len(train) < 2:
         raise ValueError(f"train must hold at least 2 tiles, got {len(train)}")
-    if val is not None and train.digest == val.digest and set(train.names) & set(val.names):
+    if val is not None and train.provenance().contains(val).any():
         raise ValueError("train and val share tiles; split them first, with lulc.split")
     known = 0 if val is None or model.trained_on is None else model.trained_on.contains(val).sum()
     if known:

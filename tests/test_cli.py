@@ -329,6 +329,10 @@ def test_train_scores_saves_and_resumes(lulc):
         code, _, err = lulc(*again, *more)
         assert code == 2
         assert re.search(fault, err), err
+    code, out, err = lulc(*again[:-1], "third", "--split", "paper80")  # has no validation tiles
+    assert code == 2
+    assert "of the 10 test tiles (paper80/test) are among those that the model to start with" in err
+    assert not Path("runs/third/run.json").exists()
     code, _, err = lulc("train", *DRAWN, "--start", "nothing")
     assert code == 2
     assert "there is no checkpoint 'nothing'" in err
@@ -336,6 +340,12 @@ def test_train_scores_saves_and_resumes(lulc):
     Path("runs/first/first.json").unlink()
     assert lulc("train", "--name", "first", "--resume")[0] == 0
     assert load_checkpoint("runs/first/first")[1].metrics["macro_f1"]["value"] == value
+    record = json.loads(Path("runs/first/run.json").read_text())
+    del record["config"]["teacher_sees"]  # as earlier versions wrote it
+    Path("runs/first/run.json").write_text(json.dumps(record))
+    same = ("train", "--name", "first", "--resume", "--set", "teacher_sees=tile")
+    Path("runs/first/first.json").unlink()
+    assert lulc(*same)[0] == 0
     Path("runs/first/run.json").write_text("[]")
     code, _, err = lulc("train", "--name", "first", "--resume")
     assert code == 2

@@ -8,7 +8,7 @@ from torch import nn
 
 from lulc_lib.anatomies import anatomy
 from lulc_lib.explanations import attention_rollout, explain
-from lulc_lib.explanations.attention import look
+from lulc_lib.explanations.attention import OpenAttention, look
 from lulc_lib.explanations.batch import Batch
 from lulc_lib.models import create_model
 
@@ -190,6 +190,16 @@ def test_torchvision_vit(images):
         np.testing.assert_allclose(ours.detach(), theirs, atol=1e-6)
     for result in explain(model, images, ["rollout", "relevance", "legrad"]).values():
         assert np.ptp(result.grid, axis=(1, 2)).min() > 0
+
+
+@pytest.mark.parametrize("more", [{}, {"add_bias_kv": True}, {"add_zero_attn": True}])
+def test_attention_of_other_values_is_refused(more):
+    """Values apart from the keys, or added keys, would be computed as something else."""
+    attention = nn.MultiheadAttention(12, 2, **more)
+    tokens = torch.randn(5, 1, 12)
+    value = tokens if more else tokens + 1
+    with OpenAttention(), pytest.raises(ValueError, match="is not known here"):
+        attention(tokens, tokens, value)
 
 
 class Placed(nn.Module):

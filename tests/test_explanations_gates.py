@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from timm.layers import GluMlp, SwiGLU, SwiGLUPacked
 from torch import nn
 
 from lulc_lib.anatomies import anatomy
@@ -83,6 +84,46 @@ def test_a_held_gate_does_not_jump_at_zero(function):
     (gates,) = torch.autograd.grad(held.sum(), x)
     assert held[1] == 0
     torch.testing.assert_close(gates[1], (gates[0] + gates[2]) / 2, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("module", [F.relu6, nn.ReLU6(), nn.Hardtanh(0, 6)])
+def test_a_held_gate_of_a_cut_activation(module):
+    """Beyond the cut the value is still an input times a gate, however the function is called."""
+    x = torch.tensor([10.0, 3.0, -1.0], requires_grad=True)
+    with HeldGates():
+        held = module(x)
+    assert held.tolist() == [6, 3, 0]
+    (gates,) = torch.autograd.grad(held.sum(), x)
+    torch.testing.assert_close(gates, torch.tensor([0.6, 1.0, 0.0]))
+
+
+@pytest.mark.parametrize(
+    "mlp",
+    [
+        SwiGLU(8, 16, bias=False),
+        SwiGLUPacked(8, 16, bias=False),
+        GluMlp(8, 16, bias=False),
+        nn.Sequential(nn.Linear(8, 16, bias=False), nn.GLU()),
+    ],
+)
+def test_a_gated_mlp_is_counted_once(mlp):
+    """One of two factors that are both made of the tile is the other's gate: a sum of its inputs.
+
+    With both left free, activation times gradient would sum to twice what the block returns.
+    """
+    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    plain = mlp(x)
+    with HeldGates():
+        held = mlp(x)
+    torch.testing.assert_close(held, plain)
+    (slope,) = torch.autograd.grad(held[:, 0].sum(), x)
+    torch.testing.assert_close((slope * x).sum(1), plain[:, 0])
+
+
+def test_libragrad_needs_a_layer_that_runs(images):
+    """Fused attention passes its dropout by: there is nothing to look at."""
+    with pytest.raises(ValueError, match=r"attn_drop' runs 0 times in one forward pass; choose"):
+        explain(make(**AVERAGED), images, "libragrad", layer="network.blocks.0.attn.attn_drop")
 
 
 def test_without_biases_libragrad_is_complete(images):

@@ -278,6 +278,8 @@ def test_removal_has_a_known_answer(quarter):
     before, after = np.exp(5) / (np.exp(5) + 9), 1 / 10
     answers = removal_answers(model, images, right, fill="mean")
     assert removal_of(answers, np.array([1, 1]), "logit") == pytest.approx([5, 5], abs=1e-5)
+    with pytest.raises(ValueError, match="4 answers belong to 2 tiles, got 1 targets"):
+        removal_of(answers, np.array([1]))
     with pytest.raises(ValueError, match="measure must be one of probability, logit, got 'odds'"):
         removal(model, images, right, 1, measure="odds")
     found = removal(model, images, right, [1, 1], fill="mean")

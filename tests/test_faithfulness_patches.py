@@ -7,7 +7,7 @@ from torch import nn
 
 from lulc_lib.faithfulness import adapted, patch_falls, remove, single_deletion
 from lulc_lib.faithfulness.grids import cell_numbers, cell_sums, edges
-from lulc_lib.faithfulness.patches import patch_masks
+from lulc_lib.faithfulness.patches import falls_of, patch_answers, patch_masks
 from lulc_lib.models import create_model
 from lulc_lib.predictions import predict
 
@@ -245,3 +245,13 @@ def test_adapting_names_half_precision(small, tiles):
     """Where PyTorch speaks of types of tensors, the error says what the model needs."""
     with pytest.raises(ValueError, match=r"has parameters of bfloat16.*call model\.float\(\)"):
         adapted(small.bfloat16(), tiles, steps=1, batch_size=2)
+
+
+def test_answers_belong_to_as_many_targets():
+    """Answers of four tiles, read as those of two, would be numbers of nothing."""
+    model = create_model(Patches(range(16)), image_size=64)
+    answers = patch_answers(model, torch.rand(4, 3, 64, 64), side=4)
+    assert falls_of(answers, np.ones(4, dtype=int)).shape == (4, 16)
+    for count in (0, 2, 5, 68):
+        with pytest.raises(ValueError, match=f"68 answers are not those of {count} tiles"):
+            falls_of(answers, np.ones(count, dtype=int))

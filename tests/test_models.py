@@ -13,7 +13,7 @@ from torch import nn
 from lulc_lib import models
 from lulc_lib.anatomies import anatomy
 from lulc_lib.checkpoints import load_checkpoint, save_checkpoint
-from lulc_lib.explanations import explain
+from lulc_lib.explanations import explain, layers
 from lulc_lib.models import (
     EUROSAT_MEAN,
     EUROSAT_STD,
@@ -94,6 +94,8 @@ def test_an_enlarged_copy_takes_images_of_several_tiles():
         found, (1, 64, 64)
     )
     assert found["gradcam"].grid.shape[1:] == (4, 4)
+    # Four cells on two tiles are as wide as two on one: the same layer, the same ground.
+    assert layers(large).cell_metres.iloc[-1] == layers(model).cell_metres.iloc[-1] == 320
     with pytest.raises(ValueError, match=r"shape \(N, 3, 128, 128\), got \(4, 3, 64, 64\)"):
         predict(large, tiles)
     with pytest.raises(ValueError, match=r"shape \(N, 3, 64, 64\), got \(1, 3, 128, 128\)"):

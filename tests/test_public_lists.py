@@ -27,6 +27,18 @@ def test_lists_are_read_beside_the_source_and_checked(tmp_path, monkeypatch):
         read_public_list("l.txt", tiles.digest)
 
 
+def test_a_place_that_is_gone_is_one_of_several(tmp_path, monkeypatch):
+    """A list that lies beside the tiles is found whatever `$LULC_EUROSAT` names."""
+    text = "River_1.jpg\n"
+    remote = RemoteFile("l.txt", "sha256", hashlib.sha256(text.encode()).hexdigest(), url="x")
+    monkeypatch.setitem(public_lists.PUBLIC_LISTS, "l.txt", remote)
+    tiles = load(write_folder(tmp_path / "e" / "2750"))
+    (tmp_path / "e" / "splits").mkdir()
+    (tmp_path / "e" / "splits" / "l.txt").write_text(text)
+    monkeypatch.setenv("LULC_EUROSAT", str(tmp_path / "gone"))
+    assert read_public_list("l.txt", tiles.digest) == text
+
+
 def test_a_list_is_downloaded(eurosat_hub, monkeypatch):
     """A public list comes from its address, hash-checked, once."""
     eurosat_hub.body = b"River_1.jpg\n"

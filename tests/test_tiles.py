@@ -289,7 +289,7 @@ def test_no_other_module_takes_the_words_apart():
 
 
 def test_trained_on_remembers_what_came_before():
-    """Learning other tiles afterwards forgets none; of drawn tiles the later seed's are kept."""
+    """EuroSAT's tiles are never forgotten; of drawn tiles the later seed's are kept."""
     first = TrainedOn("eurosat", "e1", "seed42/train", ("a", "b"))
     other = TrainedOn("eurosat", "e1", "spatial/train", ("b", "c"))
     assert other.after(None) == other
@@ -303,6 +303,7 @@ def test_trained_on_remembers_what_came_before():
     drawn = TrainedOn("drawn tiles", "d1", "all", ("x",))
     assert drawn.after(replace(drawn, digest="d2", names=("y",))) == drawn
     assert first.after(drawn) == first
+    assert drawn.after(first) == first
 
 
 def test_as_images_takes_three_kinds(some):

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -350,6 +351,7 @@ def test_resume_refuses_another_run(parts, tmp_path):
         ({"train": lambda p: p.train[:0]}, "train holds no tiles"),
         ({"train": lambda p: p.train[:1]}, "at least 2 tiles"),
         ({"val": lambda p: p.train[:5]}, "share tiles"),
+        ({"val": lambda p: synthetic(7, seed=1)}, "share tiles"),  # another copy of the data
         ({"config": replace(PLAIN, accumulate=13)}, "accumulate"),
         ({"config": replace(PLAIN, tracker="tensorboard")}, "needs run_dir"),
         ({"config": replace(PLAIN, learning_rate=1e30)}, "training loss is|not finite|NaN"),
@@ -811,10 +813,42 @@ def test_a_teacher_sees_what_the_student_sees(parts, tmp_path):
     assert of_tiles > loss + 0.005
 
 
+def test_training_figures_are_of_the_labels_whatever_the_teacher_says(parts, tmp_path):
+    """The history's training macro-F1 means the same with either way to ask a teacher."""
+    taught(tmp_path / "teacher", 5, parts)
+    config = replace(
+        PLAIN, teacher=str(tmp_path / "teacher"), distill=1.0, epochs=1, learning_rate=1e-9
+    )
+    rows = []
+    for sees in ("tile", "view"):
+        one = replace(config, teacher_sees=sees)
+        rows += fit(tiny(), parts.train, None, one, progress=False).epochs
+    assert rows[0]["train_loss"] == pytest.approx(rows[1]["train_loss"], rel=1e-4)
+    labels, predicted = parts.train.labels.numpy(), predict(tiny(), parts.train).predicted
+    expected = f1_score(labels, predicted, average="macro")
+    assert [row["train_macro_f1"] for row in rows] == pytest.approx([expected, expected])
+
+
+def test_a_run_goes_on_with_the_same_teacher_alone(parts, tmp_path):
+    """The teacher's weights count, not the name or place of its files."""
+    taught(tmp_path / "teacher", 5, parts)
+    config = replace(PLAIN, teacher=str(tmp_path / "teacher"), distill=1.0, epochs=1)
+    run = {"run_dir": tmp_path / "run", "resume": True, "progress": False}
+    expected = fit(tiny(), parts.train, None, config, **run)
+    shutil.copytree(tmp_path, tmp_path / "moved", ignore=lambda *_: ["run", "moved"])
+    moved = replace(config, teacher=str(tmp_path / "moved" / "teacher"))
+    found = fit(tiny(), parts.train, None, moved, **run)
+    assert found.epochs[0]["train_loss"] == expected.epochs[0]["train_loss"]
+    taught(tmp_path / "teacher", 6, parts)
+    with pytest.raises(ValueError, match="belongs to a run with other weights of the teachers"):
+        fit(tiny(), parts.train, None, config, **run)
+
+
 def test_a_teacher_that_knows_other_tiles_is_refused(parts, tmp_path):
-    """A teacher trained on validation tiles would pass them on."""
+    """A teacher trained on validation tiles would pass them on, also of another number of tiles."""
     for name, tiles, message in (
         ("val", parts.val, "12 tiles that are not among these training tiles"),
+        ("more", split(synthetic(9, seed=1), "seed42").train, "not among these training tiles"),
         (None, None, "does not say what it was trained on"),
     ):
         teacher = tiny()
@@ -843,6 +877,8 @@ def test_teacher_and_its_weight_go_together():
             replace(PLAIN, **change)
     with pytest.raises(ValueError, match="teacher_sees='view' needs a teacher"):
         replace(PLAIN, teacher_sees="view")
+    with pytest.raises(ValueError, match="names a checkpoint twice, got 'vit, vit'"):
+        replace(PLAIN, teacher="vit, vit", distill=0.5)
     with pytest.raises(ValueError, match="names with commas between, got 'vit,, vit_alone'"):
         replace(PLAIN, teacher="vit,, vit_alone", distill=0.5)
 

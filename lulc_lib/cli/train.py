@@ -16,6 +16,7 @@ from lulc_lib.files import home_expanded, read_json
 from lulc_lib.wording import did_you_mean
 
 if TYPE_CHECKING:
+    from lulc_lib.models import TileClassifier
     from lulc_lib.splits import Split
 
 _FIELDS = ", ".join(
@@ -133,6 +134,7 @@ def run(options: argparse.Namespace) -> int:
             if not options.resume:
                 _refuse_taken(folder)
             temporary.write_text(json.dumps(asked, indent=2), encoding="utf-8")
+    _refuse_known(model, parts)
     say(f"{model!r} on {len(parts.train):,} tiles: {parts.train.source}, {parts.train.part}")
     say(f"run folder {folder}")
     history = fit(model, parts.train, parts.val, config, run_dir=folder, resume=options.resume)
@@ -303,7 +305,9 @@ def _resumed(folder: Path, asked: dict[str, Any], given: dict[str, Any]) -> dict
         raise FileNotFoundError(f"there is no run in {folder}: start one without --resume")
     try:
         known = {"start": None, **read_json(record, "the run")}
-        before = {**known, **known["config"]}
+        # An earlier version's record lacks later fields.
+        config = dataclasses.asdict(RunConfig.from_dict(known["config"]))
+        before = {**known, **json.loads(json.dumps(config))}
         missing = set(asked) - set(known)
     except (ValueError, TypeError, KeyError):
         missing = {"config"}
@@ -316,6 +320,18 @@ def _resumed(folder: Path, asked: dict[str, Any], given: dict[str, Any]) -> dict
                 "to go on with it, or choose another --name"
             )
     return known
+
+
+def _refuse_known(model: "TileClassifier", parts: "Split") -> None:
+    """Refuse, before the work, a start whose test tiles the model has learnt from."""
+    learnt = model.trained_on
+    known = 0 if learnt is None else int(learnt.contains(parts.test).sum())
+    if known:
+        raise ValueError(
+            f"{known:,} of the {len(parts.test):,} test tiles ({parts.test.part}) are among those "
+            f"that the model to start with was trained on ({learnt.part}): it could not be scored "
+            "afterwards; take the same --split, or a model trained on this one"
+        )
 
 
 def _check_tracker(config: RunConfig, folder: Path) -> None:

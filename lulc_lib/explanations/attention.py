@@ -87,12 +87,13 @@ class OpenAttention(TorchFunctionMode):
         self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, None]:
         given = {**dict(zip(_MULTI_HEAD_ARGUMENTS, args, strict=False)), **kwargs}
-        if (
-            query is not key
-            or given["in_proj_weight"] is None
-            or given.get("attn_mask") is not None
-        ):
-            raise ValueError("attention between different sequences is not known here")
+        masks = (given.get(name) is not None for name in ("attn_mask", "key_padding_mask"))
+        more = given["bias_k"] is not None or given["bias_v"] is not None or given["add_zero_attn"]
+        if not (query is key is value) or given["in_proj_weight"] is None or any(masks) or more:
+            raise ValueError(
+                "attention between different sequences, of values apart from the keys, with a "
+                "mask or with added keys is not known here"
+            )
         length, count, width = query.shape  # (T, N, D)
         heads = given["num_heads"]
         joint = F.linear(query, given["in_proj_weight"], given["in_proj_bias"])

@@ -178,7 +178,7 @@ def layers(model: TileClassifier) -> pd.DataFrame:
     found = anatomy(model)
     sides = found.grids + found.output_grids
     rows = [
-        (name, f"{h}x{w}", cell_metres(h), name == found.layer)
+        (name, f"{h}x{w}", model.tiles_across * cell_metres(h), name == found.layer)
         for name, (h, w) in zip(found.stages + found.outputs, sides, strict=True)
     ]
     return pd.DataFrame(rows, columns=["layer", "grid", "cell_metres", "auto"])

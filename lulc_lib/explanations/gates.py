@@ -15,9 +15,10 @@ from lulc_lib.tiles import TILE_SIZE
 
 # Elementwise functions with f(0) = 0: x times a gate, which is held.
 _ACTIVATIONS = {
-    F.gelu, F.silu, F.hardswish, F.mish, F.elu, F.celu, F.selu, F.leaky_relu, F.relu6,
+    F.gelu, F.silu, F.hardswish, F.mish, F.elu, F.celu, F.selu, F.leaky_relu, F.relu6, F.hardtanh,
     torch.tanh, Tensor.tanh,
 }  # fmt: skip
+_PRODUCTS = {torch.mul, Tensor.mul, Tensor.__mul__, Tensor.mul_, torch.multiply, Tensor.multiply}
 # What is a weight of something else wherever it occurs inside a network.
 _WEIGHTS = {
     torch.softmax, Tensor.softmax, F.softmax, torch.sigmoid, Tensor.sigmoid, F.sigmoid,
@@ -32,7 +33,9 @@ class HeldGates(OpenAttention):
 
     The probabilities of attention, the deviations that norms divide by, and the gates of
     activations keep their values, and no gradient flows through them; what they multiply stays
-    differentiable. Outputs are the same, up to rounding. LibraGrad, arXiv:2411.16760, section 4.
+    differentiable. Where an activation multiplies other values of the tile, as in SwiGLU, it is
+    their gate, and held whole. Outputs are the same, up to rounding. LibraGrad, arXiv:2411.16760,
+    section 4.
     """
 
     def __torch_function__(
@@ -44,9 +47,15 @@ class HeldGates(OpenAttention):
             return func(*args, **kwargs).detach()
         if func in _ACTIVATIONS:
             kwargs.pop("inplace", None)
-            return _gated(lambda x: func(x, *args[1:], **kwargs), args[0])
+            made = _gated(lambda x: func(x, *args[1:], **kwargs), args[0])
+            made.is_activation = True
+            return made
         if func in _NORMS:
             return _NORMS[func](*args, **kwargs)
+        if func in _PRODUCTS and len(args) == 2:
+            return func(*_one_held(*args), **kwargs)
+        if func is F.glu:
+            return _glu(*args, **kwargs)
         return super().__torch_function__(func, types, args, kwargs)
 
     def _attend(
@@ -55,12 +64,28 @@ class HeldGates(OpenAttention):
         return F.scaled_dot_product_attention(query.detach(), key.detach(), value, *args, **kwargs)
 
 
+def _one_held(one: Any, other: Any) -> tuple[Any, Any]:
+    """Return two factors, the activation among them held where both are made of the tile."""
+    if not (isinstance(one, Tensor) and isinstance(other, Tensor) and one.shape == other.shape):
+        return one, other
+    if not (one.requires_grad and other.requires_grad) or one.is_leaf or other.is_leaf:
+        return one, other
+    if getattr(other, "is_activation", False):
+        return one, other.detach()
+    return (one.detach() if getattr(one, "is_activation", False) else one), other
+
+
 def _gated(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return x times the function's ratio to x, the ratio held; at 0 it is the one just below."""
     with torch.no_grad():
         near = torch.where(x == 0, -1e-4, x)
         gate = function(near) / near
     return x * gate
+
+
+def _glu(x: Tensor, dim: int = -1) -> Tensor:
+    values, gate = x.chunk(2, dim)
+    return values * gate.sigmoid().detach()
 
 
 def _layer_norm(
@@ -122,6 +147,11 @@ def libragrad(batch: Batch) -> np.ndarray:
     leaves: list[Tensor] = []
     with HeldGates(), torch.no_grad(), cut(batch.model, batch.layer, True, leaves):
         logits = batch.run(batch.images)
+    if len(leaves) != 1:
+        raise ValueError(
+            f"layer {batch.layer!r} runs {len(leaves)} times in one forward pass; choose one that "
+            "runs once"
+        )
     slope = _slope(batch, logits, leaves[0], batch.target)
     return batch.as_maps(slope * leaves[0].detach()).float().sum(dim=1).cpu().numpy()
 
@@ -147,7 +177,9 @@ def competition(batch: Batch) -> np.ndarray:
     Walter, Vreeken and Fischer 2026, arXiv:2503.07346: a softmax over the classes' attributions
     cell by cell; where the target's share is no more than one among all classes, the map is 0. A
     cell's attributions are scaled to what the logits would be if all cells were like it, so that
-    its shares are the probabilities that the head would give.
+    its shares are the probabilities that the head would give. A layer norm after the average keeps
+    its deviation here as well: such cells alone would have a larger one, so that the shares of a
+    head with a norm are further from each other than those probabilities.
 
     Raises:
         ValueError: as for contributions.

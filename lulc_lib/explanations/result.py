@@ -28,7 +28,7 @@ class Explanation:
     Attributes:
         heatmap: float32 (N, 64, 64), `grid` resized bilinearly (align_corners=False). The unit is
             the method's own: compare maps of one method, not of two.
-        grid: float32 (N, h, w), as the layer gave it; (N, 64, 64) for methods that work on pixels.
+        grid: float32 (N, h, w), as the layer gave it; for methods of pixels, of the image's size.
         target: int64 (N,), the class each map explains.
         logits: float32 (N, 10).
         method: name of the method, as in `methods()`.
@@ -74,7 +74,10 @@ class Explanation:
 
     @property
     def cell_metres(self) -> float:
-        """Ground size of one cell of the grid, in metres."""
+        """Ground size of one cell of the grid on a tile, in metres.
+
+        The images of an `enlarged` copy, and so the cells, are `tiles_across` times as wide.
+        """
         return cell_metres(self.grid.shape[1])
 
 

@@ -263,8 +263,12 @@ def removal_of(found: Predictions, target: np.ndarray, measure: str = "probabili
         measure: one of `MEASURES`.
 
     Raises:
-        ValueError: if the measure is unknown.
+        ValueError: if the measure is unknown, or the answers are of other tiles than the targets.
     """
+    if len(found) != 2 * len(target):
+        raise ValueError(
+            f"{len(found)} answers belong to {len(found) / 2:g} tiles, got {len(target)} targets"
+        )
     left = measured(found, measure).reshape(len(target), 2, -1)
     own = left[np.arange(len(target)), :, target].astype(np.float64)  # (N, 2)
     return own[:, 0] - own[:, 1]

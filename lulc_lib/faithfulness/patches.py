@@ -1,5 +1,6 @@
 """Remove one patch after another and compare the falls with what a map says of the patches."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -85,8 +86,14 @@ def falls_of(found: Predictions, target: np.ndarray, measure: str = "logit") -> 
         measure: one of `MEASURES`.
 
     Raises:
-        ValueError: if the measure is unknown.
+        ValueError: if the measure is unknown, or the answers are of other tiles than the targets.
     """
+    each = len(found) / max(1, len(target))  # patches, and the tile as it is
+    if each < 2 or each != int(each) or math.isqrt(int(each) - 1) ** 2 != each - 1:
+        raise ValueError(
+            f"{len(found)} answers are not those of {len(target)} tiles without each of their "
+            "patches; give the target of each tile that was asked"
+        )
     values = measured(found, measure).reshape(len(target), -1, found.logits.shape[1])
     own = values[np.arange(len(target)), :, target].astype(np.float64)  # (N, side * side + 1)
     return own[:, -1:] - own[:, :-1]
