@@ -421,8 +421,8 @@ def _legend(c: int, column: Column, ground: float | None, shown: set[int]) -> st
         words_of = html.escape(layer_in_words(maps.layer))
         layer = f' at <span title="{html.escape(maps.layer)}">{words_of}</span>'
     notes = [describe_grid(maps.grid, ground)]
-    if scale.clipped:
-        notes.append("the strongest values lie beyond the scale")
+    clipped = "; the strongest values lie beyond the scale" if scale.clipped else ""
+    beyond = f'<span class="beyond">{clipped}</span>'
     if maps.verdict is not None:
         proven = "" if maps.verdict.proven else "unproven: "
         words_of = maps.verdict.words
@@ -434,11 +434,12 @@ def _legend(c: int, column: Column, ground: float | None, shown: set[int]) -> st
     return f"""<section class="scale">
 <h3><label><input type="checkbox" class="toggle" data-column="{c}"{checked} autocomplete="off">
 {name}</label></h3>
-<p>{html.escape(column.method)}{layer}<br>{html.escape("; ".join(notes))}</p>
+<p>{html.escape(column.method)}{layer}<br>{html.escape("; ".join(notes))}{beyond}</p>
 <div class="bar"><img src="{data_uri(png_bytes(bar))}"
 alt="Colour bar of {name}, from {ends[0]} to {ends[1]}" width="256" height="12"></div>
 <p class="ends"><span>{ends[0]}<br>{low_words}</span>{middle}
 <span>{ends[1]}<br>{words[1]}</span></p>
+<p class="own-ends" hidden>each map to its own strongest value: not to be compared</p>
 </section>"""
 
 

@@ -8,6 +8,7 @@ import json
 import re
 import sys
 import threading
+import time
 import types
 from dataclasses import replace
 from pathlib import Path
@@ -294,6 +295,33 @@ def test_the_brush_changes_what_the_models_say(shown, few):
     assert shown.state.strokes == ()
 
 
+def test_what_is_done_to_a_tile_stays_with_it(shown, few):
+    """A slow page still shows the last tile: strokes and notes go to the one that was seen."""
+    first, second = few.names[:2]
+    shown._on_look({"kind": "stroke", "points": [[30, 30]], "done": False, "tile": first})
+    shown.step()
+    serial = shown._look.shown["serial"]
+    late = {"kind": "stroke", "points": [[30, 30], [50, 30]], "done": True, "tile": first}
+    shown._on_look(late)
+    assert (shown.state.tile, shown.state.strokes) == (second, ())
+    assert shown._look.shown["name"] == second
+    assert shown._look.shown["serial"] > serial  # the page wipes what was drawn there
+    shown._on_look({"kind": "stroke", "points": [[9, 9]], "done": True, "tile": second})
+    assert len(shown.state.strokes) == 1
+    for name in ("clean", "take"):
+        shown._on_look({"kind": "act", "name": name, "tile": first})
+    assert (len(shown.state.strokes), shown.state.other) == (1, "")
+    shown._on_look({"kind": "act", "name": "undo", "tile": second})
+    assert (shown.state.tile, shown.state.strokes) == (second, ())
+    shown._on_look({"kind": "act", "name": "undo", "tile": second})
+    assert (shown.state.tile, shown.state.strokes) == (first, ())
+    shown._on_form({"kind": "set", "name": "note", "value": "a bank", "tile": second})
+    assert (shown.state.tile, shown.state.notes) == (first, ((second, "a bank"),))
+    put(shown, "story", "river")
+    shown._on_look({"kind": "guess", "value": "River", "tile": "another"})
+    assert shown.state.hidden
+
+
 def test_pixels_of_another_tile(shown, few):
     """The brush takes from the tile that was named; before one is, it says what to do."""
     shown.show(tool="swap")
@@ -356,10 +384,13 @@ def test_links_save_what_is_shown(shown, tmp_path):
         keep()
         shown.wait()
         assert shown._failure == ""
-        content = base64.b64decode(shown._saved["address"].partition("base64,")[2])
+        content = base64.b64decode(shown._details.saved["address"].partition("base64,")[2])
         assert content.startswith(start)
+        assert not shown._details.shown["earlier"]
+        assert not any("saved" in one.shown for one in (shown._finder, shown._details))  # sent once
     assert State.from_json(content.decode()) == shown.state
     shown.show(label="Forest")
+    assert shown._details.shown["earlier"]  # the file is not of what is shown now
     page = shown.export_html(tmp_path / "page.html", count=3)
     assert page.read_text().count("<article") == 3
 
@@ -452,6 +483,30 @@ def test_it_opens_before_the_predictions_are_there(models, few, monkeypatch):
     assert shown.found.tolist() == np.flatnonzero(lost).tolist()  # what was asked meanwhile
     assert not shown._look.progress["busy"]
     assert shown._failure == ""
+
+
+def test_a_model_counts_as_soon_as_it_has_predicted(models, few, monkeypatch):
+    """While the second one is asked, filters and matrix know the first."""
+    begin = threading.Event()
+
+    def slowly(model, *args, **kwargs):
+        if model is models["vit"]:
+            begin.wait(60)
+        return predict(model, *args, **kwargs)
+
+    monkeypatch.setattr(explorer_module, "predict", slowly)
+    shown = Explorer(models, few)
+    for _ in range(600):
+        if "resnet50" in shown.predictions:
+            break
+        time.sleep(0.1)
+    shown.show(label="River")
+    assert shown._failure == ""
+    assert np.sum(shown._matrix.shown["counts"]) == len(few)
+    shown.show(judge="resnet50", answer="wrong")
+    assert "not known yet" not in shown._failure
+    begin.set()
+    assert shown.wait()
 
 
 def test_cached_predictions_are_there_at_once(models, few, monkeypatch):
@@ -861,7 +916,7 @@ def test_a_page_gives_way_to_what_is_looked_at(shown, few, page_begun):
     go.set()
     assert shown.wait()
     assert ends == ["stopped", "made"]
-    page = base64.b64decode(shown._saved["address"].partition("base64,")[2]).decode()
+    page = base64.b64decode(shown._details.saved["address"].partition("base64,")[2]).decode()
     assert page.count("<article") == 12  # all tiles, as when the button was pressed
     assert 'value="60"' in page
     assert not shown._look.progress["held"]
@@ -876,10 +931,10 @@ def test_a_page_can_be_stopped(shown, page_begun):
     go.set()
     assert shown.wait()
     assert ends == ["stopped"]
-    assert shown._saved is None
+    assert shown._details.saved["name"] == ""
     shown._stop_or_go_on()
     assert shown.wait()
-    assert shown._saved["name"] == "tiles.html"
+    assert shown._details.saved["name"] == "tiles.html"
 
 
 def test_a_second_press_counts(shown, page_begun):
@@ -892,7 +947,7 @@ def test_a_second_press_counts(shown, page_begun):
     go.set()
     assert shown.wait()
     assert ends == ["made", "made"]
-    page = base64.b64decode(shown._saved["address"].partition("base64,")[2]).decode()
+    page = base64.b64decode(shown._details.saved["address"].partition("base64,")[2]).decode()
     assert 'value="35"' in page
 
 
@@ -1086,6 +1141,32 @@ def test_stories_hide_the_answers_until_the_reader_has_predicted(models):
     put(shown, "story", "")
     assert not shown.state.hidden
     shown._work.stop()
+
+
+def test_the_end_of_a_story_lets_its_tiles_go(shown, few, tmp_path):
+    """What a story chose from is no filter afterwards; nor is a lasso beside a cell that counts."""
+    (tmp_path / "mine.png").write_bytes(png_bytes(few.images[3].numpy()))
+    for end in (
+        lambda: put(shown, "story", ""),
+        lambda: shown.add_picture(tmp_path / "mine.png"),
+    ):
+        put(shown, "story", "label")
+        assert shown.state.among == (few.names[4],)  # both err there
+        end()
+        assert shown.state.among == ()
+    shown.show(**{name: getattr(State(), name) for name in ("label", "answer", "judge")})
+    shown.show(among=few.names[:2], confidence=(0.9, 1.0))
+    counts = np.array(shown._matrix.shown["counts"])
+    row, column = np.unravel_index(counts.argmax(), counts.shape)
+    shown._on_matrix({"kind": "cell", "row": int(row), "column": int(column)})
+    assert len(shown.found) == counts.max() > 2
+
+
+def test_probabilities_are_never_quite_1(models, few):
+    """The panel says what only comes near 1 as every figure does."""
+    sure = replace(answers(few, ()), logits=20 * np.eye(10, dtype=np.float32)[few.labels])
+    shown = Explorer(models, few, dict.fromkeys(models, sure))
+    assert "resnet50: River >99.9 %" in shown._thumbnails.shown["items"][0]["title"]
 
 
 def test_each_tile_of_a_story_is_predicted_anew(shown, few):

@@ -28,8 +28,9 @@ function textSetter(control) {
 
 function render({ model, el }) {
   el.classList.add("lulc-form");
-  el.setAttribute("data-lm-suppress-shortcuts", "true");
-  const set = (name, value) => model.send({ kind: "set", name, value });
+  const leaveKeys = keepKeys(el);
+  const seen = () => model.get("shown").values.tile; // the tile that the reader acts on
+  const set = (name, value) => model.send({ kind: "set", name, value, tile: seen() });
   const updates = []; // each brings one control up to `shown`
 
   function wrap(field, control) {
@@ -193,11 +194,12 @@ function render({ model, el }) {
     saved() { // the file that was made last
       const link = make("a", "lulc-saved");
       updates.push((shown) => {
-        link.hidden = !shown.saved;
-        if (!shown.saved) return;
-        link.download = shown.saved.name;
-        link.href = shown.saved.address;
-        link.textContent = `save ${shown.saved.name}`;
+        const { name, address } = model.get("saved");
+        link.hidden = !name;
+        if (!name) return;
+        link.download = name;
+        if (link.href !== address) link.href = address;
+        link.textContent = `save ${name}${shown.earlier ? ", as it was before the last change" : ""}`;
       });
       return link;
     },
@@ -241,9 +243,12 @@ function render({ model, el }) {
     const shown = model.get("shown");
     if (shown.values) updates.forEach((update) => update(shown));
   };
-  model.on("change:shown", draw);
+  model.on("change:shown change:saved", draw);
   draw();
-  return () => model.off("change:shown", draw);
+  return () => {
+    leaveKeys();
+    model.off("change:shown change:saved", draw);
+  };
 }
 
 export default { render };

@@ -153,12 +153,19 @@
   }
   find("target")?.addEventListener("change", aim);
   find("opacity").addEventListener("input", setOpacity);
-  for (const id of ["cells", "own"]) {
-    find(id).addEventListener("change", () => {
-      page.dataset.own = find("own").checked;
-      all(".card[data-drawn] .over").forEach(drawColumn);
-    });
+  // With its own range, the ends of the colours are each map's own, not those of the scale.
+  function redraw() {
+    const own = find("own").checked;
+    for (const [part, hidden] of [[".ends", own], [".beyond", own], [".own-ends", !own]]) {
+      all(part).forEach((one) => { one.hidden = hidden; });
+    }
+    for (const image of all(".bar img")) {
+      image.dataset.alt ??= image.alt;
+      image.alt = own ? `${image.dataset.alt.split(", from")[0]}, each map to its own strongest value` : image.dataset.alt;
+    }
+    all(".card[data-drawn] .over").forEach(drawColumn);
   }
+  for (const id of ["cells", "own"]) find(id).addEventListener("change", redraw);
   find("more").addEventListener("click", () => {
     const open = page.classList.toggle("all-words");
     document.querySelector(".controls").classList.toggle("all", open);
@@ -205,6 +212,7 @@
   document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
   choose();
   setOpacity();
+  redraw();
   readLink();
   for (const id of kept) find(id)?.addEventListener("change", writeLink);
 })();

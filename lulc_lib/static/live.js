@@ -44,7 +44,10 @@ function lulcLive(root, data, weights, options = {}) {
   function set({ anew = false, ...change }) {
     const before = state;
     const other = anew || (change.tile ?? before.tile) !== before.tile;
-    if (other) brush.forget();
+    if (other) {
+      brush.forget();
+      note(""); // it was about the last one
+    }
     state = { ...state, ...(other ? FRESH : {}), ...change };
     const question = (one) => JSON.stringify({ ...one, removed: 0, order: "", whole: false });
     if (anew || question(before) !== question(state)) curve.drop();
@@ -63,6 +66,7 @@ function lulcLive(root, data, weights, options = {}) {
   let wanted = 0;
   let done = 0;
   let busy = false;
+  let failed = false; // the last run
   let began = -Infinity;
   const frame = () => new Promise((go) => { requestAnimationFrame(go); setTimeout(go, 100); });
   function wish() {
@@ -77,7 +81,10 @@ function lulcLive(root, data, weights, options = {}) {
       const serial = wanted;
       try {
         await answerAndShow();
+        if (failed) note("");
+        failed = false;
       } catch (error) {
+        failed = true;
         note(`the network could not be run: ${error.message}`);
       }
       done = serial;

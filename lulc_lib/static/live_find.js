@@ -63,7 +63,6 @@ function findingOn(page) {
       part("fitted").textContent = `${picture.words} Whatever it shows, the network knows only its ${classes.length} classes.`;
       tiles.own = { ...picture, serial };
       delete thumbs[count];
-      page.note("");
       page.set({ tile: count, anew: true });
       find();
     } catch (error) {

@@ -1,6 +1,7 @@
 // Small functions of numbers, and how the page writes them.
 
-const words = (value) => `${(100 * value).toFixed(1)} %`;
+// As `plots.describe_probability`: never 100 % for what only comes near.
+const words = (value) => (value >= 0.9995 ? ">99.9 %" : `${(100 * value).toFixed(1)} %`);
 const share = (value) => `${100 * value}%`;
 const number = (value) => value.toPrecision(2).replace("-", "−");
 const topOf = (values) => values.indexOf(Math.max(...values));

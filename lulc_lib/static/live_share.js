@@ -21,6 +21,7 @@ function sharingOn(page) {
       page.note("A link cannot carry your own picture, which stays on this device. Save the picture instead.");
       return;
     }
+    page.note("");
     const text = `${page.options.address ?? location.href.split("#")[0]}#${toLink(state, data)}`;
     part("linkline").hidden = false;
     part("linktext").value = text;

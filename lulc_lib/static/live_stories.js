@@ -1,7 +1,7 @@
 // Stories of a minute: a tile, a question, and what happens then. `find` returns a tile's number or -1;
 // `then` changes the state; `tell` says what came of it, from the answers before and after.
 
-const percent = (value) => `${(100 * value).toFixed(value > 0.995 || value < 0.005 ? 1 : 0)} %`;
+const percent = (value) => (value >= 0.995 || value < 0.005 ? words(value) : `${(100 * value).toFixed(0)} %`);
 
 function storiesOf(data) {
   const { labels } = data.tiles;

@@ -1,5 +1,6 @@
 // The tile with its tools, and beside it what each model says: probabilities, and a table of maps
-// with a row for each method. Python puts shared.js before this file; `shown` is all there is to see.
+// with a row for each method; `shown` is all there is to see. Python puts keys.js, redraw.js and
+// shared.js before this file.
 
 const SIDE = 64; // pixels of a tile
 const DRAWN = 192; // pixels of a drawn map
@@ -73,6 +74,9 @@ function tileCanvas(image, className) {
   return canvas;
 }
 
+// As `plots.describe_probability`: never 100 % for what only comes near.
+const inPercent = (share) => (share >= 0.9995 ? ">99.9 %" : `${(100 * share).toFixed(1)} %`);
+
 function bars(answer, classes, colours) {
   const order = answer.probabilities.map((_, i) => i);
   order.sort((a, b) => answer.probabilities[b] - answer.probabilities[a]);
@@ -89,10 +93,10 @@ function bars(answer, classes, colours) {
     if (answer.before) {
       const mark = make("span", "lulc-bar-before");
       mark.style.left = `${100 * answer.before[i]}%`;
-      mark.title = `before painting ${(100 * answer.before[i]).toFixed(1)} %`;
+      mark.title = `before painting ${inPercent(answer.before[i])}`;
       track.append(mark);
     }
-    row.append(track, make("span", "lulc-bar-value", `${(100 * share).toFixed(1)} %`));
+    row.append(track, make("span", "lulc-bar-value", inPercent(share)));
     list.append(row);
   }
   return list;
@@ -250,8 +254,9 @@ function deletion(found) {
 
 function render({ model, el }) {
   el.classList.add("lulc-look");
-  el.setAttribute("data-lm-suppress-shortcuts", "true");
+  const leaveKeys = keepKeys(el);
   const send = (kind, more = {}) => model.send({ kind, ...more });
+  const seen = () => model.get("shown").name; // the tile that the reader acts on
 
   const status = make("div", "lulc-status");
   const words = make("span", "lulc-doing");
@@ -264,6 +269,7 @@ function render({ model, el }) {
   const problem = make("p", "lulc-note lulc-bad lulc-problems");
   problem.setAttribute("role", "alert");
   const story = make("div", "lulc-story lulc-note");
+  story.setAttribute("aria-live", "polite");
   status.append(words, bar, stop);
 
   const board = make("div", "lulc-board");
@@ -294,7 +300,7 @@ function render({ model, el }) {
   radius.addEventListener("change", () => send("set", { name: "radius", value: Number(radius.value) }));
   size.append(radius);
   tools.append(size, make("hr"));
-  for (const [name, text, key] of ACTS) tool(name, text, key, () => send("act", { name }));
+  for (const [name, text, key] of ACTS) tool(name, text, key, () => send("act", { name, tile: seen() }));
 
   const tiles = make("div", "lulc-tiles");
   const holder = make("div", "lulc-painter lulc-spot");
@@ -315,7 +321,7 @@ function render({ model, el }) {
   el.replaceChildren(status, problem, story, board, deleted);
 
   const unfolded = new Set(); // of the maps' details
-  let points = null; // of the stroke under way
+  let points = null; // of the stroke under way, with its tile and the pointer that draws it
   let asked = false; // the kernel has not answered the last part of it
   let cursor = [SIDE / 2, SIDE / 2];
 
@@ -350,7 +356,7 @@ function render({ model, el }) {
         const button = make("button", "lulc-button", name);
         button.type = "button";
         button.dataset.key = name;
-        button.addEventListener("click", () => send("guess", { value: name }));
+        button.addEventListener("click", () => send("guess", { value: name, tile: seen() }));
         row.append(button);
       }
       parts.push(row);
@@ -403,6 +409,7 @@ function render({ model, el }) {
   function draw() {
     const shown = { ...model.get("fixed"), ...model.get("shown") };
     asked = false;
+    if (points && points.tile !== shown.name) points = null; // it ends where the tile changes
     board.hidden = !shown.tile;
     if (!shown.tile) return;
     canvas.getContext("2d").putImageData(tileData(shown.tile), 0, 0);
@@ -446,19 +453,23 @@ function render({ model, el }) {
     context.fill();
   }
 
+  function begin(at, pointer) {
+    points = Object.assign([at], { tile: seen(), pointer });
+  }
+
   function sendStroke(done) {
     if (asked && !done) return;
     asked = true;
     points.grown = false;
     const rounded = points.map((point) => point.map((v) => Math.round(10 * v) / 10));
-    send("stroke", { points: rounded, done });
+    send("stroke", { points: rounded, done, tile: points.tile });
     if (done) points = null;
   }
 
   canvas.addEventListener("pointerdown", (event) => {
-    if (event.button !== 0) return;
+    if (event.button !== 0 || points) return; // another finger
     canvas.setPointerCapture(event.pointerId);
-    points = [place(event)];
+    begin(place(event), event.pointerId);
     if (model.get("shown").off.brush) { // the kernel says why
       sendStroke(true);
       return;
@@ -467,14 +478,14 @@ function render({ model, el }) {
     sendStroke(false);
   });
   canvas.addEventListener("pointermove", (event) => {
-    if (!points) return;
+    if (!points || event.pointerId !== points.pointer) return;
     points.push(place(event));
     points.grown = true;
     dab(points[points.length - 1]);
     sendStroke(false);
   });
   for (const kind of ["pointerup", "pointercancel"]) {
-    canvas.addEventListener(kind, () => points && sendStroke(true));
+    canvas.addEventListener(kind, ({ pointerId }) => pointerId === points?.pointer && sendStroke(true));
   }
   canvas.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: [-2, 0], ArrowRight: [2, 0], ArrowUp: [0, -2], ArrowDown: [0, 2] };
@@ -484,8 +495,10 @@ function render({ model, el }) {
       ink.getContext("2d").clearRect(0, 0, ink.width, ink.height);
       dab(cursor);
     } else if (event.key === " " || event.key === "Enter") {
-      points = [cursor];
-      sendStroke(true);
+      if (!points) {
+        begin(cursor);
+        sendStroke(true);
+      }
     } else if (event.key === "Backspace" || (event.key === "z" && command)) {
       send("act", { name: event.shiftKey ? "redo" : "undo" });
     } else if (event.key === "[" || event.key === "]") {
@@ -504,10 +517,11 @@ function render({ model, el }) {
     const panel = target.closest?.(".lulc-explorer");
     return panel?.contains(el) ? panel : null;
   };
+  let panelKeys = null;
   function takeFocus(event) {
     const panel = panelOf(event.target);
     panel?.setAttribute("tabindex", "-1");
-    panel?.setAttribute("data-lm-suppress-shortcuts", "true");
+    if (panel) panelKeys ??= keepKeys(panel); // also where nothing but the panel has the focus
   }
   function takeKey(event) {
     if (!panelOf(event.target) || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -556,6 +570,8 @@ function render({ model, el }) {
   draw();
   drawProgress();
   return () => {
+    leaveKeys();
+    panelKeys?.();
     removeEventListener("hashchange", readLink);
     document.removeEventListener("pointerdown", takeFocus, true);
     document.removeEventListener("focusin", takeFocus);

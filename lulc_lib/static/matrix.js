@@ -1,7 +1,9 @@
-// A confusion matrix whose cells are buttons: one shows its tiles.
+// A confusion matrix whose cells are buttons: one shows its tiles. Python puts keys.js and redraw.js
+// before this file.
 
 function render({ model, el }) {
   el.classList.add("lulc-matrix");
+  const leaveKeys = keepKeys(el);
 
   function draw() {
     const shown = model.get("shown");
@@ -9,7 +11,7 @@ function render({ model, el }) {
     const caption = table.createCaption();
     caption.textContent = shown.words;
     if (!shown.counts.length) {
-      el.replaceChildren(table);
+      drawAnew(el, [table]);
       return;
     }
     const head = table.createTHead().insertRow();
@@ -32,6 +34,7 @@ function render({ model, el }) {
       row.forEach((count, j) => {
         const button = document.createElement("button");
         button.type = "button";
+        button.dataset.key = `${i} ${j}`;
         button.textContent = count > 999 ? `${Math.round(count / 1000)}k` : count || "·";
         const kind = i === j ? "right" : "wrong";
         // Shares of a row differ by orders of magnitude: their square root is drawn.
@@ -50,12 +53,15 @@ function render({ model, el }) {
         line.insertCell().append(button);
       });
     });
-    el.replaceChildren(table);
+    drawAnew(el, [table]);
   }
 
   model.on("change:shown", draw);
   draw();
-  return () => model.off("change:shown", draw);
+  return () => {
+    leaveKeys();
+    model.off("change:shown", draw);
+  };
 }
 
 export default { render };

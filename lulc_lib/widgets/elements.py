@@ -25,25 +25,27 @@ def _script(*names: str) -> str:
 class Form(anywidget.AnyWidget):
     """Controls that `fixed` describes; `shown` has their values and what does not apply.
 
-    Sends {kind: "set", name, value}, {kind: "toggle", name, value, on}, {kind: "press", name} and
+    `saved` is the file that was made last, sent once: its name and its bytes as an address. Sends
+    {kind: "set", name, value, tile}, {kind: "toggle", name, value, on}, {kind: "press", name} and
     {kind: "upload", name} with the file's bytes.
     """
 
-    _esm = _script("redraw.js", "form.js")
+    _esm = _script("keys.js", "redraw.js", "form.js")
     _css = _STYLE
     fixed = traitlets.Dict().tag(sync=True)
     shown = traitlets.Dict().tag(sync=True)
+    saved = traitlets.Dict({"name": "", "address": ""}).tag(sync=True)
 
 
 class Look(anywidget.AnyWidget):
     """The tile with its tools, and beside it each model's probabilities and maps.
 
     `fixed` never changes: names and colours of the classes, colour tables. Sends {kind: "stroke",
-    points, done}, {kind: "set", name, value}, {kind: "act", name}, {kind: "stop"}, {kind: "guess",
-    value} and {kind: "link", text}.
+    points, done, tile}, {kind: "set", name, value}, {kind: "act", name, tile}, {kind: "stop"},
+    {kind: "guess", value, tile} and {kind: "link", text}; `tile` is the one that the reader saw.
     """
 
-    _esm = _script("redraw.js", "shared.js", "look.js")
+    _esm = _script("keys.js", "redraw.js", "shared.js", "look.js")
     _css = _STYLE
     fixed = traitlets.Dict().tag(sync=True)
     shown = traitlets.Dict({"tile": "", "words": "", "answers": []}).tag(sync=True)
@@ -57,7 +59,7 @@ class Thumbnails(anywidget.AnyWidget):
     Sends {kind: "pick", name} and {kind: "page", by}.
     """
 
-    _esm = _script("shared.js", "thumbnails.js")
+    _esm = _script("keys.js", "shared.js", "thumbnails.js")
     _css = _STYLE
     sprite = traitlets.Unicode("").tag(sync=True)
     shown = traitlets.Dict({"items": [], "words": ""}).tag(sync=True)
@@ -67,7 +69,7 @@ class Thumbnails(anywidget.AnyWidget):
 class Matrix(anywidget.AnyWidget):
     """A confusion matrix. Sends {kind: "cell", row, column} and {kind: "clear"}."""
 
-    _esm = _script("matrix.js")
+    _esm = _script("keys.js", "redraw.js", "matrix.js")
     _css = _STYLE
     shown = traitlets.Dict({"counts": [], "words": ""}).tag(sync=True)
 
@@ -78,7 +80,7 @@ class Scatter(anywidget.AnyWidget):
     Sends {kind: "hover", index}, {kind: "point", index} and {kind: "lasso", indices}.
     """
 
-    _esm = _script("shared.js", "scatter.js")
+    _esm = _script("keys.js", "shared.js", "scatter.js")
     _css = _STYLE
     cloud = traitlets.Dict({"places": ""}).tag(sync=True)
     hover = traitlets.Dict({"index": -1}).tag(sync=True)

@@ -25,6 +25,7 @@ from lulc_lib.plots import (
     GalleryFigure,
     Scale,
     colour_table,
+    describe_probability,
     figure_png,
     map_scale,
     plot_gallery,
@@ -64,7 +65,7 @@ from lulc_lib.widgets.looking import (
 )
 from lulc_lib.widgets.panel import detail_fields, does_not_apply, find_fields, shown_stage
 from lulc_lib.widgets.state import ALL, State, Stroke
-from lulc_lib.widgets.stories import STORIES, opening, packed
+from lulc_lib.widgets.stories import STORIES, ended, opening, packed
 from lulc_lib.widgets.work import Between, Job, Work
 
 PER_PAGE = 60  # thumbnails
@@ -145,7 +146,8 @@ class Explorer(ipywidgets.VBox):
         self._done: list[tuple[str, tuple[Stroke, ...]]] = []  # tile and strokes before each change
         self._undone: list[tuple[str, tuple[Stroke, ...]]] = []
         self._own_words: dict[str, str] = {}
-        self._failure, self._saved = "", None
+        self._failure = ""
+        self._saved_of: State | None = None  # what the file that was made last shows
         self._cloud: str | None = None  # the model whose features the embedding map shows
         self._know()
         super().__init__(self._layout())
@@ -336,7 +338,7 @@ class Explorer(ipywidgets.VBox):
         with self._turn:
             name = self._own_name(printable(Path(path).name), fit, picture.image)
             self.looking.own[name], self._own_words[name] = picture.image, words
-            changes = {"story": "", "hidden": False, "guess": ""}
+            changes = ended(self.state)
             if self.state.target == "label":  # it has none
                 changes["target"] = "predicted"
             self._go(self.state.at(name).change(**changes), own=True)
@@ -389,6 +391,8 @@ class Explorer(ipywidgets.VBox):
     def _take(self, state: State, everything: bool, own: bool) -> None:
         before = self.state
         self._taken += 1
+        if state.tile != before.tile:
+            self._under_way = None
         if state.tile != before.tile and state.paintings == before.paintings and not everything:
             new = {n: getattr(state, n) for n in ("strokes", "deleted")
                    if getattr(state, n) != getattr(before, n)}  # fmt: skip
@@ -507,8 +511,8 @@ class Explorer(ipywidgets.VBox):
         marks = []
         for name, predicted in self.facts.predicted.items():
             marks.append(predicted[i] == self.facts.labels[i])
-            sure = 100 * self.facts.confidence[name][i]
-            words.append(f"{name}: {CLASSES[predicted[i]]} {sure:.0f} %")
+            sure = describe_probability(self.facts.confidence[name][i])
+            words.append(f"{name}: {CLASSES[predicted[i]]} {sure}")
         mark = "open" if not marks else "right" if all(marks) else "wrong"
         return {"name": self.tiles.names[i], "title": ", ".join(words), "mark": mark}
 
@@ -525,6 +529,7 @@ class Explorer(ipywidgets.VBox):
         side = self._side(state)
         shown = {
             **side,
+            "name": state.tile,
             "taken": self._taken,
             "methods": list(state.methods),
             "opacity": state.opacity,
@@ -615,7 +620,7 @@ class Explorer(ipywidgets.VBox):
                 rows.append({
                     "image": data_uri(png_bytes(found[order]["image"].transpose(2, 0, 1))),
                     "alt": words, "words": words,
-                    "sure": f"{100 * found[order]['probability']:.1f} %",
+                    "sure": describe_probability(found[order]["probability"]),
                 })  # fmt: skip
         return rows
 
@@ -661,8 +666,8 @@ class Explorer(ipywidgets.VBox):
             given = self._predicted(name, between)
             with self._turn:
                 self.predictions[name] = given
+                self._know()
         with self._turn:
-            self._know()
             self._go(self.state, everything=True)
             state, own = self.state, self.state.tile in self.looking.own
             inside = own or self.looking.position[state.tile] in self.found
@@ -714,6 +719,7 @@ class Explorer(ipywidgets.VBox):
         given = self._predicted(judge, between)
         with self._turn:
             self.predictions[judge] = given
+            self._know()
         return given.features, 1.0
 
     # --- the panel ---
@@ -752,7 +758,8 @@ class Explorer(ipywidgets.VBox):
         for unsent in ("strokes", "paintings", "among", "notes"):
             del values[unsent]
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-        shown = {"values": values, "off": self._off(), "saved": self._saved, "taken": self._taken,
+        shown = {"values": values, "off": self._off(), "taken": self._taken,
+                 "earlier": state != self._saved_of,
                  "notes": [list(note) for note in state.notes]}  # fmt: skip
         self._finder.shown, self._details.shown = shown, shown
 
@@ -777,7 +784,9 @@ class Explorer(ipywidgets.VBox):
         return answer
 
     def _on_form(self, message: dict[str, Any]) -> None:
-        if message["kind"] == "set":
+        if message["kind"] == "set" and message["name"] == "note":  # on the tile it was typed for
+            self._go(self.state.with_note(message.get("tile", self.state.tile), message["value"]))
+        elif message["kind"] == "set":
             self._set(message["name"], message["value"])
         elif message["kind"] == "toggle":
             self._toggle(message["value"], message["on"])
@@ -791,12 +800,10 @@ class Explorer(ipywidgets.VBox):
         """Change one field as a control does."""
         if name == "fit":
             self._fit = value
-        elif name == "note":
-            self._go(self.state.with_note(self.state.tile, value))
         elif name == "story" and value:
             self._tell(value)
         elif name == "story":
-            self._go(self.state.change(story="", hidden=False, guess=""))
+            self._go(self.state.change(**ended(self.state)))
         else:
             self.show(**{name: tuple(value) if isinstance(value, list) else value})
 
@@ -822,7 +829,11 @@ class Explorer(ipywidgets.VBox):
 
     def _on_look(self, message: dict[str, Any]) -> None:
         kind = message["kind"]
-        if kind == "stroke":
+        if message.get("tile", self.state.tile) != self.state.tile and (
+            kind in ("stroke", "guess") or message["name"] in ("clean", "take", "before")
+        ):  # done to a tile that has gone since: not to this one
+            self._show_tile()
+        elif kind == "stroke":
             self._stroke(message["points"], message["done"])
         elif kind == "set":
             self._set(message["name"], message["value"])
@@ -889,7 +900,8 @@ class Explorer(ipywidgets.VBox):
 
     def _keep_picture(self) -> None:
         make = functools.partial(self._figure, self.state)
-        self._keep("view.png", "image/png", lambda between: figure_png(make(between)))
+        name = f"{Path(self.state.tile).stem}.png"
+        self._keep(name, "image/png", lambda between: figure_png(make(between)))
 
     def _keep_page(self) -> None:
         write = functools.partial(self._page, self.state, self.found[:ON_A_PAGE])
@@ -902,21 +914,23 @@ class Explorer(ipywidgets.VBox):
         self._keep("tiles.html", "text/html", page)
 
     def _keep_state(self) -> None:
-        self._offer("view.json", "application/json", self.to_json().encode())
+        self._offer("view.json", "application/json", self.to_json().encode(), self.state)
 
     def _keep(self, name: str, mime: str, make: Callable[[Between], bytes]) -> None:
         """Make a file in the background, and put a link to it on the page."""
+        state = self.state
 
         def keep(between: Between) -> None:
             content = make(between)
             with self._turn:
-                self._offer(name, mime, content)
+                self._offer(name, mime, content, state)
 
         self._add(f"keep {name}", f"writing {name}", keep)
 
-    def _offer(self, name: str, mime: str, content: bytes) -> None:
+    def _offer(self, name: str, mime: str, content: bytes, state: State) -> None:
         """Put a link on the page that saves a file; no server and no path is needed for it."""
-        self._saved = {"name": name, "address": data_uri(content, mime)}
+        self._details.saved = {"name": name, "address": data_uri(content, mime)}
+        self._saved_of = state
         self._set_controls()
 
     def _open(self, name: str, content: bytes) -> None:
@@ -952,8 +966,9 @@ class Explorer(ipywidgets.VBox):
             self._go(self.state.change(label=ALL, predicted=ALL))
             return
         label, predicted = CLASSES[message["row"]], CLASSES[message["column"]]
-        changes = {"label": label, "predicted": predicted, "answer": ALL, "judge": self._judge()}
-        self._go(self.state.change(**changes))
+        plain = {name: getattr(State(), name) for name in ("answer", "confidence", "among")}
+        changes = {"label": label, "predicted": predicted, "judge": self._judge()}
+        self._go(self.state.change(**plain, **changes))  # the tiles that the cell counts
         self._tabs.selected_index = 0
 
     def _on_scatter(self, message: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from lulc_lib.widgets.cells import close_parts, replace_earlier
 
 def _script() -> str:
     markup = f"const MARKUP = {json.dumps(static_text('live_body.html'))};\n"
-    return live_script() + markup + static_text("live_widget.js")
+    return live_script() + static_text("keys.js") + markup + static_text("live_widget.js")
 
 
 class Live(anywidget.AnyWidget):

@@ -91,6 +91,12 @@ def opening(story: str, facts: Facts) -> dict[str, Any]:
             "hidden": True, "beside": "", "page": 0}  # fmt: skip
 
 
+def ended(state: State) -> dict[str, Any]:
+    """Return the fields of a state in which no story is told; tiles that one chose are let go."""
+    among = () if state.story else state.among
+    return {"story": "", "hidden": False, "guess": "", "among": among}
+
+
 def packed(story: str, hidden: bool, guess: str) -> dict[str, Any]:
     """Return a story for the page."""
     told = STORIES[story]

@@ -1,9 +1,11 @@
 """The explorer as a reader meets it: JupyterLab, its kernel and a browser, all of them real."""
 
 import ast
+import base64
 import json
 import re
 
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.browser
@@ -143,7 +145,7 @@ def test_find(lab, page, panel, screenshot):
     redrawn(page, panel, lambda: panel.get_by_role("button", name="clear filters").click())
 
     panel.get_by_role("tab", name="features").click()
-    canvas = panel.locator(".lulc-scatter canvas")
+    canvas = panel.locator(".lulc-scatter > canvas")
     panel.get_by_text("PCA").wait_for()
     box = canvas.bounding_box()
     left, top, side = box["x"], box["y"], box["width"]
@@ -159,6 +161,17 @@ def test_find(lab, page, panel, screenshot):
     assert panel.get_by_role("button", name="whole map").is_enabled()
     panel.get_by_role("button", name="whole map").click()
     panel.get_by_role("button", name="clear the lasso").click()
+    places = in_kernel(page, "", "explorer._scatter.cloud['places']")
+    places = np.frombuffer(base64.b64decode(places), dtype=np.float32).reshape(-1, 2)
+    apart = np.linalg.norm(places[:, None] - places, axis=2) + 9 * np.eye(len(places))
+    x, y = places[apart.min(axis=1).argmax()]  # a point by itself
+    spot = {"x": float(side * (240 + 232 * x) / 480), "y": float(side * (240 - 232 * y) / 480)}
+    hover = panel.locator(".lulc-hover")
+    for _ in range(2):  # its picture comes again
+        canvas.hover(position=spot)
+        hover.wait_for()
+        panel.get_by_role("tab", name="features").hover()
+        hover.wait_for(state="hidden")
     panel.get_by_role("tab", name="tiles").click()
     panel.get_by_text("–60 of 80").wait_for()
     assert lab.errors(page) == []
@@ -223,8 +236,13 @@ def test_paint(lab, page, panel, screenshot):
     page.mouse.move(box["x"] + 60, box["y"] + 60)
     page.mouse.down()
     page.mouse.move(box["x"] + 170, box["y"] + 130, steps=8)
+    for kind in ("pointerdown", "pointermove", "pointerup"):  # a second finger
+        tile.dispatch_event(kind, {"pointerId": 7, "clientX": box["x"], "clientY": box["y"]})
     redrawn(page, panel, page.mouse.up)
     panel.get_by_text("1 stroke").wait_for()
+    points = in_kernel(page, "", "explorer.state.strokes[0].points")
+    assert len(points) > 3
+    assert min(min(point) for point in points) > 5  # nothing of the other finger's corner
     painted = answers_after(page, panel, clean)
     assert panel.locator(".lulc-bar-before").count() >= 4
     screenshot("explorer-painted")
@@ -369,7 +387,10 @@ def test_a_story_is_told(lab, page, panel, screenshot):
     assert "River" not in panel.locator(".lulc-caption").inner_text()
     assert "River" not in panel.locator(".lulc-thumbnail").first.get_attribute("title")
     screenshot("explorer-story")
-    redrawn(page, panel, panel.locator(".lulc-guess button").nth(3).click)
+    guess = panel.locator(".lulc-guess button").nth(3)
+    redrawn(page, panel, lambda: guess.press("Enter"))
+    # The button is gone: the focus stays in the panel, where the tools' keys are heard.
+    assert page.evaluate("document.activeElement.matches('.lulc-story')")
     panel.get_by_text("You expected Highway").wait_for()
     assert panel.locator(".lulc-answer").count() == 2
     redrawn(page, panel, panel.get_by_role("button", name="end the story").click)
@@ -390,15 +411,15 @@ def test_keep(lab, page, panel, screenshot, tmp_path):
     note.fill("trees")
     redrawn(page, panel, note.blur)
     saved = {}
-    for button, name in (("picture", "view.png"), ("page", "tiles.html"), ("view", "view.json")):
+    for button, name in (("picture", ".png"), ("page", "tiles.html"), ("view", "view.json")):
         panel.get_by_role("button", name=f"keep as {button}").click()
-        link = panel.locator(f'a[download="{name}"]').last
+        link = panel.locator(f'a[download$="{name}"]').last
         link.wait_for()
         with page.expect_download() as download:
             link.click()
         saved[name] = tmp_path / name
         download.value.save_as(saved[name])
-    assert saved["view.png"].read_bytes().startswith(b"\x89PNG")
+    assert saved[".png"].read_bytes().startswith(b"\x89PNG")
     assert saved["tiles.html"].read_text().count("<article") == 8
     state = json.loads(saved["view.json"].read_text())
     assert state["label"] == "Forest"

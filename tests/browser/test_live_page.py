@@ -535,6 +535,9 @@ def test_own_picture(live, model, tmp_path, screenshot):
     live.locator('[data-act="link"]').click()
     assert "cannot carry your own picture" in part(live, "notes").inner_text()
     screenshot("live-own")
+    live.evaluate("lulcPage.set({ tile: 3 })")
+    settle(live)
+    assert not part(live, "notes").is_visible()  # it was about the picture
     part(live, "shrink").check()
     for event in ("paste", "drop"):
         send(live, event, file)
@@ -1008,7 +1011,13 @@ def test_widget_in_jupyterlab(lab, page, screenshot):
         cells = tab.locator(".jp-Notebook .jp-Cell").count()
         for key in ("b", "e", "Backspace"):
             tab.keyboard.press(key)
+        tab.locator('[data-act="turn"]').click()
+        for key in ("r", "b", "a"):
+            tab.keyboard.press(key)
+        part(tab, "target").focus()
+        tab.keyboard.press("a")
         assert tab.locator(".jp-Notebook .jp-Cell").count() == cells
+        assert tab.locator(".jp-Notebook .jp-CodeCell").count() == cells
         tab.screenshot(path=screenshot("live-widget"))
     finally:
         tab.close()
