@@ -22,14 +22,13 @@ from typing import Any
 import few_labels
 import learning_rates
 import numpy as np
-import recipes
 import report_cards
 import torch
 from self_supervised import pretrain
 
 from lulc_lib.cards import names_in
 from lulc_lib.checkpoints import read_card
-from lulc_lib.config import History, RunConfig
+from lulc_lib.config import RunConfig
 from lulc_lib.eurosat import load_eurosat
 from lulc_lib.models import TileClassifier, create_model
 from lulc_lib.splits import split
@@ -48,7 +47,7 @@ MARKS = {
         f"<!-- {kind}: written by benchmarks/experiments.py --table -->",
         f"<!-- end of {kind} -->",
     )
-    for kind in ("table", "runs", "seeds", "costs", "rates", "few labels", "probe")
+    for kind in ("table", "runs", "costs", "rates", "few labels", "probe")
 }
 CHANCE = 0.01  # macro-F1; one training of an idea cannot tell less: see base-again, notebook 11
 TILES = 5400  # a third of the training tiles: an experiment takes minutes on two cores
@@ -291,35 +290,6 @@ def runs() -> str:
     return "\n".join(lines)
 
 
-def seeds() -> str:
-    """Return the trainings of each recipe that was trained with several seeds, as Markdown."""
-    lines = [
-        "| recipe | seed | validation macro-F1 | test macro-F1 |",
-        "|---|---|---|---|",
-    ]
-    rows = sorted(recipes.kept_seeds().values(), key=lambda row: (row["recipe"], row["seed"]))
-    for name in dict.fromkeys(row["recipe"] for row in rows):
-        scores = []
-        if name in names_in(CHECKPOINTS):
-            card = read_card(CHECKPOINTS / name)
-            best = History.from_dict(card.history).best["val_macro_f1"]
-            scores = [(card.stages()[0].seed, best, card.metrics["macro_f1"])]
-        scores += [
-            (r["seed"], r["best validation"], r["test"]) for r in rows if r["recipe"] == name
-        ]
-        for seed, chosen, test in scores:
-            interval = "{value:.4f} [{low:.3f}, {high:.3f}]".format(**test)
-            lines.append(f"| {name} | {seed} | {chosen:.4f} | {interval} |")
-        tests = [test["value"] for _, _, test in scores]
-        if len(tests) == 1:
-            continue
-        mean, spread = np.mean(tests), np.std(tests, ddof=1)
-        lines.append(
-            f"| {name} | mean of {len(tests)} | | {mean:.4f}, standard deviation {spread:.4f} |"
-        )
-    return "\n".join(lines)
-
-
 def costs() -> str:
     """Return the minutes that the shipped trainings take, as `training.py` measured them."""
     shipped = json.loads(COSTS.read_text())["shipped"]
@@ -348,7 +318,6 @@ def tables() -> dict[str, str]:
     return {
         "table": table(measured()),
         "runs": runs(),
-        "seeds": seeds(),
         "costs": costs(),
         "rates": learning_rates.table(learning_rates.measured()),
         "few labels": few_labels.table(few_labels.measured()),
