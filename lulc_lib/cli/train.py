@@ -129,12 +129,12 @@ def run(options: argparse.Namespace) -> int:
     else:
         model = create_model(config.model, asked["pretrained"], asked["image_size"])
     parts = _parts(asked)
+    _refuse_known(model, parts)
     if leads:
         with lock_folder(folder), atomic_write(folder / _RECORD) as temporary:
             if not options.resume:
                 _refuse_taken(folder)
             temporary.write_text(json.dumps(asked, indent=2), encoding="utf-8")
-    _refuse_known(model, parts)
     say(f"{model!r} on {len(parts.train):,} tiles: {parts.train.source}, {parts.train.part}")
     say(f"run folder {folder}")
     history = fit(model, parts.train, parts.val, config, run_dir=folder, resume=options.resume)
