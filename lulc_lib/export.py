@@ -437,8 +437,8 @@ def _legend(c: int, column: Column, ground: float | None, shown: set[int]) -> st
 <p>{html.escape(column.method)}{layer}<br>{html.escape("; ".join(notes))}{beyond}</p>
 <div class="bar"><img src="{data_uri(png_bytes(bar))}"
 alt="Colour bar of {name}, from {ends[0]} to {ends[1]}" width="256" height="12"></div>
-<p class="ends"><span>{ends[0]}<br>{low_words}</span>{middle}
-<span>{ends[1]}<br>{words[1]}</span></p>
+<p class="ends"><span><span class="end">{ends[0]}<br></span>{low_words}</span>{middle}
+<span><span class="end">{ends[1]}<br></span>{words[1]}</span></p>
 <p class="own-ends" hidden>each map to its own strongest value: not to be compared</p>
 </section>"""
 

@@ -156,7 +156,7 @@
   // With its own range, the ends of the colours are each map's own, not those of the scale.
   function redraw() {
     const own = find("own").checked;
-    for (const [part, hidden] of [[".ends", own], [".beyond", own], [".own-ends", !own]]) {
+    for (const [part, hidden] of [[".end", own], [".beyond", own], [".own-ends", !own]]) {
       all(part).forEach((one) => { one.hidden = hidden; });
     }
     for (const image of all(".bar img")) {

@@ -158,11 +158,12 @@ def test_a_maps_own_range_and_the_link(opened):
     page.locator("#own").check()
     assert over.evaluate(pixels) != before
     scale = page.locator("section.scale").first
-    assert not scale.locator(".ends").is_visible()  # the numbers of a scale that is not drawn
+    assert not scale.locator(".end").first.is_visible()  # the number of a scale that is not drawn
+    assert "the class" in scale.locator(".ends").inner_text()
     assert "to its own strongest value" in scale.locator(".own-ends").inner_text()
     assert scale.locator(".bar img").get_attribute("alt").endswith("to its own strongest value")
     page.locator("#own").uncheck()
-    assert scale.locator(".ends").is_visible()
+    assert scale.locator(".end").first.is_visible()
     assert ", from " in scale.locator(".bar img").get_attribute("alt")
     assert over.evaluate(pixels) == before
     page.locator("#label").select_option("River")
