@@ -119,7 +119,8 @@ def _run(
         model.to(device=device, memory_format=layout)
     images, labels = train.images.to(device), train.labels.to(device)
     teachers = _load_teachers(train, config, device)
-    taught = _ask_once(teachers, train, config) if config.teacher_sees == "tile" else None
+    told = progress and accelerator.is_local_main_process
+    taught = _ask_once(teachers, train, config, told) if config.teacher_sees == "tile" else None
     batch = min(config.batch_size, len(train))
     steps = len(train) // batch  # steps an epoch
     parts = _parts(batch, config, accelerator)
@@ -136,7 +137,7 @@ def _run(
     hardware = describe_hardware(device)
     bar = tqdm(
         total=config.epochs * steps, unit="step",
-        disable=not (progress and accelerator.is_local_main_process),
+        disable=not told,
     )  # fmt: skip
     interrupted, failed = False, True
     try:
@@ -629,20 +630,18 @@ def _load_teachers(train: TileSet, config: RunConfig, device: torch.device) -> l
     return teachers
 
 
-def _ask_once(teachers: list[TileClassifier], train: TileSet, config: RunConfig) -> Tensor | None:
+def _ask_once(
+    teachers: list[TileClassifier], train: TileSet, config: RunConfig, progress: bool
+) -> Tensor | None:
     """Return the mean of the teachers' probabilities for the tiles as they are, float32 (N, 10).
 
     They are kept in the cache folder: a run that goes on need not ask again.
     """
     if not teachers:
         return None
-    asked = [
-        torch.from_numpy(
-            predict(teacher, train, precision=config.precision, cache=True).probabilities
-        )
-        for teacher in teachers
-    ]
-    return torch.stack(asked).mean(0).float().to(next(teachers[0].parameters()).device)
+    settings = {"precision": config.precision, "cache": True, "progress": progress}
+    said = np.mean([predict(one, train, **settings).probabilities for one in teachers], axis=0)
+    return torch.from_numpy(said).float().to(next(teachers[0].parameters()).device)
 
 
 def _asked(teachers: list[TileClassifier], views: Tensor) -> Tensor:

@@ -759,7 +759,7 @@ def test_a_teacher_is_learned_from(parts, tmp_path):
     teacher = taught(tmp_path / "teacher", 5, parts)
     config = replace(PLAIN, teacher=str(tmp_path / "teacher"), distill=1.0, epochs=1)
     loaded = training._load_teachers(parts.train, config, torch.device("cpu"))
-    answers = training._ask_once(loaded, parts.train, config)
+    answers = training._ask_once(loaded, parts.train, config, False)
     expected = predict(teacher, parts.train).probabilities
     assert answers.shape == (36, 10)
     assert np.allclose(answers, expected, atol=1e-5)
@@ -778,7 +778,7 @@ def test_several_teachers_give_the_mean_of_their_probabilities(parts, tmp_path):
     assert config.teachers == (str(tmp_path / "a"), str(tmp_path / "b"))
     loaded = training._load_teachers(parts.train, config, torch.device("cpu"))
     expected = np.mean([predict(model, parts.train).probabilities for model in made], axis=0)
-    assert np.allclose(training._ask_once(loaded, parts.train, config), expected, atol=1e-5)
+    assert np.allclose(training._ask_once(loaded, parts.train, config, False), expected, atol=1e-5)
     views = parts.train.images[:5].float() / 255
     assert np.allclose(training._asked(loaded, views), expected[:5], atol=1e-5)
 

@@ -103,11 +103,6 @@ class Batch:
         leaves: list[Tensor] = []
         with torch.no_grad(), cut(self.model, self.layer, self.records, leaves):
             logits = self.run(self.images)
-        if len(leaves) != 1:
-            raise ValueError(
-                f"layer {self.layer!r} runs {len(leaves)} times in one forward pass; "
-                "choose one that runs once"
-            )
         return logits, leaves[0]
 
     @functools.cached_property
@@ -187,6 +182,9 @@ def cut(model: nn.Module, layer: str, record: bool, leaves: list[Tensor]) -> Ite
     puts a new leaf in place of the layer's output and, from there on, turns recording on (until
     the `no_grad` around the block ends). The leaf is cloned on its way, since the next layer may
     work in place (as ReLU often does).
+
+    Raises:
+        ValueError: if the layer did not run once, or does not return one tensor.
     """
 
     def hook(module: nn.Module, inputs: Any, output: Any) -> Tensor:
@@ -198,6 +196,11 @@ def cut(model: nn.Module, layer: str, record: bool, leaves: list[Tensor]) -> Ite
 
     with hooked(model, {layer: hook}):
         yield
+    if len(leaves) != 1:
+        raise ValueError(
+            f"layer {layer!r} runs {len(leaves)} times in one forward pass; choose one that runs "
+            "once"
+        )
 
 
 @contextlib.contextmanager

@@ -147,11 +147,6 @@ def libragrad(batch: Batch) -> np.ndarray:
     leaves: list[Tensor] = []
     with HeldGates(), torch.no_grad(), cut(batch.model, batch.layer, True, leaves):
         logits = batch.run(batch.images)
-    if len(leaves) != 1:
-        raise ValueError(
-            f"layer {batch.layer!r} runs {len(leaves)} times in one forward pass; choose one that "
-            "runs once"
-        )
     slope = _slope(batch, logits, leaves[0], batch.target)
     return batch.as_maps(slope * leaves[0].detach()).float().sum(dim=1).cpu().numpy()
 

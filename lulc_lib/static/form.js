@@ -28,8 +28,7 @@ function textSetter(control) {
 
 function render({ model, el }) {
   el.classList.add("lulc-form");
-  const leaveKeys = keepKeys(el);
-  const seen = () => model.get("shown").values.tile; // the tile that the reader acts on
+  const seen = () => model.get("shown").values?.tile; // the tile that the reader acts on
   const set = (name, value) => model.send({ kind: "set", name, value, tile: seen() });
   const updates = []; // each brings one control up to `shown`
 
@@ -245,10 +244,7 @@ function render({ model, el }) {
   };
   model.on("change:shown change:saved", draw);
   draw();
-  return () => {
-    leaveKeys();
-    model.off("change:shown change:saved", draw);
-  };
+  return () => model.off("change:shown change:saved", draw);
 }
 
 export default { render };

@@ -254,7 +254,6 @@ function deletion(found) {
 
 function render({ model, el }) {
   el.classList.add("lulc-look");
-  const leaveKeys = keepKeys(el);
   const send = (kind, more = {}) => model.send({ kind, ...more });
   const seen = () => model.get("shown").name; // the tile that the reader acts on
 
@@ -517,11 +516,15 @@ function render({ model, el }) {
     const panel = target.closest?.(".lulc-explorer");
     return panel?.contains(el) ? panel : null;
   };
-  let panelKeys = null;
+  let leaveKeys = () => {};
+  let kept = null; // the panel whose keys are kept in it
   function takeFocus(event) {
     const panel = panelOf(event.target);
     panel?.setAttribute("tabindex", "-1");
-    if (panel) panelKeys ??= keepKeys(panel); // also where nothing but the panel has the focus
+    if (!panel || panel === kept) return;
+    leaveKeys();
+    leaveKeys = keepKeys(panel);
+    kept = panel;
   }
   function takeKey(event) {
     if (!panelOf(event.target) || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -571,7 +574,6 @@ function render({ model, el }) {
   drawProgress();
   return () => {
     leaveKeys();
-    panelKeys?.();
     removeEventListener("hashchange", readLink);
     document.removeEventListener("pointerdown", takeFocus, true);
     document.removeEventListener("focusin", takeFocus);

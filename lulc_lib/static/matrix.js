@@ -1,9 +1,8 @@
-// A confusion matrix whose cells are buttons: one shows its tiles. Python puts keys.js and redraw.js
-// before this file.
+// A confusion matrix whose cells are buttons: one shows its tiles. Python puts redraw.js before this
+// file.
 
 function render({ model, el }) {
   el.classList.add("lulc-matrix");
-  const leaveKeys = keepKeys(el);
 
   function draw() {
     const shown = model.get("shown");
@@ -58,10 +57,7 @@ function render({ model, el }) {
 
   model.on("change:shown", draw);
   draw();
-  return () => {
-    leaveKeys();
-    model.off("change:shown", draw);
-  };
+  return () => model.off("change:shown", draw);
 }
 
 export default { render };

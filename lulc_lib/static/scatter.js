@@ -1,12 +1,11 @@
 // The embedding map: a point per tile, coloured by class. The pointer shows the nearest tile, a
 // click opens it, a drag draws a lasso that keeps what lies inside it, the wheel zooms. Python puts
-// keys.js and shared.js before this file.
+// shared.js before this file.
 
 const SIZE = 480; // drawn pixels
 
 function render({ model, el }) {
   el.classList.add("lulc-scatter");
-  const leaveKeys = keepKeys(el);
   const canvas = document.createElement("canvas");
   canvas.width = canvas.height = SIZE;
   canvas.setAttribute("role", "img");
@@ -201,7 +200,6 @@ function render({ model, el }) {
   model.on("change:hover", drawHover);
   draw();
   return () => {
-    leaveKeys();
     model.off("change:shown change:cloud", draw);
     model.off("change:hover", drawHover);
     clearTimeout(soon);

@@ -1,9 +1,8 @@
 // A page of thumbnails: each a button; arrow keys move between them, Page Up and Down turn pages.
-// Python puts keys.js and shared.js before this file.
+// Python puts shared.js before this file.
 
 function render({ model, el }) {
   el.classList.add("lulc-thumbnails");
-  const leaveKeys = keepKeys(el);
   const head = document.createElement("div");
   head.className = "lulc-pages";
   const words = document.createElement("span");
@@ -91,7 +90,6 @@ function render({ model, el }) {
   model.on("change:chosen", choose);
   takeSprite();
   return () => {
-    leaveKeys();
     model.off("change:shown", draw);
     model.off("change:sprite", takeSprite);
     model.off("change:chosen", choose);

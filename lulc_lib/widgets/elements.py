@@ -30,7 +30,7 @@ class Form(anywidget.AnyWidget):
     {kind: "upload", name} with the file's bytes.
     """
 
-    _esm = _script("keys.js", "redraw.js", "form.js")
+    _esm = _script("redraw.js", "form.js")
     _css = _STYLE
     fixed = traitlets.Dict().tag(sync=True)
     shown = traitlets.Dict().tag(sync=True)
@@ -59,7 +59,7 @@ class Thumbnails(anywidget.AnyWidget):
     Sends {kind: "pick", name} and {kind: "page", by}.
     """
 
-    _esm = _script("keys.js", "shared.js", "thumbnails.js")
+    _esm = _script("shared.js", "thumbnails.js")
     _css = _STYLE
     sprite = traitlets.Unicode("").tag(sync=True)
     shown = traitlets.Dict({"items": [], "words": ""}).tag(sync=True)
@@ -69,7 +69,7 @@ class Thumbnails(anywidget.AnyWidget):
 class Matrix(anywidget.AnyWidget):
     """A confusion matrix. Sends {kind: "cell", row, column} and {kind: "clear"}."""
 
-    _esm = _script("keys.js", "redraw.js", "matrix.js")
+    _esm = _script("redraw.js", "matrix.js")
     _css = _STYLE
     shown = traitlets.Dict({"counts": [], "words": ""}).tag(sync=True)
 
@@ -80,7 +80,7 @@ class Scatter(anywidget.AnyWidget):
     Sends {kind: "hover", index}, {kind: "point", index} and {kind: "lasso", indices}.
     """
 
-    _esm = _script("keys.js", "shared.js", "scatter.js")
+    _esm = _script("shared.js", "scatter.js")
     _css = _STYLE
     cloud = traitlets.Dict({"places": ""}).tag(sync=True)
     hover = traitlets.Dict({"index": -1}).tag(sync=True)
