@@ -33,7 +33,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "evaluation.json"
 PAGE = HERE.parent / "docs" / "evaluation.md"
 CHECKPOINTS = HERE.parent / "checkpoints"
-PAIRS = (("resnet50", "vit"), ("vit", "vit_alone"), ("vit_alone", "vit_spatial"))
+PAIRS = (("resnet50", "vit"), ("vit", "vit_spatial"))
 
 
 def figure(value: Any) -> dict[str, float]:

@@ -26,11 +26,13 @@ import report_cards
 import torch
 from self_supervised import pretrain
 
-from lulc_lib.cards import names_in
+from lulc_lib.cards import Card, names_in, parse_card
 from lulc_lib.checkpoints import read_card
-from lulc_lib.config import RunConfig
+from lulc_lib.config import History, RunConfig
 from lulc_lib.eurosat import load_eurosat
+from lulc_lib.metrics import compare
 from lulc_lib.models import TileClassifier, create_model
+from lulc_lib.predictions import Predictions
 from lulc_lib.splits import split
 from lulc_lib.storage import atomic_write
 from lulc_lib.tiles import TileSet
@@ -40,6 +42,8 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "experiments.json"
 PAGE = HERE.parent / "docs" / "experiments.md"
 CHECKPOINTS = HERE.parent / "checkpoints"
+CARDS = report_cards.CARDS
+LOGITS = HERE / "results" / "logits"
 RUNS = HERE.parent / "outputs" / "experiments"
 COSTS = HERE / "results" / "training.json"
 MARKS = {
@@ -47,7 +51,7 @@ MARKS = {
         f"<!-- {kind}: written by benchmarks/experiments.py --table -->",
         f"<!-- end of {kind} -->",
     )
-    for kind in ("table", "runs", "costs", "rates", "few labels", "probe")
+    for kind in ("table", "runs", "seeds", "costs", "rates", "few labels", "probe")
 }
 CHANCE = 0.01  # macro-F1; one training of an idea cannot tell less: see base-again, notebook 11
 TILES = 5400  # a third of the training tiles: an experiment takes minutes on two cores
@@ -264,15 +268,25 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def trainings() -> dict[str, Card]:
+    """Return the cards of all whole trainings by name: the shipped checkpoints', then the others'.
+
+    Of a recipe that was trained with several seeds, NAME-SEED is a training that is not shipped.
+    """
+    shipped = {name: read_card(CHECKPOINTS / name) for name in names_in(CHECKPOINTS)}
+    others = [file for file in sorted(CARDS.glob("*.json")) if ".report" not in file.suffixes]
+    return shipped | {file.stem: parse_card(file) for file in others}
+
+
 def runs() -> str:
-    """Return the runs of the shipped checkpoints as Markdown, from their cards."""
+    """Return the runs of the whole trainings as Markdown, from their cards."""
     lines = [
         "| checkpoint | trained on | run | epochs | sizes | how | best validation macro-F1 | "
         "and the last |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name in names_in(CHECKPOINTS):
-        card, done = read_card(CHECKPOINTS / name), 0
+    for name, card in trainings().items():
+        done = 0
         for number, stage in enumerate(card.stages(), start=1):
             rows = card.history["epochs"][done : done + stage.epochs]
             done += stage.epochs
@@ -290,8 +304,61 @@ def runs() -> str:
     return "\n".join(lines)
 
 
+def of_one_recipe() -> dict[str, dict[int, Card]]:
+    """Return the cards of each recipe that was trained with several seeds, by name and seed."""
+    found: dict[str, dict[int, Card]] = {}
+    for name, card in trainings().items():
+        found.setdefault(name.partition("-")[0], {})[card.stages()[0].seed] = card
+    return {name: dict(sorted(cards.items())) for name, cards in found.items() if len(cards) > 1}
+
+
+def answers(name: str) -> Predictions:
+    """Return what a whole training, shipped or not, says of its test tiles."""
+    if name in names_in(CHECKPOINTS):
+        file, part = CHECKPOINTS / f"{name}.predictions.npz", ""
+    else:
+        file, part = LOGITS / f"{name}.npz", "test_"
+    with np.load(file) as kept:
+        facts = json.loads(str(kept["facts"]))
+        digest, told = facts["test"] if part else (facts["digest"], facts["part"])
+        logits, labels = kept[f"{part}logits"], kept[f"{part}labels"]
+    places = tuple(map(str, range(len(labels))))  # the tiles' order is that of the part
+    return Predictions(
+        logits.astype(np.float32), labels.astype(np.int64), places, digest=digest, part=told
+    )
+
+
+def seeds() -> str:
+    """Return the trainings of recipes that have several, each beside `resnet50`, as Markdown."""
+    lines = [
+        "| recipe | seed | best validation macro-F1 | test macro-F1 | less `resnet50`, in pairs |",
+        "|---|---|---|---|---|",
+    ]
+    for name, cards in of_one_recipe().items():
+        for seed, card in cards.items():
+            best = History.from_dict(card.history).best["val_macro_f1"]
+            test = "{value:.4f} [{low:.3f}, {high:.3f}]".format(**card.metrics["macro_f1"])
+            shipped = ", shipped" if card.name == name else ""
+            own = name if card.name == name else f"{name}-{seed}"
+            first, second = answers("resnet50"), answers(own)
+            paired = "other tiles"
+            if first.part == second.part:
+                lead = compare(first, second).macro_f1
+                paired = f"{lead:+.3f} [{lead.low:+.3f}, {lead.high:+.3f}]"
+            lines.append(f"| {name} | {seed}{shipped} | {best:.4f} | {test} | {paired} |")
+        tests = [card.metrics["macro_f1"]["value"] for card in cards.values()]
+        lines.append(
+            f"| {name} | mean of {len(tests)} | | {np.mean(tests):.4f}, "
+            f"standard deviation {np.std(tests, ddof=1):.4f} | |"
+        )
+    return "\n".join(lines)
+
+
 def costs() -> str:
-    """Return the minutes that the shipped trainings take, as `training.py` measured them."""
+    """Return the minutes that the shipped trainings take, as `training.py` measured them.
+
+    The seconds of an epoch of `vit` were measured with the seed 42.
+    """
     shipped = json.loads(COSTS.read_text())["shipped"]
     levels = list(shipped["vit"]["minutes_to"])
     lines = [
@@ -318,6 +385,7 @@ def tables() -> dict[str, str]:
     return {
         "table": table(measured()),
         "runs": runs(),
+        "seeds": seeds(),
         "costs": costs(),
         "rates": learning_rates.table(learning_rates.measured()),
         "few labels": few_labels.table(few_labels.measured()),

@@ -1,11 +1,11 @@
-"""Train the shipped checkpoints again, stage by stage, and keep what they say of the test tiles.
+"""Train the shipped checkpoints again, and others that were tried, stage by stage.
 
     python benchmarks/recipes.py                   # what there is
     python benchmarks/recipes.py resnet50          # train; killed, it goes on; validation figures
     python benchmarks/recipes.py resnet50 --ship   # also test once, and write the checkpoint
-    python benchmarks/recipes.py vit_alone --precision float32   # where bfloat16 is not fast
-    python benchmarks/recipes.py vit_cropped --mean vit_alone    # and the mean of both's weights
-    python benchmarks/recipes.py vit_alone --seed 43   # the same once more; nothing is shipped
+    python benchmarks/recipes.py vit --precision float32   # where bfloat16 is not fast
+    python benchmarks/recipes.py vit --seed 42   # the same once more; nothing is shipped
+    python benchmarks/recipes.py vit_cropped --mean CHECKPOINT   # and the mean of both's weights
 
 A stage starts from the best weights of the one before it; where its network has smaller patches,
 kernels and position codes are resized to them. All choices were made by validation figures
@@ -14,8 +14,9 @@ writes NAME.predictions.npz: what the float16 file says of the test tiles, and o
 it answers as the float32 weights do.
 
 With --seed, a recipe is trained once more from other first weights and with the tiles in another
-order. Its checkpoint NAME-SEED lies with its run; scores of validation and test tiles are kept in
-results/seeds.json, logits in results/logits/. Nothing is chosen by them.
+order. Its checkpoint NAME-SEED lies with its run; its card is kept in results/cards/, the logits of
+validation and test tiles in results/logits/. Among several seeds only a validation score may
+choose.
 """
 
 import argparse
@@ -25,13 +26,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from timm.models.vision_transformer import checkpoint_filter_fn
 
-from lulc_lib.checkpoints import load_checkpoint, save_checkpoint, save_predictions
+from lulc_lib.cards import Card
+from lulc_lib.checkpoints import load_checkpoint, read_card, save_checkpoint, save_predictions
 from lulc_lib.config import PRECISIONS, History, RunConfig
 from lulc_lib.eurosat import load_eurosat
 from lulc_lib.metrics import evaluate
@@ -43,13 +44,13 @@ from lulc_lib.training import fit
 
 HERE = Path(__file__).parent
 RUNS = HERE.parent / "outputs" / "recipes"
-SEEDS = HERE / "results" / "seeds.json"
+CARDS = HERE / "results" / "cards"  # of trainings that are not shipped
 LOGITS = HERE / "results" / "logits"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a shipped checkpoint is trained: one stage after the other, and what to know of it."""
+    """How a checkpoint is trained: one stage after the other, and what to know of it."""
 
     stages: tuple[RunConfig, ...]
     notes: str
@@ -73,6 +74,8 @@ STUDENT = RunConfig(
 ALONE = replace(
     STUDENT, epochs=56, teacher="", distill=0.0, augment="d4_cycle", channels_last=False,
 )  # fmt: skip
+# Of the seeds 42, 43 and 44 the one with the best validation score.
+CHOSEN = replace(ALONE, seed=43)
 # One more round with four times the tokens: most of what the coarse tokens learnt carries over.
 FINER = replace(ALONE, model="vit_fine", epochs=8, learning_rate=5e-4, accumulate=4)
 # Random crops, and colours that move a little: a harder task for weights that know the easy one.
@@ -81,8 +84,8 @@ CROPPED = replace(
 )  # fmt: skip
 CROPPED_LONGER = replace(CROPPED, epochs=96, ema=0.9995)
 # What three trainings say together of the very view, a blend of crops: no labels any more. Two of
-# them are those that --seed 43 and --seed 44 leave.
-THREE = ("vit_alone", *(str(RUNS / name / name) for name in ("vit_alone-43", "vit_alone-44")))
+# them are those that --seed 42 and --seed 44 leave.
+THREE = ("vit", *(str(RUNS / name / name) for name in ("vit-42", "vit-44")))
 TOGETHER = replace(
     ALONE, learning_rate=5e-4, mixup=0.5, crop_scale=0.7, colour=0.05, label_smoothing=0.0,
     ema=0.999, seed=45, teacher=", ".join(THREE), distill=1.0, teacher_sees="view",
@@ -101,18 +104,20 @@ RECIPES = {
         "resnet50",
     ),
     "vit": Recipe(
+        (CHOSEN,),
+        "One of three trainings from scratch, from labels alone, with the seeds 42, 43 and 44: the "
+        "one with the best validation score. On the test tiles the three have a mean macro-F1 of "
+        "0.979 with a standard deviation of 0.002, so that another training by this recipe is "
+        "expected to score a little less. A cell of its 8x8 grid is 80 m wide.",
+        "vit",
+    ),
+    "vit_taught": Recipe(
         (STUDENT,),
         "One training from scratch; how far another seed would move its figures was not measured. "
         "Half of its target were the shipped ResNet50's probabilities of the same training tiles, "
         "so that the two models are not independent: errors may be inherited. A cell of its 8x8 "
         "grid is 80 m wide.",
-        "vit",
-    ),
-    "vit_alone": Recipe(
-        (ALONE,),
-        "One training from scratch, from labels alone; how far another seed would move its figures "
-        "was not measured. A cell of its 8x8 grid is 80 m wide.",
-        "vit_alone",
+        "vit_taught",
     ),
     "vit_spatial": Recipe(
         (ALONE,),
@@ -125,7 +130,7 @@ RECIPES = {
     "vit_cropped": Recipe((ALONE, CROPPED), CROPPED_NOTES, "vit_cropped"),
     "vit_cropped_longer": Recipe((ALONE, CROPPED_LONGER), CROPPED_NOTES, "vit_cropped_longer"),
     "vit_together": Recipe(
-        (ALONE, TOGETHER),
+        (CHOSEN, TOGETHER),
         "One training from scratch, in two runs: the first from labels alone, the second from what "
         "three trainings of the first kind say together of crops and blends of the training tiles. "
         "No convolutional network had a part in it. How far other seeds would move its figures was "
@@ -178,20 +183,20 @@ def refined(model: TileClassifier, name: str) -> TileClassifier:
 def with_seed(recipe: Recipe, seed: int) -> Recipe:
     """Return a recipe whose first stage has another seed, and the others as much another one."""
     more = seed - recipe.stages[0].seed
-    return replace(recipe, stages=tuple(replace(c, seed=c.seed + more) for c in recipe.stages))
+    stages = tuple(replace(stage, seed=stage.seed + more) for stage in recipe.stages)
+    notes = f"The training of {recipe.checkpoint} once more, with the seed {seed}."
+    return replace(recipe, stages=stages, notes=notes)
 
 
-def again(
-    name: str, seed: int, recipe: Recipe, model: TileClassifier, history: History, parts: Split
-) -> dict[str, Any]:
-    """Keep checkpoint, logits and scores of a recipe that was trained with another seed."""
-    told = f"{name}-{seed}"
+def again(told: str, recipe: Recipe, model: TileClassifier, history: History, parts: Split) -> Card:
+    """Keep checkpoint, card and logits of a recipe that was trained with another seed."""
     found = {part.role: predict(model, part, progress=True) for part in (parts.val, parts.test)}
-    scores = {role: evaluate(predictions) for role, predictions in found.items()}
-    save_checkpoint(
-        model, recipe.stages[-1], RUNS / told / told, scores["test"], history, recipe.notes,
-        earlier=recipe.stages[:-1],
+    path = save_checkpoint(
+        model, recipe.stages[-1], RUNS / told / told, evaluate(found["test"]), history,
+        recipe.notes, earlier=recipe.stages[:-1],
     )  # fmt: skip
+    with atomic_write(CARDS / f"{told}.json") as temporary:
+        temporary.write_bytes(path.with_suffix(".json").read_bytes())
     with atomic_write(LOGITS / f"{told}.npz") as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
@@ -199,17 +204,7 @@ def again(
             **{f"{role}_logits": p.logits.astype(np.float16) for role, p in found.items()},
             **{f"{role}_labels": p.labels.astype(np.int8) for role, p in found.items()},
         )  # fmt: skip
-    return {
-        "recipe": name, "seed": seed, "split": recipe.split, "epochs": len(history.epochs),
-        "best epoch": history.best_epoch, "best validation": history.best["val_macro_f1"],
-        "hardware": history.hardware,
-        **{role: report.macro_f1.to_dict() for role, report in scores.items()},
-    }  # fmt: skip
-
-
-def kept_seeds() -> dict[str, dict[str, Any]]:
-    """Return what was measured of trainings with other seeds, by NAME-SEED."""
-    return json.loads(SEEDS.read_text()) if SEEDS.is_file() else {}
+    return read_card(path)
 
 
 def mean_of_weights(models: Sequence[TileClassifier]) -> TileClassifier:
@@ -265,10 +260,7 @@ def main() -> int:
             parser.error(f"{options.seed} is the recipe's own seed; give another one")
         recipe, told = with_seed(recipe, options.seed), f"{options.name}-{options.seed}"
         model, history = train(told, recipe, parts)
-        row = again(options.name, options.seed, recipe, model, history, parts)
-        with atomic_write(SEEDS) as temporary:
-            temporary.write_text(json.dumps({**kept_seeds(), told: row}, indent=1) + "\n")
-        print(f"{told}: {row}")
+        print(again(told, recipe, model, history, parts).summary())
         return 0
     model, history = train(options.name, recipe, parts)
     if options.mean:

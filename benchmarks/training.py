@@ -42,7 +42,7 @@ from input import get_tiles, write_jpegs
 
 from lulc_lib.attention import PlainAttention
 from lulc_lib.cards import Card
-from lulc_lib.checkpoints import available_checkpoints, load_checkpoint, read_card
+from lulc_lib.checkpoints import available_checkpoints, read_card
 from lulc_lib.config import RunConfig
 from lulc_lib.models import TileClassifier, create_model
 from lulc_lib.predictions import predict
@@ -113,7 +113,7 @@ def shipped_cost(card: Card, tiles: TileSet, quick: bool) -> dict[str, Any]:
     """Return what a shipped model's training takes when nothing else runs, from its card.
 
     A few steps of each of its runs, at each size, give the seconds of an epoch; the history says
-    which epoch first had which validation macro-F1. Validations and the teacher's answers count.
+    which epoch first had which validation macro-F1. Validations count.
     """
     stages, seconds = card.stages(), {}
     for number, stage in enumerate(stages):
@@ -127,9 +127,6 @@ def shipped_cost(card: Card, tiles: TileSet, quick: bool) -> dict[str, Any]:
             views = 2 if stage.ema else 1
             seconds[number, size] = training + views * asking(model, stage, some, VALIDATED)
     passed = 0.0
-    if stages[0].teacher:
-        teacher, _ = load_checkpoint(stages[0].teacher)
-        passed = asking(teacher, stages[0], tiles[: 8 if quick else 256], TRAINED)
     owners = [number for number, stage in enumerate(stages) for _ in range(stage.epochs)]
     reached: dict[str, float | None] = dict.fromkeys(map(str, LEVELS))
     for owner, row in zip(owners, card.history["epochs"], strict=True):

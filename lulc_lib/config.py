@@ -271,7 +271,8 @@ class History:
             learning_rate, size, images_per_second, seconds.
         best_epoch: index of the epoch whose weights were kept, -1 if none.
         seconds: time spent training and validating, over all resumptions.
-        hardware: the processor or accelerator, in words.
+        hardware: the processor or accelerator, in words; all that a resumed run has met, with
+            semicolons between.
     """
 
     epochs: tuple[dict[str, float], ...] = ()

@@ -41,11 +41,11 @@ def label_issues(predictions: Predictions) -> LabelIssues:
     """Find labels that a model speaks against, by confident learning.
 
     A tile is counted as class j if j's probability reaches the mean that j has over the tiles
-    labelled j; of several such classes the most probable counts (Northcutt, Jiang and Chuang 2021,
-    arXiv 1911.00068, equation 2). A tile counted as another class than its label is an issue,
-    unless its label is the predicted class, as in `find_label_issues(...,
-    filter_by="confident_learning")` of their package cleanlab. The probabilities must be of tiles
-    that the model was not trained on.
+    labelled j, less 1e-6 as in their package cleanlab; of several such classes the most probable
+    counts (Northcutt, Jiang and Chuang 2021, arXiv 1911.00068, equation 2). A tile counted as
+    another class than its label is an issue, unless its label is the predicted class, as in
+    cleanlab's `find_label_issues(..., filter_by="confident_learning")`. The probabilities must be
+    of tiles that the model was not trained on.
 
     Args:
         predictions: of labelled tiles.

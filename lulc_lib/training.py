@@ -134,7 +134,6 @@ def _run(
         average.load_state_dict(model.state_dict())  # which are the first process's by now
     state_file = None if run_dir is None else run_dir / "state.pt"
     facts = _facts(model, train, val, config, teachers) if state_file else {}
-    hardware = describe_hardware(device)
     bar = tqdm(
         total=config.epochs * steps, unit="step",
         disable=not told,
@@ -144,6 +143,8 @@ def _run(
         if resume and state_file.exists():
             state.load(state_file, model, optimizer, average, config, facts)
             bar.n = bar.initial = state.step
+        if state.step < config.epochs * steps or not state.hardware:
+            state.works_on(_hardware(accelerator))
         model.trained_on, model.card = train.provenance().after(model.trained_on), None
         while state.step < config.epochs * steps:
             epoch, position = divmod(state.step, steps)
@@ -242,7 +243,15 @@ def _run(
             else:
                 model.load_state_dict(candidates[-1].state_dict())
             model.to(memory_format=torch.contiguous_format).eval()
-    return History(tuple(state.epochs), state.best_epoch, state.seconds, hardware, interrupted)
+    return History(
+        tuple(state.epochs), state.best_epoch, state.seconds, "; ".join(state.hardware), interrupted
+    )
+
+
+def _hardware(accelerator: Accelerator) -> str:
+    """Return what trains, in words: each process, and how many there are."""
+    many = accelerator.num_processes
+    return describe_hardware(accelerator.device) + (f", {many} processes" if many > 1 else "")
 
 
 class _Before:
@@ -299,6 +308,7 @@ class _State:
     best_value: float = -math.inf
     seconds: float = 0.0
     epoch_seconds: float = 0.0
+    hardware: list[str] = field(default_factory=list)
     epochs: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] | None = None
     sums: Tensor = field(default_factory=lambda: _no_sums("cpu"))  # loss, then confusion's rows
@@ -312,6 +322,10 @@ class _State:
         pairs = 1 + labels * len(CLASSES) + logits.detach().argmax(1)
         self.own[0] += loss.detach() * len(labels)
         self.own.scatter_add_(0, pairs, torch.ones_like(pairs, dtype=self.own.dtype))
+
+    def works_on(self, hardware: str) -> None:
+        """Note what trains from here on; a run that is resumed may go on elsewhere."""
+        self.hardware += [hardware] if hardware not in self.hardware else []
 
     def gather(self, accelerator: Accelerator) -> None:
         """Add what all processes counted."""
@@ -495,7 +509,7 @@ def _read_state(path: Path) -> dict[str, Any]:
         raise _no_state(path, error) from error
     counters = {k for k in vars(_State()) if k not in ("best", "sums", "own")}
     lacking = [k for k, kind in _CONTENTS.items() if not isinstance(contents.get(k, ...), kind)]
-    if lacking or set(contents["counters"]) != counters:
+    if lacking or {*contents["counters"], "hardware"} != counters:  # earlier versions have none
         raise _no_state(path, f"{(lacking or ['counters'])[0]} is missing or of another type")
     try:
         contents["config"] = RunConfig.from_json(contents["config"])

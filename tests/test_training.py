@@ -561,6 +561,32 @@ def test_a_state_of_other_code_changes_nothing(parts, tmp_path, change, message)
     assert same_weights(model, before)
 
 
+def test_a_history_names_what_trained_and_not_what_looked_at_it_later(parts, tmp_path):
+    """A run that goes on with other threads names both; one that had ended stays as it was."""
+    config, ends = replace(PLAIN, epochs=2), []
+    before = torch.get_num_threads()
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    try:
+        for threads, epochs in ((1, 1), (2, 2), (1, 2), (3, 2)):
+            torch.set_num_threads(threads)
+            with pytest.MonkeyPatch.context() as patch:
+                if epochs == 1:  # stopped in the first epoch, after its first state
+                    patch.setattr(training._State, "end_epoch", stop)
+                history = fit(
+                    tiny(), parts.train, None, replace(config, save_every=1), run_dir=tmp_path,
+                    resume=True, progress=False,
+                )  # fmt: skip
+            ends.append(history.hardware)
+    finally:
+        torch.set_num_threads(before)
+    assert ends[0].endswith(", 1 threads")
+    assert ends[1] == f"{ends[0]}; {ends[0].replace(', 1 threads', ', 2 threads')}"
+    assert ends[2] == ends[3] == ends[1]
+
+
 def test_a_state_of_an_earlier_version_resumes(parts, tmp_path):
     """It named the training tiles, and neither the validation tiles nor the model."""
     config, file = replace(PLAIN, epochs=1), tmp_path / "state.pt"
@@ -568,7 +594,7 @@ def test_a_state_of_an_earlier_version_resumes(parts, tmp_path):
     fit(expected, parts.train, parts.val, config, run_dir=tmp_path, progress=False)
     with training.open_checked(file) as opened:
         contents = torch.load(opened, weights_only=True)
-    del contents["validation tiles"], contents["model settings"]
+    del contents["validation tiles"], contents["model settings"], contents["counters"]["hardware"]
     torch.save(contents, file)
     training.seal(file)
     model = tiny(7)
@@ -879,8 +905,8 @@ def test_teacher_and_its_weight_go_together():
         replace(PLAIN, teacher_sees="view")
     with pytest.raises(ValueError, match="names a checkpoint twice, got 'vit, vit'"):
         replace(PLAIN, teacher="vit, vit", distill=0.5)
-    with pytest.raises(ValueError, match="names with commas between, got 'vit,, vit_alone'"):
-        replace(PLAIN, teacher="vit,, vit_alone", distill=0.5)
+    with pytest.raises(ValueError, match="names with commas between, got 'vit,, resnet50'"):
+        replace(PLAIN, teacher="vit,, resnet50", distill=0.5)
 
 
 def test_a_second_training_of_the_same_model_is_like_the_first():
