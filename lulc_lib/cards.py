@@ -568,15 +568,21 @@ def _tested_on(metrics: dict[str, Any]) -> str:
 
 
 def _recipe(config: dict[str, Any]) -> str:
-    silent = ("model", "save_every", "tracker")
+    silent = ["model", "save_every", "tracker", *_without_teacher(config)]
     kept = {key: value for key, value in config.items() if key not in silent and value}
     return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in kept.items())
+
+
+def _without_teacher(config: dict[str, Any]) -> tuple[str, ...]:
+    """Return the settings that mean nothing where there is no teacher."""
+    return () if config.get("teacher") else ("teacher_sees",)
 
 
 def _changes(before: dict[str, Any], config: dict[str, Any]) -> str:
     """Return what a run's settings change of those before it, in words."""
     known = {"epochs": config["epochs"]}
-    known |= {key: value for key, value in config.items() if value != before.get(key)}
+    silent = _without_teacher(config)
+    known |= {k: value for k, value in config.items() if value != before.get(k) and k not in silent}
     return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in known.items())
 
 

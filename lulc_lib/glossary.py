@@ -60,7 +60,7 @@ TERMS = tuple(
         ("calibration", "04",
          "The agreement between the probability that a model claims and the share of such "
          "tiles that it gets right."),
-        ("CAM", "05",
+        ("CAM", "00",
          "A class activation map: the channels of one layer, weighted for a class and "
          "added up cell by cell."),
         ("card", "02",
@@ -139,7 +139,7 @@ TERMS = tuple(
          "A part of a network that lets a signal through by a factor that itself depends "
          "on the tile: attention shares, a norm's deviation, an activation function. The "
          "method `libragrad` holds such factors constant."),
-        ("Grad-CAM", "05",
+        ("Grad-CAM", "00",
          "The CAM whose weights are the mean gradient of the target's logit over the cells "
          "of each channel."),
         ("gradient", "05",
@@ -172,7 +172,7 @@ TERMS = tuple(
          "and a null's on the same tiles."),
         ("leak", "01", "Training tiles among the tiles of a score, which make it too high."),
         ("learning rate", "02", "The length of a training step."),
-        ("libragrad", "00",
+        ("libragrad", "07",
          "A method that multiplies activation and gradient, with factors such as attention "
          "shares held constant."),
         ("logits", "00", "A model's outputs before the softmax, one for each class."),

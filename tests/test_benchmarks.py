@@ -264,7 +264,7 @@ def test_the_evaluation_is_the_measured_one(monkeypatch):
 def test_the_report_cards_were_repeated_on_other_tiles():
     """Each measured claim holds, of the explanation that the shipped card recommends.
 
-    That it has the best mean rank may fail by chance; benchmarks/README.md says where.
+    That it has the best mean rank may fail by chance; benchmarks/README.md must then say where.
     """
     result = json.loads((BENCHMARKS / "results" / "report_cards.json").read_text())
     folder = BENCHMARKS.parent / "checkpoints"

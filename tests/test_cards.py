@@ -95,6 +95,17 @@ def test_card_gives_the_command_of_its_recipe(name, size, config, tmp_path):
     assert asked["pretrained"] is False
 
 
+def test_a_recipe_names_what_a_teacher_sees_where_there_is_one(tmp_path):
+    """Without a teacher the setting means nothing and is not told."""
+    alone = RunConfig(model="vit", mixup=0.2)
+    taught = replace(alone, teacher="resnet50", distill=0.5, teacher_sees="view")
+    for config, earlier, told in ((alone, (), False), (taught, (), True), (taught, (alone,), True)):
+        save_checkpoint(create_model("vit"), config, tmp_path / "a", earlier=earlier)
+        page = describe_cards(tmp_path)
+        assert ("teacher sees view" in page) is told
+        assert "teacher sees tile" not in page
+
+
 def test_card_gives_the_commands_of_all_stages(tmp_path, monkeypatch):
     """A model trained in two runs has a line for each; the second starts from the first's."""
     monkeypatch.chdir(tmp_path)

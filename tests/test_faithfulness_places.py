@@ -262,7 +262,7 @@ def test_the_default_map_finds_its_tile_in_a_mosaic(eurosat, name, least, worse,
     """The shipped models' default maps lie on the explained quarter; chance is 0.25.
 
     Negative controls: the layer that was the ViT's default lies there no more than chance has it,
-    and the method that was the ResNet's default much less. the report cards have the figures
+    and the method that was the ResNet's default much less. The report cards have the figures
     of more mosaics.
     """
     model, _ = load_checkpoint(name)

@@ -392,8 +392,8 @@ def test_sizes_may_come_from_numpy_and_lists(model, parts, tmp_path):
 def test_shipped_cards_are_what_the_command_makes():
     """Their settings are the defaults of a full card, so `lulc report NAME` makes them again.
 
-    Where two explanations were nearly alike, the choice took more tiles. It follows from the kept
-    figures: the best mean rank of those that were told apart from every null.
+    A choice may take more tiles than the default. It follows from the kept figures: the best mean
+    rank of those that were told apart from every null.
     """
     folder = Path(__file__).parents[1] / "checkpoints"
     for file in folder.glob("*.report.json"):

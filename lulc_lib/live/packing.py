@@ -101,7 +101,7 @@ def live_methods(model: TileClassifier) -> list[dict[str, Any]]:
 
 
 def _early(depth: int) -> int:
-    """Return the block halfway up, near which held gradients did best (report card of `vit`)."""
+    """Return the block halfway up; near it held gradients do best, by the report cards."""
     return max(0, round(depth / 2) - 1)
 
 
