@@ -60,6 +60,7 @@ def test_the_table_of_experiments_is_the_measured_one(experiments):
             "masked",
             "distillation",
             "cnn-progressive",
+            "spatial-colour",
         ),
     }.items(),
 )
@@ -284,6 +285,21 @@ def test_the_report_cards_were_repeated_on_other_tiles():
             page = (BENCHMARKS / "README.md").read_text()
             for other, (value, low, high) in ahead.items():
                 assert f"by {value:.2f} [{low:.2f}, {high:.2f}] mean ranks" in page, other
+
+
+def test_a_report_card_keeps_its_figures_in_bfloat16():
+    """What the page says of card_precision.py follows from the rows that it kept."""
+    kept = json.loads((BENCHMARKS / "results" / "card_precision.json").read_text())
+    moves = [
+        abs(row["bfloat16"] - row["float32"]) / row["half_interval"]
+        for row in kept["rows"]
+        if row["half_interval"]
+    ]
+    assert set(kept["claims"].values()) == {True}
+    assert max(moves) == pytest.approx(kept["largest_move_in_half_intervals"], abs=2e-3)
+    page = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
+    share = kept["minutes"]["bfloat16"] / kept["minutes"]["float32"]
+    assert f"measured: {max(moves):.2f} of a half interval at most, in {share:.2f} of" in page
 
 
 @pytest.mark.parametrize("name", names_in(BENCHMARKS.parent / "checkpoints"))
