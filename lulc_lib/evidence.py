@@ -18,7 +18,7 @@ from torch import nn
 
 from lulc_lib.files import atomic_write, home_expanded, one_line, read_json
 from lulc_lib.metrics import Interval
-from lulc_lib.predictions import structure_digest, weights_digest
+from lulc_lib.predictions import added_code, structure_digest, weights_digest
 
 FORMAT = 1
 RECOMMENDED = "recommended"  # as a method: what the model's report card recommends
@@ -309,13 +309,14 @@ def report_file(weights: str | Path) -> Path:
 def known_card(model: nn.Module) -> ReportCard | None:
     """Return the report card beside a model's checkpoint, if it speaks of the model as it is.
 
-    It does where weights, modules, size inside and normalisation are those of the checkpoint.
+    It does where weights, modules, size inside and normalisation are those of the checkpoint, and
+    nobody has put a hook or a `forward` of his own into it.
 
     Warns:
         ReportCardWarning: if the file is damaged; it counts as none then.
     """
     file = getattr(model, "report_file", None)
-    if file is None or not file.is_file() or not _as_loaded(model):
+    if file is None or not file.is_file() or added_code(model) or not _as_loaded(model):
         return None
     card = _read(file, file.stat().st_mtime_ns)
     return card if card is not None and card.weights == _digest_of(model) else None

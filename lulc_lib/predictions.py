@@ -408,17 +408,27 @@ def identity(model: nn.Module) -> dict[str, Any] | None:
     module, or a module, a hook or a `forward` that somebody has put into a network of timm. Our own
     hooks do not count: another thread may be explaining the model.
     """
-    if getattr(model, "spec", None) is None:
+    if getattr(model, "spec", None) is None or added_code(model):
         return None
-    for module in model.modules():
-        code = [type(module), *(hook for name in _HOOKS for hook in _added(module, name))]
-        if "forward" in vars(module) or any(_package(one) not in _KEYED for one in code):
-            return None
+    if any(_package(type(module)) not in _KEYED for module in model.modules()):
+        return None
     return {
         "spec": model.spec,
         "weights": weights_digest(model),
         "structure": structure_digest(model),
     }
+
+
+def added_code(model: nn.Module) -> bool:
+    """Return whether somebody has put a hook or a `forward` of his own into a model's modules.
+
+    Hooks of PyTorch, timm and ours do not count.
+    """
+    return any(
+        "forward" in vars(module)
+        or any(_package(hook) not in _KEYED for name in _HOOKS for hook in _added(module, name))
+        for module in model.modules()
+    )
 
 
 def _added(module: nn.Module, name: str) -> list[Any]:

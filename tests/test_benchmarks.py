@@ -48,7 +48,7 @@ def test_the_table_of_experiments_is_the_measured_one(experiments):
     ("word", "names"),
     {
         "helps": ("muon", "long", "small-patches"),
-        "hurts": ("mixup", "cutmix", "erase", "conv-stem", "muon-conv-stem"),
+        "hurts": ("mixup", "cutmix", "erase", "conv-stem", "muon-conv-stem", "spatial-crop"),
         "no difference seen": (
             "base-again",
             "flip",

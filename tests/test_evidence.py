@@ -303,6 +303,21 @@ def test_a_model_of_other_settings_has_no_card(kept, images):
     assert known_card(kept) is None
 
 
+def test_a_model_with_code_of_somebody_else_has_no_card(kept, images):
+    """A hook, or a `forward`, computes something that no test has seen; PyTorch's own may stay."""
+    made_card(kept, "network.layer2").save(kept.report_file)
+    assert known_card(kept) is not None
+    hook = kept.network.layer1.register_forward_hook(lambda module, given, made: -made)
+    assert known_card(kept) is None
+    assert explain(kept, images).verdict.short == "unproven · no report card"
+    hook.remove()
+    assert known_card(kept) is not None
+    kept.network.layer1.forward = lambda x: -x
+    assert known_card(kept) is None
+    del kept.network.layer1.forward
+    assert known_card(kept) is not None
+
+
 def test_threads_find_the_same_card(kept, monkeypatch):
     """A thread that asks while the first one still reads the file waits for what that finds."""
     made_card(kept, "network.layer2").save(kept.report_file)

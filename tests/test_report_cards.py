@@ -321,6 +321,26 @@ def test_it_is_drawn(card):
     close(ax)
 
 
+def test_on_few_tiles_no_point_is_drawn_as_told_apart():
+    """The figure says what the verdict says: fewer than ten tiles tell no map apart."""
+    for n in (9, 10):
+        rows = []
+        for test in (MOSAIC, SINGLE_DELETION, REMOVAL):
+            rows.append(Row("gradcam", "a", test, "", 0.6, 0.5, 0.7, n=n, seconds=0.1))
+            rows.append(Row("centre", None, test, "", 0.1, 0.0, 0.2, n=n, seconds=0.1))
+            lead = CENTRE_LEAD if test == REMOVAL else LEAD
+            rows.append(Row("gradcam", "a", f"{test}, {lead}", "", 0.5, 0.4, 0.6, n=n, seconds=0.1))
+        card = ReportCard("small", "w", "drawn", "d", tuple(rows), None)
+        ax = plot_report_card(card)
+        points = [line for panel in ax.child_axes for line in panel.lines
+                  if line.get_marker() == "o"]  # fmt: skip
+        assert len(points) == 3
+        hollow = [line.get_markerfacecolor() == "white" for line in points]
+        assert hollow == [n < 10] * 3
+        assert card.verdict("gradcam", "a").proven is (n >= 10)
+        close(ax)
+
+
 def test_a_method_that_fails_on_a_tile_is_left_out(parts, monkeypatch):
     """Without a list of methods the card goes on and says what it lacks; else it is an error."""
     network = create_model("test_resnet", image_size=32).eval()

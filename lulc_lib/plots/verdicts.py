@@ -6,6 +6,7 @@ from matplotlib.lines import Line2D
 from lulc_lib.evidence import (
     CENTRE_LEAD,
     LEAD,
+    LEAST_TILES,
     MOSAIC,
     REMOVAL,
     SINGLE_DELETION,
@@ -33,8 +34,8 @@ def plot_report_card(card: ReportCard, ax: Axes | None = None, most: int = 16) -
 
     Explanations stand in the order of their mean rank, best first, with 95 % intervals. Maps that
     look at nothing come last, as grey squares; a grey line marks the strongest of them. A hollow
-    point was not told apart from them in that test, in removal not from `centre`. The legend says
-    so. The panels are insets of the returned Axes (`ax.child_axes`).
+    point was not told apart from them in that test, in removal not from `centre`; on fewer than ten
+    tiles none is. The legend says so. The panels are insets of the returned Axes (`ax.child_axes`).
 
     Args:
         card: made by `report_card`.
@@ -86,7 +87,7 @@ def _draw(panel: Axes, card: ReportCard, test: str, shown: list, apart: list) ->
             continue
         colour = MUTED if name in apart else SERIES[0]
         lead = card.find(*name, f"{test}, {lead_name}")
-        hollow = lead is not None and lead.low <= 0
+        hollow = lead is not None and (lead.low <= 0 or lead.n < LEAST_TILES)
         panel.plot([row.low, row.high], [place, place], color=colour, linewidth=1.4)
         panel.plot(row.value, place, "s" if name in apart else "o", markersize=4.5, color=colour,
                    markerfacecolor="white" if hollow else colour)  # fmt: skip
