@@ -9,6 +9,7 @@ import pytest
 
 from lulc_lib.cards import describe_cards, describe_explanations, names_in
 from lulc_lib.cli import make_parser
+from lulc_lib.evidence import CENTRE_LEAD, REMOVAL, ReportCard
 
 REPO = Path(__file__).parents[1]
 PAGE = (REPO / "README.md").read_text(encoding="utf-8")
@@ -40,6 +41,16 @@ def test_explanations_are_those_of_the_report_cards():
     table = describe_explanations(REPO / "checkpoints")
     assert told.strip() == table.strip()
     assert "(recommended)" in table
+
+
+def test_what_another_filling_says_is_told():
+    """With the mean colour the ResNet50's recommended map is behind the blob on removal."""
+    card = ReportCard.from_json(REPO / "checkpoints" / "resnet50.report.json")
+    best = card.recommended
+    row = card.find(best.method, best.layer, f"{REMOVAL}, {CENTRE_LEAD}", "mean")
+    assert row.high < 0
+    told = " ".join(PAGE.split())
+    assert "the ResNet50's recommended map lies below `centre` on removal" in told
 
 
 def test_minutes_are_those_that_were_measured():
