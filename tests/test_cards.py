@@ -99,8 +99,9 @@ def test_a_recipe_names_what_a_teacher_sees_where_there_is_one(tmp_path):
     """Without a teacher the setting means nothing and is not told."""
     alone = RunConfig(model="vit", mixup=0.2)
     taught = replace(alone, teacher="resnet50", distill=0.5, teacher_sees="view")
+    small = create_model("vit", depth=1, embed_dim=48)
     for config, earlier, told in ((alone, (), False), (taught, (), True), (taught, (alone,), True)):
-        save_checkpoint(create_model("vit"), config, tmp_path / "a", earlier=earlier)
+        save_checkpoint(small, config, tmp_path / "a", earlier=earlier)
         page = describe_cards(tmp_path)
         assert ("teacher sees view" in page) is told
         assert "teacher sees tile" not in page
