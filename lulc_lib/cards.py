@@ -28,6 +28,7 @@ from lulc_lib.evidence import (
     nulls,
     ranks,
     report_file,
+    row_of,
     why_none,
 )
 from lulc_lib.files import atomic_write, one_line, read_json
@@ -502,7 +503,7 @@ def _remarks(report: ReportCard) -> Iterator[str]:
             "recommendation follows the ranks on the tiles that it was chosen on."
         )
     own, lead = (
-        report.find(best.method, best.layer, test)
+        row_of(report, best.method, best.layer, test)
         for test in (REMOVAL, f"{REMOVAL}, {CENTRE_LEAD}")
     )
     null = strongest[REMOVAL]
@@ -512,7 +513,7 @@ def _remarks(report: ReportCard) -> Iterator[str]:
 
 
 def _strongest_null(report: ReportCard, test: str) -> Row | None:
-    found = [row for one in nulls(report) if (row := report.find(*one, test))]
+    found = [row for one in nulls(report) if (row := row_of(report, *one, test))]
     return max(found, key=lambda row: row.value, default=None)
 
 

@@ -3,9 +3,10 @@
 import hashlib
 import json
 import math
+import shlex
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import nn
 from lulc_lib.files import atomic_write, home_expanded, one_line, read_json
 from lulc_lib.metrics import Interval
 from lulc_lib.predictions import added_code, structure_digest, weights_digest
+from lulc_lib.wording import did_you_mean
 
 FORMAT = 1
 RECOMMENDED = "recommended"  # as a method: what the model's report card recommends
@@ -29,6 +31,7 @@ CORE = (MOSAIC, SINGLE_DELETION, REMOVAL)  # what a recommendation rests on
 COUNTS = ("mosaics", "tiles")  # heads of the counts in `core_figures`
 LEAD = "lead over nulls"
 CENTRE_LEAD = "lead over centre"
+_ALWAYS = (*CORE, *(f"{test}, {LEAD}" for test in CORE[:2]), f"{REMOVAL}, {CENTRE_LEAD}")
 LEAST_TILES = 10  # with fewer no interval says anything
 _MOST_BYTES = 2**24
 
@@ -99,12 +102,12 @@ class Verdict:
     short: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class ReportCard:
     """How the explanations of one model did in tests; made by `report_card`.
 
     Attributes:
-        model: name of the model.
+        model: name of the checkpoint that the model was loaded from, else of the model.
         weights: digest of its weights: the card speaks of no others.
         tiles: which tiles were explained, in words.
         digest: of the data set that they came from.
@@ -147,19 +150,47 @@ class ReportCard:
         """All rows as a tidy DataFrame, one figure a row."""
         return pd.DataFrame([asdict(row) for row in self.rows], columns=list(Row.__annotations__))
 
-    def find(self, method: str, layer: str | None, test: str, filling: str = "") -> Row | None:
-        """Return one row, the first filling where none is named; None where there is none."""
-        for row in self.rows:
-            if (row.method, row.layer, row.test) == (method, layer, test) and (
-                not filling or row.filling == filling
-            ):
-                return row
-        return None
+    def __hash__(self) -> int:
+        return hash((self.model, self.weights, self.created))
 
-    def verdict(self, method: str, layer: str | None) -> Verdict:
-        """Say whether an explanation was told apart from maps that look at nothing."""
-        found = [self.find(method, layer, test) for test in (MOSAIC, SINGLE_DELETION)]
-        leads = [self.find(method, layer, f"{t}, {LEAD}") for t in (MOSAIC, SINGLE_DELETION)]
+    def find(self, method: str, layer: str | None, test: str, filling: str = "") -> Row | None:
+        """Return one row of the card, None where this explanation has none in this test.
+
+        Args:
+            method: a method that the card covers.
+            layer: dotted name of the layer; None or "auto" takes the only one that the card tested
+                the method at.
+            test: name of a test in `.frame`, of a core test or of the leads in one.
+            filling: how holes were filled; "" takes the first filling.
+
+        Raises:
+            TypeError: if an argument is no text.
+            ValueError: if the card has no such method, test or filling, or tested the method at
+                several layers and none is named.
+        """
+        filled = {row.filling for row in self.rows if row.filling}
+        tests = dict.fromkeys((*(row.test for row in self.rows), *_ALWAYS))
+        self._check("method", method, {row.method for row in self.rows})
+        self._check("test", test, tests)
+        if filling:
+            self._check("filling", filling, filled)
+        return row_of(self, method, self._layer(method, layer), test, filling)
+
+    def verdict(self, method: str, layer: str | None = None) -> Verdict:
+        """Say whether an explanation was told apart from maps that look at nothing.
+
+        Args:
+            method: name in `methods()`.
+            layer: as in `find`.
+
+        Raises:
+            TypeError: if an argument is no text.
+            ValueError: if the card tested the method at several layers and none is named.
+        """
+        _text("method", method)
+        layer = self._layer(method, layer)
+        found = [row_of(self, method, layer, test) for test in (MOSAIC, SINGLE_DELETION)]
+        leads = [row_of(self, method, layer, f"{t}, {LEAD}") for t in (MOSAIC, SINGLE_DELETION)]
         known = [(row, lead) for row, lead in zip(found, leads, strict=True) if row and lead]
         if len(known) < 2:
             return self._uncovered(method, layer)
@@ -177,10 +208,31 @@ class ReportCard:
         words = f"{figures}, both above all maps that look at nothing"
         return Verdict(True, words, f"passed · {short}")
 
+    def _check(self, kind: str, name: str, known: Iterable[str]) -> None:
+        _text(kind, name)
+        if name not in known:
+            raise ValueError(
+                f"the report card of {self.model} has no {kind} {name!r}"
+                f"{did_you_mean(name, known, otherwise='.')} It has {', '.join(known)}"
+            )
+
+    def _layer(self, method: str, layer: str | None) -> str | None:
+        """Return the layer that is meant."""
+        if layer not in (None, "auto"):
+            _text("layer", layer)
+            return layer
+        tested = [own for name, own in candidates(self) if name == method]
+        if len(tested) > 1 and None not in tested:
+            raise ValueError(
+                f"the report card of {self.model} tested {method} at {', '.join(tested)}; name one "
+                "of these layers"
+            )
+        return tested[0] if len(tested) == 1 else None
+
     def _uncovered(self, method: str, layer: str | None) -> Verdict:
         """Say why the card does not tell an explanation from maps that look at nothing."""
         name, both = _named(method, layer), (MOSAIC, SINGLE_DELETION)
-        lacking = [test for test in both if self.find(method, layer, test) is None]
+        lacking = [test for test in both if row_of(self, method, layer, test) is None]
         if (method, layer) not in set(candidates(self)):
             words = f"the report card of {self.model} does not cover {name}"
             return Verdict(False, words, "unproven · not tested")
@@ -213,18 +265,43 @@ class ReportCard:
             return _from_values(values)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise ValueError(
-                one_line(f"{where} is no report card of format {FORMAT}: {error}; make it again")
+                one_line(f"{where} is no report card of format {FORMAT}: {error}")
             ) from error
 
     def save(self, path: str | Path) -> Path:
         """Write the card as JSON, whole or not at all; return the file's absolute path.
 
         Beside a checkpoint it is called NAME.report.json, and `load_checkpoint` finds it.
+
+        Raises:
+            IsADirectoryError: if the path is a folder.
         """
         file = home_expanded(path).absolute()
+        if file.is_dir():
+            raise IsADirectoryError(
+                f"a report card is written to a file, and {file} is a folder; give a name such as "
+                f"{file / ('NAME' + REPORT_ENDING)}"
+            )
         with atomic_write(file) as temporary:
             temporary.write_text(self.to_json() + "\n", encoding="utf-8")
         return file
+
+
+def row_of(
+    card: ReportCard, method: str, layer: str | None, test: str, filling: str = ""
+) -> Row | None:
+    """Return one row of a card, None where it has none; "" takes the first filling."""
+    for row in card.rows:
+        if (row.method, row.layer, row.test) == (method, layer, test) and (
+            not filling or row.filling == filling
+        ):
+            return row
+    return None
+
+
+def _text(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a text, got {value!r}")
 
 
 def _digest(values: dict[str, Any]) -> str:
@@ -233,11 +310,13 @@ def _digest(values: dict[str, Any]) -> str:
 
 
 def _from_values(values: Any) -> ReportCard:
+    if not isinstance(values, dict) or not {"sha256", "format", "rows"} <= set(values):
+        raise ValueError("it holds no rows of a report card")
     values = dict(values)
-    if values.pop("sha256") != _digest(values):
-        raise ValueError("it is not as it was written")
     if values.pop("format") != FORMAT:
-        raise ValueError("it has another format")
+        raise ValueError("it has another format; make it again")
+    if values.pop("sha256") != _digest({"format": FORMAT, **values}):
+        raise ValueError("it is not as it was written; make it again")
     rows, choice = (
         tuple(_checked_row(Row(**row)) for row in given)
         for given in (values.pop("rows"), values.pop("choice", ()))
@@ -370,8 +449,9 @@ def _read(file: Path, written: int) -> ReportCard | None:
         _kept[file] = written, card
     if card is None:
         warnings.warn(
-            f"{why}; it is left aside: make it again with `lulc report "
-            f"{file.name.removesuffix(REPORT_ENDING)}`, or remove the file",
+            f"{why.removesuffix('; make it again')}; it is left aside: make it again with "
+            f"`lulc report {shlex.quote(str(file).removesuffix(REPORT_ENDING))}`, or remove the "
+            "file",
             ReportCardWarning,
             stacklevel=4,
         )
@@ -426,7 +506,7 @@ def ranks(card: ReportCard) -> pd.DataFrame:
     apart = set(nulls(card))
     found = {}
     for one in candidates(card):
-        rows = [card.find(*one, test) for test in CORE]
+        rows = [row_of(card, *one, test) for test in CORE]
         if one not in apart and all(rows):
             found[one[0], one[1] or ""] = rows
     if not found:
@@ -469,7 +549,7 @@ def core_figures(card: ReportCard, most: int = 8) -> list[list[str]]:
     best, apart = ordered(card)
     rows = []
     for one in [*best[:most], *apart]:
-        found = [card.find(*one, test) for test in CORE]
+        found = [row_of(card, *one, test) for test in CORE]
         known = next(filter(None, found), None)
         if known is not None:
             figures = ["" if row is None else str(row.interval) for row in found]

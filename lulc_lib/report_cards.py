@@ -38,6 +38,7 @@ from lulc_lib.evidence import (
     Row,
     candidates,
     ranks,
+    row_of,
 )
 from lulc_lib.explanations import check_methods, explain, layer_of, recommended
 from lulc_lib.explanations.engine import map_libraries
@@ -89,7 +90,10 @@ MANY_PASSES = 20  # forward passes a map from which on fewer tiles are taken
 def _listed(name: str, values: Any) -> list[Any]:
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a list, such as [{values!r}], got {values!r}")
-    return list(values)
+    values = list(values)
+    if not values:
+        raise ValueError(f"{name} are empty; name at least one, or leave them out")
+    return values
 
 
 @dataclass(frozen=True)
@@ -124,8 +128,6 @@ class Sizes:
                 raise ValueError(f"fillings must be among {', '.join(FILLS)}, got {name!r}")
         if len(set(self.fillings)) < len(self.fillings):
             raise ValueError(f"fillings name one twice: {', '.join(self.fillings)}")
-        if not self.fillings:
-            raise ValueError(f"fillings are empty; name at least one of {', '.join(FILLS)}")
 
     def covers(self, other: "Sizes") -> bool:
         """Return whether each number is at least another's, and no filling of it is missing."""
@@ -279,11 +281,15 @@ class Ground:
         """Mosaics of four tiles, and the model that takes them."""
         model, found = self.mosaics_of(2, self.sizes.mosaics)
         if found is None:
-            raise NoMosaicsError(
-                f"{self.model.name} recognises tiles of fewer than four classes at the size that "
-                "they have in a mosaic; leave the mosaics out with tests=[...], or train the "
-                "model first"
+            held = len(np.unique(self.all.labels))
+            why = (
+                f"{self.all.source}, {self.all.part} holds tiles of {held} "
+                f"class{'' if held == 1 else 'es'}, and a mosaic takes four; give tiles of more"
+                if held < 4
+                else f"{self.model.name} recognises tiles of fewer than four classes at the size "
+                "that they have in a mosaic; train the model first"
             )
+            raise NoMosaicsError(f"{why}, or leave the mosaics out with tests=[...]")
         return model, found
 
     @cached_property
@@ -577,7 +583,8 @@ def report_card(
 
     Args:
         model: made by `create_model` or `load_checkpoint`.
-        tiles: tiles that the model did not learn from, such as the test tiles of its split.
+        tiles: tiles that the model did not learn from, such as the test tiles of its split. Equal
+            images count once, here and in `choose_on`.
         methods: names in `methods()`, or pairs (name, layer); None takes every method that can
             explain the model, CAMs and libragrad at several layers, and leaves out scorecam, a pass
             for each channel, where its layer has more than 256 of them, and what fails on the way
@@ -587,7 +594,8 @@ def report_card(
             is chosen, among methods of less than 20 passes; None chooses on `tiles`, so that its
             figures there flatter it a little.
         training: tiles that a copy may learn from for the test "adapted copy"; None leaves it out.
-        quick: a short trial: four methods, 64 tiles, one filling.
+        quick: a short trial: four explanations, 64 tiles at most, as many of each class, and one
+            filling.
         sizes: how many tiles each test takes; None follows `quick`.
         choosing: the same for `choose_on`; None takes `CHOOSING` for a full card or a larger one
             (1,000 tiles, 500 mosaics, one filling), else half as many tiles as `sizes`, as many
@@ -615,8 +623,9 @@ def report_card(
             "report_card takes a model made by create_model or load_checkpoint, got "
             f"{type(model).__name__}"
         )
-    parts = {"tiles": tiles, "choose_on": choose_on, "training": training}
-    _check_parts(parts)
+    _check_parts({"tiles": tiles, "choose_on": choose_on, "training": training})
+    given, tiles = tiles, _once(tiles)
+    choose_on = choose_on if choose_on is None else _once(choose_on)
     seed = _whole("seed", seed)
     check_precision(precision)
     for name, value in (("sizes", sizes), ("choosing", choosing)):
@@ -627,8 +636,9 @@ def report_card(
     sizes = sizes or (QUICK if quick else FULL)
     wanted = [_test_named(name) for name in _listed("tests", TESTS if tests is None else tests)]
     chosen = _candidates(model, methods, quick, any(test.name == CUE for test in wanted))
+    called = model.name if model.card is None else model.card.name
     for part in filter(None, (tiles, choose_on)):
-        _refuse_training_tiles(model, part)
+        _refuse_training_tiles(called, model.trained_on, part)
     core = [test for test in wanted if test.name in CORE]
     plan = [(tiles, sizes, wanted, chosen)]
     if choose_on is not None:
@@ -637,7 +647,7 @@ def report_card(
         fast = [one for one in chosen if _passes(one.method) < MANY_PASSES]
         plan.insert(0, (choose_on, choosing, core, fast))
     count = sum(len(own) * len(asked) for *_, asked, own in plan)
-    with tqdm(total=count, desc=f"testing {model.name}", disable=not progress) as bar:
+    with tqdm(total=count, desc=f"testing {called}", disable=not progress) as bar:
         measured = [
             _measured(
                 Ground(model, part, size, seed, training, precision),
@@ -652,11 +662,14 @@ def report_card(
     skipped = {} if methods is not None or quick else _skipped(model)
     rows = _rows(kept[-1])
     scale = "at the tiles' own scale" if takes_own_scale(model) else "shrunk to one tile"
+    left = len(given) - len(tiles)
+    copies = f", without {left:,} that are copies of others" if left else ""
     card = ReportCard(
-        model=model.name,
+        model=called,
         weights=weights_digest(model),
-        tiles=f"{tiles.source}, {tiles.part}: {len(tiles):,} tiles to draw from; mosaics {scale}",
-        digest=tiles.digest,
+        tiles=f"{given.source}, {given.part}: {len(tiles):,} tiles to draw from{copies}; mosaics "
+        f"{scale}",
+        digest=given.digest,
         rows=rows,
         recommended=None,
         quick=quick or not sizes.covers(FULL),
@@ -728,12 +741,17 @@ def _check_parts(parts: dict[str, TileSet | None]) -> None:
             )
 
 
-def _refuse_training_tiles(model: TileClassifier, tiles: TileSet) -> None:
-    learnt = model.trained_on
+def _once(tiles: TileSet) -> TileSet:
+    """Return tiles without those whose image is that of an earlier one: a copy is no other tile."""
+    first = np.unique(image_hashes(tiles), return_index=True)[1]
+    return tiles if len(first) == len(tiles) else tiles[np.sort(first)]
+
+
+def _refuse_training_tiles(called: str, learnt: Any, tiles: TileSet) -> None:
     known = int(learnt.contains(tiles).sum()) if learnt is not None else 0
     if known:
         raise ValueError(
-            f"{model.name} was trained on {known:,} of these {len(tiles):,} tiles; test its "
+            f"{called} was trained on {known:,} of these {len(tiles):,} tiles; test its "
             "explanations on others, such as the test tiles of its split"
         )
 
@@ -1033,7 +1051,7 @@ def clever_hans(card: ReportCard) -> list[Row]:
     least 10 tiles. An empty list says that no cue of these colours was found, or that the card
     lacks the test.
     """
-    found = [card.find(*one, CUE) for one in candidates(card)]
+    found = [row_of(card, *one, CUE) for one in candidates(card)]
     apart = [row for row in found if row is not None and row.method in NULLS]
     bar = max([LEAST, *(row.high for row in apart)])
     return [
@@ -1052,10 +1070,10 @@ def _recommended(card: ReportCard, chosen_by: Sequence[Row], where: str) -> Reco
         if not (_sound(chooser, method, layer) and _sound(card, method, layer)):
             continue
         mean = order["mean rank"].iloc[place - 1]
-        best = "the best" if place == 1 else f"number {place} by"
+        first = "first" if place == 1 else f"number {place}"
         others = int((~order.duplicated()).sum())  # what draws one map counts once
         reason = (
-            f"report card: {best} mean rank ({mean:.1f} of {others}) over mosaics, single "
+            f"report card: {first} of {others} by mean rank ({mean:.1f}) over mosaics, single "
             f"deletion and removal, chosen {where}; {card.verdict(method, layer).words}"
         )
         return Recommendation(method, layer, reason)
@@ -1063,6 +1081,6 @@ def _recommended(card: ReportCard, chosen_by: Sequence[Row], where: str) -> Reco
 
 
 def _sound(card: ReportCard, method: str, layer: str | None) -> bool:
-    lead = card.find(method, layer, f"{REMOVAL}, {CENTRE_LEAD}")
+    lead = row_of(card, method, layer, f"{REMOVAL}, {CENTRE_LEAD}")
     behind = lead is not None and lead.high < 0
     return card.verdict(method, layer).proven and not behind

@@ -520,6 +520,20 @@ def test_report_prints_figures_and_writes_the_card(lulc):
     assert out.count("[") >= 12
 
 
+def test_report_says_when_it_takes_fewer_tiles_and_that_it_goes_on(lulc, monkeypatch):
+    """Fewer tiles than asked for are said beforehand; after Ctrl-C the same command goes on."""
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lulc_lib.report_cards.report_card", stopped)
+    code, out, err = lulc("report", "vit", *DRAWN, "--n-tiles", "1000")
+    assert code == 130
+    assert re.search(r"\d+ of the 1,000 tiles asked for are tested: as many of each class as", out)
+    assert "the same command goes on where it was" in out
+    assert last_line(err) == "lulc: stopped by Ctrl-C"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -13,6 +13,7 @@ from torch import nn
 
 from lulc_lib import create_model, explain, load_checkpoint, save_checkpoint
 from lulc_lib.evidence import (
+    CENTRE_LEAD,
     LEAD,
     MOSAIC,
     REMOVAL,
@@ -272,7 +273,7 @@ def test_a_damaged_card_is_left_aside(kept, images, tmp_path):
     """It counts as none, with a warning that says what to do; a card can be made again."""
     kept.report_file.write_text("{")
     with pytest.warns(
-        ReportCardWarning, match=r"left aside: make it again with `lulc report small`"
+        ReportCardWarning, match=r"left aside: make it again with `lulc report \S+/small`"
     ):
         found = explain(kept, images)
     assert found.verdict.short == "unproven · no report card"
@@ -374,3 +375,59 @@ def test_the_verdict_needs_both_tests(kept):
     half = replace(card, rows=tuple(r for r in card.rows if r.test.startswith(MOSAIC)))
     assert card.verdict("hirescam", None).proven
     assert not half.verdict("hirescam", None).proven
+
+
+def test_a_row_is_found_by_names_that_the_card_has(kept):
+    """A misspelt method, test or filling is refused; a row that is not there is None."""
+    card = made_card(kept, "network.layer2")
+    value = card.find("hirescam", "network.layer2", MOSAIC).value
+    assert card.find("hirescam", None, MOSAIC).value == value, "the only layer it was tested at"
+    assert card.find("hirescam", "auto", MOSAIC).value == value
+    assert card.find("hirescam", "network.layer1", MOSAIC) is None
+    assert card.find("hirescam", None, f"{REMOVAL}, {CENTRE_LEAD}") is None
+    for asked, words in (
+        (("hirescan", None, MOSAIC), "has no method 'hirescan'; did you mean 'hirescam'"),
+        (("hirescam", None, "mosaics"), "has no test 'mosaics'; did you mean 'mosaic'"),
+        (("hirescam", None, REMOVAL, "blurr"), r"has no filling 'blurr'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            card.find(*asked)
+    with pytest.raises(TypeError, match="method must be a text, got 3"):
+        card.find(3, None, MOSAIC)
+
+
+def test_a_verdict_needs_a_layer_only_where_there_are_several(kept):
+    """The only tested layer is meant where none is named; of two, one must be."""
+    card = made_card(kept, "network.layer2")
+    assert card.verdict("hirescam") == card.verdict("hirescam", "network.layer2")
+    assert card.verdict("hirescam", "auto").proven
+    more = tuple(replace(one, layer="network.layer1") for one in card.rows)
+    both = replace(card, rows=(*card.rows, *more))
+    with pytest.raises(ValueError, match=r"hirescam at network\.layer2, network\.layer1; name one"):
+        both.verdict("hirescam")
+    with pytest.raises(TypeError, match="method must be a text"):
+        card.verdict(None)
+
+
+def test_a_card_read_again_is_the_same(kept, tmp_path):
+    """Equal in all it says, also as a key."""
+    card = made_card(kept, "network.layer2")
+    again = ReportCard.from_json(card.to_json())
+    assert again == card
+    assert hash(again) == hash(card)
+    assert replace(card, quick=True) != card
+    with pytest.raises(IsADirectoryError, match="is a folder; give a name such as"):
+        card.save(tmp_path)
+
+
+def test_other_files_and_changed_cards_are_told_apart(kept):
+    """A model's card holds no rows of a report card; a changed one is not as it was written."""
+    with pytest.raises(ValueError, match="it holds no rows of a report card"):
+        ReportCard.from_json(kept.report_file.with_name("small.json"))
+    file = made_card(kept, "network.layer2").save(kept.report_file)
+    file.write_text(file.read_text().replace("0.6", "0.7"))
+    with pytest.raises(ValueError, match=r"it is not as it was written; make it again$"):
+        ReportCard.from_json(file)
+    with pytest.warns(ReportCardWarning) as met:
+        assert known_card(kept) is None
+    assert str(met[0].message).count("make it again") == 1

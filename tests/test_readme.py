@@ -49,8 +49,9 @@ def test_what_another_filling_says_is_told():
     best = card.recommended
     row = card.find(best.method, best.layer, f"{REMOVAL}, {CENTRE_LEAD}", "mean")
     assert row.high < 0
+    lead = card.find(best.method, best.layer, f"{REMOVAL}, {CENTRE_LEAD}", "blur").interval
     told = " ".join(PAGE.split())
-    assert "the ResNet50's recommended map lies below `centre` on removal" in told
+    assert f"is not told apart from `centre` on removal (lead {lead}); with the mean" in told
 
 
 def test_minutes_are_those_that_were_measured():

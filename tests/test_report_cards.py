@@ -251,7 +251,8 @@ def test_the_best_of_those_told_from_the_nulls_is_recommended(card):
 
     found = asked(*_figures("gradcam", 0.8, -0.05), *_figures("hirescam", 0.6, 0.1))
     assert found.method == "hirescam"
-    assert "number 2 by mean rank" in found.reason
+    assert found.reason.startswith("report card: number 2 of 2 by mean rank (2.")
+    assert asked(*_figures("hirescam", 0.6, 0.1)).reason.startswith("report card: first of 1 by")
     assert "chosen on 20 of 40 other tiles" in found.reason
     assert asked(*_figures("hirescam", 0.6, 0.1, n=9)) is None
 
@@ -573,3 +574,53 @@ def test_it_is_kept_as_json(card, tmp_path):
     """The written card reads as the same figures."""
     again = ReportCard.from_json(card.save(tmp_path / "small.report.json"))
     assert again.frame.equals(card.frame)
+
+
+def test_copies_of_a_tile_are_no_more_tiles(model, parts):
+    """Equal images count once: ten copies of a tile tell no map apart, and the card says so."""
+    ten = parts.test[np.repeat(np.arange(2), 10)]
+    found = report_card(model, ten, ["gradcam"], [SINGLE_DELETION], sizes=SMALL)
+    assert set(found.frame.n) == {2}
+    assert "2 tiles to draw from, without 18 that are copies of others" in found.tiles
+    assert found.digest == ten.digest
+    once = report_card(model, parts.test, ["gradcam"], [SINGLE_DELETION], sizes=SMALL)
+    assert "copies" not in once.tiles
+
+
+def test_too_few_classes_are_the_tiles_fault(model, parts):
+    """Mosaics take four classes: the message tells a lack of them from a model that fails."""
+    for kept, words in ((1, "1 class, and"), (3, "3 classes, and")):
+        few = parts.test[np.flatnonzero(parts.test.labels.numpy() < kept)]
+        with pytest.raises(ValueError, match=f"holds tiles of {words} a mosaic takes four; give"):
+            report_card(model, few, ["gradcam"], [MOSAIC], sizes=SMALL)
+    blind = create_model("test_resnet", image_size=32).eval()
+    with pytest.raises(ValueError, match="recognises tiles of fewer than four classes"):
+        report_card(blind, parts.test, ["gradcam"], [MOSAIC], sizes=SMALL)
+
+
+def test_nothing_asked_for_is_refused(model, parts):
+    """An empty list is no card, and a layer stands beside its method, not in its name."""
+    for name in ("methods", "tests"):
+        with pytest.raises(ValueError, match=f"{name} are empty; name at least one"):
+            report_card(model, parts.test, **{name: []})
+    with pytest.raises(ValueError, match=r"give the layer apart from the method: 'gradcam', and"):
+        report_card(model, parts.test, ["gradcam@network.features"])
+
+
+def test_the_plot_refuses_what_it_cannot_draw(card, tmp_path):
+    """A path is no card, and a number of explanations is at least 1."""
+    with pytest.raises(TypeError, match=r"takes a report card, .* got PosixPath"):
+        plot_report_card(card.save(tmp_path / "a.json"))
+    for most in (0, -1, "3"):
+        with pytest.raises(ValueError, match="most must be a whole number of at least 1, got"):
+            plot_report_card(card, most=most)
+
+
+def test_a_card_names_the_checkpoint():
+    """Two checkpoints of one architecture have cards of different names."""
+    model, _ = load_checkpoint("vit_spatial")
+    found = report_card(model, synthetic(1, seed=5), ["edge"], [SINGLE_DELETION], sizes=TINY)
+    assert (found.model, model.name) == ("vit_spatial", "vit")
+    folder = Path(__file__).parents[1] / "checkpoints"
+    for file in folder.glob("*.report.json"):
+        assert ReportCard.from_json(file).model == file.name.removesuffix(".report.json")

@@ -18,7 +18,7 @@ deletion and removal. For the test tiles of a split it is chosen on the validati
 with --quick, on the same tiles that the figures are of.
 The card is written beside the checkpoint as NAME.report.json, where `lulc explain` and the explorer
 find it; one of some methods, tests or tiles only where --out says. It can be stopped with Ctrl-C,
-and goes on where it was."""
+and the same command goes on where it was."""
 EXAMPLES = """\
 examples:
   lulc report vit --quick
@@ -31,14 +31,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("name", metavar="NAME", help="a checkpoint: its name or its path")
     parser.add_argument(
-        "--quick", action="store_true", help="a short trial: four methods, 64 tiles; not kept"
+        "--quick",
+        action="store_true",
+        help="a short trial: four explanations, six tiles of each class; not kept",
     )
     parser.add_argument(
         "--method",
         action="append",
         metavar="METHOD[@LAYER]",
         help="of `lulc.methods()`; give it again for more (default: all that fit the model, but "
-        "for scorecam where it takes more than 256 passes; four with --quick)",
+        "for scorecam where it takes more than 256 passes; four explanations with --quick)",
     )
     parser.add_argument(
         "--test", action="append", help="of the tests; give it again for more (default: all)"
@@ -47,8 +49,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--n-tiles",
         type=parsing.whole(8),
         metavar="N",
-        help="tiles for single deletion and removal (default: 500, 64 with --quick); tests that "
-        "explain a tile several times, and slow methods, take fewer",
+        help="tiles for single deletion and removal, as many of each class (default: 500, 60 with "
+        "--quick); tests that explain a tile several times, and slow methods, take fewer",
     )
     parser.add_argument(
         "--n-mosaics",
@@ -79,6 +81,7 @@ def run(options: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from lulc_lib.evidence import REPORT_ENDING, why_none
+    from lulc_lib.predictions import identity
     from lulc_lib.report_cards import FULL, QUICK, clever_hans, report_card
     from lulc_lib.splits import split
 
@@ -114,11 +117,21 @@ def run(options: argparse.Namespace) -> None:
         tuple(text.split("@", 1)) if "@" in text else text for text in options.method
     ]
     common.say(f"{name}: testing explanations on {part.source}, {part.part}")
-    card = report_card(
-        model, part, methods, options.test,
-        choose_on=chooser, training=training, quick=options.quick, sizes=sizes, choosing=choosing,
-        precision=options.precision, progress=True,
-    )  # fmt: skip
+    if options.n_tiles and (taken := len(part.balanced(sizes.tiles))) < sizes.tiles:
+        common.say(
+            f"{taken:,} of the {sizes.tiles:,} tiles asked for are tested: as many of each class "
+            f"as {len(part):,} tiles hold"
+        )
+    try:
+        card = report_card(
+            model, part, methods, options.test,
+            choose_on=chooser, training=training, quick=options.quick, sizes=sizes,
+            choosing=choosing, precision=options.precision, progress=True,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        if identity(model) is not None:
+            common.say("\nwhat was measured is kept: the same command goes on where it was")
+        raise
     common.say(f"\n{report_text(card)}")
     if card.recommended:
         where = card.recommended.layer

@@ -135,6 +135,11 @@ def method_named(name: Any) -> Method:
     Raises:
         ValueError: if there is none, with the nearest one.
     """
+    if isinstance(name, str) and (parts := name.partition("@"))[0] in METHODS and parts[1]:
+        raise ValueError(
+            f"unknown method {name!r}; give the layer apart from the method: {parts[0]!r}, and "
+            f"{parts[2]!r} as its layer"
+        )
     if not isinstance(name, str) or name not in METHODS:
         raise ValueError(f"unknown method {name!r}{nearest(str(name), list(METHODS))}")
     return METHODS[name]

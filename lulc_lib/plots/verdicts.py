@@ -3,6 +3,7 @@
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from lulc_lib.arrays import whole_number
 from lulc_lib.evidence import (
     CENTRE_LEAD,
     LEAD,
@@ -12,6 +13,7 @@ from lulc_lib.evidence import (
     SINGLE_DELETION,
     ReportCard,
     ordered,
+    row_of,
 )
 from lulc_lib.plots.style import INK, MUTED, RULE, SERIES, axes_or_new, dress, plain
 
@@ -43,10 +45,18 @@ def plot_report_card(card: ReportCard, ax: Axes | None = None, most: int = 16) -
         most: explanations to draw at most, beside the nulls.
 
     Raises:
-        ValueError: if the card holds none of the three tests.
+        TypeError: if the card is no report card.
+        ValueError: if the card holds none of the three tests, or `most` is no whole number of at
+            least 1.
     """
+    if not isinstance(card, ReportCard):
+        raise TypeError(
+            "plot_report_card takes a report card, as report_card makes and "
+            f"ReportCard.from_json(Path(...)) reads one, got {type(card).__name__}"
+        )
+    most = whole_number("most", most)
     names, apart = (
-        [one for one in group if any(card.find(*one, test) for test in _PANELS)]
+        [one for one in group if any(row_of(card, *one, test) for test in _PANELS)]
         for group in ordered(card)
     )
     if not names and not apart:
@@ -58,7 +68,7 @@ def plot_report_card(card: ReportCard, ax: Axes | None = None, most: int = 16) -
     for place, (test, (title, unit)) in enumerate(_PANELS.items()):
         panel = ax.inset_axes((0.0 + 0.345 * place, 0, 0.31, 1))
         _draw(panel, card, test, shown, apart)
-        row = card.find(*shown[0], test)
+        row = row_of(card, *shown[0], test)
         filled = f", filled by {row.filling}" if row and row.filling else ""
         model = f"{card.model}: " if place == 0 else ""
         dress(panel, model + title, unit + filled, grid="x")
@@ -77,16 +87,16 @@ def plot_report_card(card: ReportCard, ax: Axes | None = None, most: int = 16) -
 
 
 def _draw(panel: Axes, card: ReportCard, test: str, shown: list, apart: list) -> None:
-    strongest = [row.value for name in apart if (row := card.find(*name, test))]
+    strongest = [row.value for name in apart if (row := row_of(card, *name, test))]
     if strongest:
         panel.axvline(max(strongest), color=RULE, linewidth=1.6)
     lead_name = CENTRE_LEAD if test == REMOVAL else LEAD
     for place, name in enumerate(shown):
-        row = card.find(*name, test)
+        row = row_of(card, *name, test)
         if row is None:
             continue
         colour = MUTED if name in apart else SERIES[0]
-        lead = card.find(*name, f"{test}, {lead_name}")
+        lead = row_of(card, *name, f"{test}, {lead_name}")
         hollow = lead is not None and (lead.low <= 0 or lead.n < LEAST_TILES)
         panel.plot([row.low, row.high], [place, place], color=colour, linewidth=1.4)
         panel.plot(row.value, place, "s" if name in apart else "o", markersize=4.5, color=colour,
