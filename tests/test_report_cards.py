@@ -445,6 +445,15 @@ def test_a_shallow_vit_has_a_quick_card(parts, arguments):
     assert "libragrad" in set(found.frame[found.frame.test == "planted cue"].method)
 
 
+def test_a_quick_card_takes_four_methods():
+    """Of a ViT and a ResNet alike, and the explanation that decides on cues."""
+    for name in ("vit", "resnet18"):
+        model = create_model(name)
+        found = list(report_cards._quick_candidates(model))
+        assert len({one.method for one in found}) == len(found) == 4
+        assert report_cards._seeing_cues(model).method in {one.method for one in found}
+
+
 def test_what_it_depends_on_is_in_its_key(parts):
     """Other labels, masks and training tiles of the same names give other figures."""
     network = create_model("test_resnet", image_size=32).eval()

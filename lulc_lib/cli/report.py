@@ -33,14 +33,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="a short trial: four explanations, six tiles of each class; not kept",
+        help="a short trial: four methods, six tiles of each class; not kept",
     )
     parser.add_argument(
         "--method",
         action="append",
         metavar="METHOD[@LAYER]",
         help="of `lulc.methods()`; give it again for more (default: all that fit the model, but "
-        "for scorecam where it takes more than 256 passes; four explanations with --quick)",
+        "for scorecam where it takes more than 256 passes; four with --quick)",
     )
     parser.add_argument(
         "--test", action="append", help="of the tests; give it again for more (default: all)"
