@@ -22,7 +22,7 @@ from lulc_lib.metrics import Interval
 from lulc_lib.predictions import added_code, structure_digest, weights_digest
 from lulc_lib.wording import did_you_mean
 
-FORMAT = 1
+FORMAT = 2
 RECOMMENDED = "recommended"  # as a method: what the model's report card recommends
 REPORT_ENDING = ".report.json"
 # What a method is judged by, and how far it leads there: the paired difference from each null.
@@ -109,6 +109,8 @@ class ReportCard:
     Attributes:
         model: name of the checkpoint that the model was loaded from, else of the model.
         weights: digest of its weights: the card speaks of no others.
+        network: digest of what else it computes with, see `network_digest`; "" where that was not
+            as the checkpoint says, so that the card speaks of no checkpoint.
         tiles: which tiles were explained, in words.
         digest: of the data set that they came from.
         rows: every figure.
@@ -139,6 +141,7 @@ class ReportCard:
     precision: str = "float32"
     settings: dict[str, Any] | None = None
     choice: tuple[Row, ...] = ()
+    network: str = ""
 
     def __repr__(self) -> str:
         best = self.recommended
@@ -157,9 +160,9 @@ class ReportCard:
         """Return one row of the card, None where this explanation has none in this test.
 
         Args:
-            method: a method that the card covers.
+            method: a method that the card covers, or "recommended".
             layer: dotted name of the layer; None or "auto" takes the only one that the card tested
-                the method at.
+                the method at; of "recommended", that of the recommendation.
             test: name of a test in `.frame`, of a core test or of the leads in one.
             filling: how holes were filled; "" takes the first filling.
 
@@ -170,25 +173,25 @@ class ReportCard:
         """
         filled = {row.filling for row in self.rows if row.filling}
         tests = dict.fromkeys((*(row.test for row in self.rows), *_ALWAYS))
-        self._check("method", method, {row.method for row in self.rows})
+        method, layer = self._meant(method, layer)
+        self._check("method", method, dict.fromkeys(row.method for row in self.rows))
         self._check("test", test, tests)
         if filling:
             self._check("filling", filling, filled)
-        return row_of(self, method, self._layer(method, layer), test, filling)
+        return row_of(self, method, layer, test, filling)
 
     def verdict(self, method: str, layer: str | None = None) -> Verdict:
         """Say whether an explanation was told apart from maps that look at nothing.
 
         Args:
-            method: name in `methods()`.
+            method: name in `methods()`, or "recommended".
             layer: as in `find`.
 
         Raises:
             TypeError: if an argument is no text.
             ValueError: if the card tested the method at several layers and none is named.
         """
-        _text("method", method)
-        layer = self._layer(method, layer)
+        method, layer = self._meant(method, layer)
         found = [row_of(self, method, layer, test) for test in (MOSAIC, SINGLE_DELETION)]
         leads = [row_of(self, method, layer, f"{t}, {LEAD}") for t in (MOSAIC, SINGLE_DELETION)]
         known = [(row, lead) for row, lead in zip(found, leads, strict=True) if row and lead]
@@ -213,21 +216,24 @@ class ReportCard:
         if name not in known:
             raise ValueError(
                 f"the report card of {self.model} has no {kind} {name!r}"
-                f"{did_you_mean(name, known, otherwise='.')} It has {', '.join(known)}"
+                f"{did_you_mean(name, known, otherwise='.')} It has {', '.join(map(repr, known))}"
             )
 
-    def _layer(self, method: str, layer: str | None) -> str | None:
-        """Return the layer that is meant."""
+    def _meant(self, method: str, layer: str | None) -> tuple[str, str | None]:
+        """Return the method, and the layer that is meant."""
+        _text("method", method)
         if layer not in (None, "auto"):
             _text("layer", layer)
-            return layer
+            return method, layer
+        if method == RECOMMENDED and self.recommended is not None:
+            return self.recommended.method, self.recommended.layer
         tested = [own for name, own in candidates(self) if name == method]
         if len(tested) > 1 and None not in tested:
             raise ValueError(
                 f"the report card of {self.model} tested {method} at {', '.join(tested)}; name one "
                 "of these layers"
             )
-        return tested[0] if len(tested) == 1 else None
+        return method, tested[0] if len(tested) == 1 else None
 
     def _uncovered(self, method: str, layer: str | None) -> Verdict:
         """Say why the card does not tell an explanation from maps that look at nothing."""
@@ -331,7 +337,9 @@ def _from_values(values: Any) -> ReportCard:
         _check_place(recommended)
     values["left_out"] = tuple(values.get("left_out", ()))
     card = ReportCard(rows=rows, recommended=recommended, choice=choice, **values)
-    _check_texts(card, ("model", "weights", "tiles", "digest", "hardware", "created", "precision"))
+    _check_texts(
+        card, ("model", "weights", "tiles", "digest", "hardware", "created", "precision", "network")
+    )
     for words in card.left_out:
         _need(isinstance(words, str), f"left_out holds {words!r}, which is no text")
     known = card.settings is None or isinstance(card.settings, dict)
@@ -388,17 +396,36 @@ def report_file(weights: str | Path) -> Path:
 def known_card(model: nn.Module) -> ReportCard | None:
     """Return the report card beside a model's checkpoint, if it speaks of the model as it is.
 
-    It does where weights, modules, size inside and normalisation are those of the checkpoint, and
-    nobody has put a hook or a `forward` of his own into it.
+    It does where weights, modules, size inside and normalisation are those of the checkpoint and
+    of the card, and nobody has put a hook or a method of his own into the model.
 
     Warns:
         ReportCardWarning: if the file is damaged; it counts as none then.
     """
     file = getattr(model, "report_file", None)
-    if file is None or not file.is_file() or added_code(model) or not _as_loaded(model):
+    network = network_digest(model) if file is not None and file.is_file() else ""
+    if not network:
         return None
     card = _read(file, file.stat().st_mtime_ns)
-    return card if card is not None and card.weights == _digest_of(model) else None
+    same = card is not None and card.network == network and card.weights == _digest_of(model)
+    return card if same else None
+
+
+def network_digest(model: nn.Module) -> str:
+    """Return a SHA-256 over what a model computes with beside its weights.
+
+    These are names and kinds of its modules, the size inside and the normalisation. Settings of a
+    module do not take part, since other versions of timm print other ones.
+
+    Returns:
+        The digest; "" where a setting is not as the model's checkpoint says, or somebody has put a
+        hook or a method of his own into the model.
+    """
+    if added_code(model) or not _as_loaded(model):
+        return ""
+    kinds = {name: type(one).__name__ for name, one in model.named_modules(remove_duplicate=False)}
+    scale = [[round(float(v), 4) for v in np.ravel(getattr(model, key))] for key in ("mean", "std")]
+    return _digest({"modules": kinds, "image_size": int(model.image_size), "scale": scale})
 
 
 def _as_loaded(model: nn.Module) -> bool:

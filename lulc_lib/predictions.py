@@ -405,7 +405,7 @@ def identity(model: nn.Module) -> dict[str, Any] | None:
     """Return what tells a model from all others, for keys of the cache, as JSON-able data.
 
     None where nothing may be read or kept, since code without a digest takes part: a wrapped
-    module, or a module, a hook or a `forward` that somebody has put into a network of timm. Our own
+    module, or a module, a hook or a method that somebody has put into a network of timm. Our own
     hooks do not count: another thread may be explaining the model.
     """
     if getattr(model, "spec", None) is None or added_code(model):
@@ -420,12 +420,13 @@ def identity(model: nn.Module) -> dict[str, Any] | None:
 
 
 def added_code(model: nn.Module) -> bool:
-    """Return whether somebody has put a hook or a `forward` of his own into a model's modules.
+    """Return whether somebody has put a hook or a method of his own into a model's modules.
 
-    Hooks of PyTorch, timm and ours do not count.
+    A method is one that stands on the module itself and hides that of its class, such as `forward`
+    or timm's `forward_features`. Hooks of PyTorch, timm and ours do not count.
     """
     return any(
-        "forward" in vars(module)
+        any(callable(getattr(type(module), name, None)) for name in list(vars(module)))
         or any(_package(hook) not in _KEYED for name in _HOOKS for hook in _added(module, name))
         for module in model.modules()
     )

@@ -37,6 +37,7 @@ from lulc_lib.evidence import (
     ReportCard,
     Row,
     candidates,
+    network_digest,
     ranks,
     row_of,
 )
@@ -589,7 +590,8 @@ def report_card(
             explain the model, CAMs and libragrad at several layers, and leaves out scorecam, a pass
             for each channel, where its layer has more than 256 of them, and what fails on the way
             (`ReportCard.left_out`). The nulls are added.
-        tests: names in `TESTS`; None takes all.
+        tests: names in `TESTS`; None takes all that these tiles allow. Asked for by name, "planted
+            cue" also takes the explanation that decides on cues.
         choose_on: other tiles, such as the validation tiles, on which the recommended explanation
             is chosen, among methods of less than 20 passes; None chooses on `tiles`, so that its
             figures there flatter it a little.
@@ -613,7 +615,8 @@ def report_card(
     Raises:
         TypeError: if the model is none of ours, tiles are no TileSet, or an argument has a wrong
             type.
-        ValueError: if a method, a layer or a test is unknown, a method cannot explain the model,
+        ValueError: if a method, a layer or a test is unknown, a method cannot explain the model, a
+            test that is named needs tiles that are not given,
             the model was trained on one of the tiles, or a tile is among two of `tiles`,
             `choose_on` and `training`.
     """
@@ -625,7 +628,10 @@ def report_card(
     _check_parts({"tiles": tiles, "choose_on": choose_on, "training": training})
     given, tiles = tiles, _once(tiles)
     choose_on = choose_on if choose_on is None else _once(choose_on)
-    seed = _whole("seed", seed)
+    seed = _seed(seed)
+    if not isinstance(quick, bool | np.bool_):
+        raise TypeError(f"quick must be True or False, got {quick!r}")
+    quick = bool(quick)
     check_precision(precision)
     for name, value in (("sizes", sizes), ("choosing", choosing)):
         if value is not None and not isinstance(value, Sizes):
@@ -634,7 +640,10 @@ def report_card(
         raise ValueError("choosing says how many tiles of choose_on to take; give choose_on too")
     sizes = sizes or (QUICK if quick else FULL)
     wanted = [_test_named(name) for name in _listed("tests", TESTS if tests is None else tests)]
-    chosen = _candidates(model, methods, quick, any(test.name == CUE for test in wanted))
+    if tests is not None:
+        _check_possible(wanted, tiles, training)
+    planted = any(test.name == CUE for test in wanted)
+    chosen = _candidates(model, methods, quick, planted and (methods is None or tests is not None))
     called = model.name if model.card is None else model.card.name
     for part in filter(None, (tiles, choose_on)):
         _refuse_training_tiles(called, model.trained_on, part)
@@ -666,6 +675,7 @@ def report_card(
     card = ReportCard(
         model=called,
         weights=weights_digest(model),
+        network=network_digest(model),
         tiles=f"{given.source}, {given.part}: {len(tiles):,} tiles to draw from{copies}; mosaics "
         f"{scale}",
         digest=given.digest,
@@ -707,6 +717,8 @@ def takes_own_scale(model: TileClassifier) -> bool:
 
 
 def _test_named(name: Any) -> Test:
+    if not isinstance(name, str):
+        raise TypeError(f"tests must hold names of tests, got {name!r}")
     if name not in TESTS:
         raise ValueError(
             f"there is no test {name!r}{did_you_mean(str(name), list(TESTS), otherwise='.')} "
@@ -715,11 +727,11 @@ def _test_named(name: Any) -> Test:
     return TESTS[name]
 
 
-def _whole(name: str, value: Any) -> int:
+def _seed(value: Any) -> int:
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if value < 0:
-        raise ValueError(f"{name} must be at least 0, got {value!r}")
+        raise TypeError(f"seed must be a whole number, got {value!r}")
+    if not 0 <= value < 2**63:
+        raise ValueError(f"seed must be at least 0 and below 2**63, got {value!r}")
     return int(value)
 
 
@@ -738,6 +750,21 @@ def _check_parts(parts: dict[str, TileSet | None]) -> None:
                 f"{both:,} of the {len(given[one]):,} images of {one} are in {other} as well; "
                 "choose, learn and report on different tiles, such as the parts of a split"
             )
+
+
+def _check_possible(tests: Sequence[Test], tiles: TileSet, training: TileSet | None) -> None:
+    """Refuse tests that were asked for by name and can have no figures."""
+    names = {test.name for test in tests}
+    if "adapted copy" in names and training is None:
+        raise ValueError(
+            "the test 'adapted copy' needs tiles that a copy may learn from: give training=, or in "
+            "the command line the test part of a split, without --quick"
+        )
+    if "drawn evidence" in names and tiles.masks is None:
+        raise ValueError(
+            "the test 'drawn evidence' needs tiles with masks, such as those of synthetic(); "
+            f"{tiles.source} has none"
+        )
 
 
 def _once(tiles: TileSet) -> TileSet:
@@ -764,13 +791,13 @@ def _candidates(
     """Return the explanations to test, each with its layer, and the nulls."""
     if asked is None:
         found = list(_quick_candidates(model) if quick else _all_candidates(model))
-        seeing = _seeing_cues(model)
-        if cues and list(_able(model, [seeing.method])):
-            found.append(seeing)
     else:
         found = [_candidate(model, one) for one in _listed("methods", asked)]
         for one in found:
             check_methods(model, [one.method], one.layer)
+    seeing = _seeing_cues(model)
+    if cues and list(_able(model, [seeing.method])):
+        found.append(seeing)
     with_layer = [replace(one, layer=layer_of(model, one.method, one.layer or "auto"))
                   for one in found]  # fmt: skip
     return list(dict.fromkeys([*with_layer, *[Candidate(name) for name in NULLS]]))
@@ -998,6 +1025,14 @@ def _paired(values: np.ndarray, null: np.ndarray) -> np.ndarray:
     return values[:count] - null[:count]
 
 
+def _check_card(name: str, card: Any) -> None:
+    if not isinstance(card, ReportCard):
+        raise TypeError(
+            f"{name} takes a report card, as report_card makes and "
+            f"ReportCard.from_json(Path(...)) reads one, got {type(card).__name__}"
+        )
+
+
 def agreement(card: ReportCard, tests: Sequence[str] | None = None) -> pd.DataFrame:
     """Return how alike the tests rank the explanations: Spearman's correlation of each two tests.
 
@@ -1006,7 +1041,7 @@ def agreement(card: ReportCard, tests: Sequence[str] | None = None) -> pd.DataFr
 
     Args:
         card: the report card.
-        tests: names of its rows' tests; None takes all.
+        tests: names of its rows' tests, but the leads; None takes all.
 
     Returns:
         DataFrame, tests by tests, first fillings; deletion counts from its low end, and
@@ -1015,8 +1050,10 @@ def agreement(card: ReportCard, tests: Sequence[str] | None = None) -> pd.DataFr
         0 says that two tests ask different things.
 
     Raises:
+        TypeError: if the card is no report card, or tests are no list.
         ValueError: if the card has no row of a test.
     """
+    _check_card("agreement", card)
     table = card.frame
     table = table[~table.method.isin(NULLS) & ~table.test.str.contains("lead over")]
     names = list(dict.fromkeys(table.test))
@@ -1025,7 +1062,7 @@ def agreement(card: ReportCard, tests: Sequence[str] | None = None) -> pd.DataFr
         if test not in names:
             raise ValueError(
                 f"the card has no test {test!r}{did_you_mean(str(test), names, otherwise='.')} "
-                f"It has {', '.join(names)}"
+                f"It has {', '.join(map(repr, names))}"
             )
     table = table.assign(name=table.method + " " + table.layer.fillna(""))
     lower = table.test.str.startswith("deletion")
@@ -1048,9 +1085,10 @@ def clever_hans(card: ReportCard) -> list[Row]:
 
     Those in the test "planted cue" whose interval lies above 0.7 and above every null's, of at
     least 10 tiles. An empty list says that no cue of these colours was found, or that the card
-    lacks the test. The bar was tried on small networks that learnt drawn tiles, five of each of
-    three kinds and their twins (benchmarks/clever_hans.py).
+    lacks the test, or the explanation that decides. The bar was tried on small networks that learnt
+    drawn tiles, five of each of three kinds and their twins (benchmarks/clever_hans.py).
     """
+    _check_card("clever_hans", card)
     found = [row_of(card, *one, CUE) for one in candidates(card)]
     apart = [row for row in found if row is not None and row.method in NULLS]
     bar = max([LEAST, *(row.high for row in apart)])
@@ -1065,16 +1103,16 @@ def _recommended(card: ReportCard, chosen_by: Sequence[Row], where: str) -> Reco
     """Return the best mean rank among the explanations that are told apart from the nulls."""
     chooser = replace(card, rows=tuple(chosen_by))
     order = ranks(chooser)
-    for place, (method, layer) in enumerate(order.index, start=1):
-        layer = layer or None
+    places = (~order.duplicated()).cumsum()  # what draws one map counts once
+    for (method, layer), place in places.items():
+        mean, layer = order["mean rank"][method, layer], layer or None
         if not (_sound(chooser, method, layer) and _sound(card, method, layer)):
             continue
-        mean = order["mean rank"].iloc[place - 1]
         first = "first" if place == 1 else f"number {place}"
-        others = int((~order.duplicated()).sum())  # what draws one map counts once
         reason = (
-            f"report card: {first} of {others} by mean rank ({mean:.1f}) over mosaics, single "
-            f"deletion and removal, chosen {where}; {card.verdict(method, layer).words}"
+            f"report card: {first} of {places.iloc[-1]} by mean rank ({mean:.1f}) over mosaics, "
+            "single deletion and removal, "
+            f"chosen {where}; {card.verdict(method, layer).words}"
         )
         return Recommendation(method, layer, reason)
     return None

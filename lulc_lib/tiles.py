@@ -247,14 +247,15 @@ class TileSet(_Provenance):
         return self[self.labels == class_index(name)]
 
     def balanced(self, count: int) -> "TileSet":
-        """Take about `count` tiles, equally many of each class: the first ones, in order.
+        """Take about `count` tiles, equally many of each class that there is: the first, in order.
 
-        A set that holds no more than `count` tiles is kept whole.
+        A set that holds no more than `count` tiles is kept whole. At least one tile of each class
+        is taken, and `count` is rounded down to a multiple of the number of classes.
         """
         if len(self) <= count:
             return self
-        each = max(1, count // len(CLASSES))
         labels = self.labels.numpy()
+        each = max(1, count // len(np.unique(labels)))
         first = [np.flatnonzero(labels == k)[:each] for k in range(len(CLASSES))]
         return self[np.sort(np.concatenate(first))]
 

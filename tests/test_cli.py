@@ -527,11 +527,22 @@ def test_report_says_when_it_takes_fewer_tiles_and_that_it_goes_on(lulc, monkeyp
         raise KeyboardInterrupt
 
     monkeypatch.setattr("lulc_lib.report_cards.report_card", stopped)
-    code, out, err = lulc("report", "vit", *DRAWN, "--n-tiles", "1000")
+    code, out, err = lulc("report", "vit", *DRAWN, "--n-tiles", "11")
     assert code == 130
-    assert re.search(r"\d+ of the 1,000 tiles asked for are tested: as many of each class as", out)
+    assert re.search(r"single deletion and removal take \d+ tiles where 11 were asked for", out)
     assert "the same command goes on where it was" in out
     assert last_line(err) == "lulc: stopped by Ctrl-C"
+
+
+def test_report_replaces_report_cards_alone(lulc, checkpoints: Path):
+    """The description of a model, and any other JSON file, is left as it is."""
+    for name in ("vit.json", "run.json"):
+        other = Path(name)
+        other.write_bytes((checkpoints / "vit.json").read_bytes())
+        code, _, err = lulc("report", "vit", *DRAWN, "--quick", "--out", name)
+        assert code == 2
+        assert "is there and is no report card; name another file" in last_line(err)
+        assert other.read_bytes() == (checkpoints / "vit.json").read_bytes()
 
 
 @pytest.mark.parametrize(

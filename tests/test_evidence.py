@@ -25,11 +25,12 @@ from lulc_lib.evidence import (
     _digest,
     core_figures,
     known_card,
+    network_digest,
     ranks,
     report_file,
 )
 from lulc_lib.explanations import RECOMMENDED, layers, recommended
-from lulc_lib.predictions import weights_digest
+from lulc_lib.predictions import identity, weights_digest
 
 
 def row(method, layer, test, value, low, high):
@@ -44,7 +45,8 @@ def made_card(model, layer, lead=0.1):
         rows.append(row("hirescam", layer, f"{test}, {LEAD}", lead + 0.1, lead, lead + 0.2))
     rows.append(row("hirescam", layer, REMOVAL, 0.2, 0.1, 0.3))
     best = Recommendation("hirescam", layer, "report card: the best")
-    return ReportCard("small", weights_digest(model), "drawn", "d", tuple(rows), best)
+    of = {"network": network_digest(model)}
+    return ReportCard("small", weights_digest(model), "drawn", "d", tuple(rows), best, **of)
 
 
 @pytest.fixture
@@ -317,6 +319,13 @@ def test_a_model_with_code_of_somebody_else_has_no_card(kept, images):
     assert known_card(kept) is None
     del kept.network.layer1.forward
     assert known_card(kept) is not None
+    whole = kept.network.forward_features
+    kept.network.forward_features = lambda x: whole(1 - x)
+    assert known_card(kept) is None
+    assert identity(kept) is None, "nothing is kept of it, and nothing read"
+    del kept.network.forward_features
+    assert known_card(kept) is not None
+    assert identity(kept) is not None
 
 
 def test_threads_find_the_same_card(kept, monkeypatch):
@@ -365,7 +374,7 @@ def test_a_sealed_card_of_nonsense_is_refused(kept, change):
     card = made_card(kept, "network.layer2")
     first, *rest = card.rows
     text = replace(card, rows=(replace(first, **change), *rest)).to_json()
-    with pytest.raises(ValueError, match="is no report card of format 1"):
+    with pytest.raises(ValueError, match="is no report card of format 2"):
         ReportCard.from_json(text)
 
 
@@ -431,3 +440,28 @@ def test_other_files_and_changed_cards_are_told_apart(kept):
     with pytest.warns(ReportCardWarning) as met:
         assert known_card(kept) is None
     assert str(met[0].message).count("make it again") == 1
+
+
+def test_a_card_of_a_changed_model_is_not_the_checkpoints(kept):
+    """Weights do not say all: a card of a model with a hook, or of another scale, is not taken."""
+    hook = kept.network.layer1.register_forward_hook(lambda module, given, made: -made)
+    changed = made_card(kept, "network.layer2")
+    hook.remove()
+    assert changed.network == ""
+    changed.save(kept.report_file)
+    assert known_card(kept) is None
+    other = create_model(kept.network, image_size=64, mean=(0, 0, 0), std=(1, 1, 1))
+    assert weights_digest(other) == weights_digest(kept)
+    made_card(other, "network.layer2").save(kept.report_file)
+    os.utime(kept.report_file, (1, 1))
+    assert known_card(kept) is None
+    made_card(kept, "network.layer2").save(kept.report_file)
+    os.utime(kept.report_file, (2, 2))
+    assert known_card(kept) is not None
+
+
+def test_the_recommended_explanation_has_a_verdict(kept):
+    """Its name stands for method and layer of the recommendation."""
+    card = made_card(kept, "network.layer2")
+    assert card.verdict("recommended") == card.verdict("hirescam", "network.layer2")
+    assert card.find("recommended", None, MOSAIC).method == "hirescam"

@@ -139,6 +139,7 @@ def test_cells_are_whole_and_differ_by_one_pixel_at_most(length, side):
     [
         (lambda x: patch_falls(None, x, 1, side=0), r"side must lie in 1..64.*got 0"),
         (lambda x: patch_falls(None, x, 1, side=65), r"side must lie in 1..64.*got 65"),
+        (lambda x: patch_falls(None, x, 1, side=2.5), r"side must lie in 1..64.*got 2.5"),
         (lambda x: patch_falls(None, x, [1]), r"each of the 2 tiles, got shape \(1,\)"),
         (
             lambda x: patch_falls(None, x, 1, measure="odds"),

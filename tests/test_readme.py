@@ -44,14 +44,21 @@ def test_explanations_are_those_of_the_report_cards():
 
 
 def test_what_another_filling_says_is_told():
-    """With the mean colour the ResNet50's recommended map is behind the blob on removal."""
-    card = ReportCard.from_json(REPO / "checkpoints" / "resnet50.report.json")
-    best = card.recommended
-    row = card.find(best.method, best.layer, f"{REMOVAL}, {CENTRE_LEAD}", "mean")
-    assert row.high < 0
-    lead = card.find(best.method, best.layer, f"{REMOVAL}, {CENTRE_LEAD}", "blur").interval
+    """How far the recommended maps lead `centre` on removal, by each filling."""
+    leads = {}
+    for name in ("resnet50", "vit"):
+        card = ReportCard.from_json(REPO / "checkpoints" / f"{name}.report.json")
+        for filling in ("blur", "mean", "texture"):
+            row = card.find("recommended", None, f"{REMOVAL}, {CENTRE_LEAD}", filling)
+            leads[name, filling] = row.interval
     told = " ".join(PAGE.split())
+    lead = leads["resnet50", "blur"]
     assert f"is not told apart from `centre` on removal (lead {lead}); with the mean" in told
+    signs = {key: (one.low > 0) - (one.high < 0) for key, one in leads.items()}
+    assert [signs["resnet50", filling] for filling in ("blur", "mean", "texture")] == [0, -1, 1]
+    assert "it lies below it, and with texture above" in told
+    assert [signs["vit", filling] for filling in ("blur", "mean", "texture")] == [1, 0, 1]
+    assert "`vit` is not told apart from `centre` with the mean colour, and lies above it" in told
 
 
 def test_minutes_are_those_that_were_measured():

@@ -145,6 +145,8 @@ def test_balanced_takes_the_first_of_each_class(tiles):
     assert few.of_class("River").names == tiles.of_class("River").names[:2]
     assert tiles.balanced(60) is tiles
     assert len(tiles.balanced(3)) == 10
+    two = tiles[np.flatnonzero(tiles.labels.numpy() < 2)]
+    assert np.bincount(two.balanced(9).labels).tolist() == [4, 4], "of the classes that there are"
 
 
 def test_float_is_a_255th(some):

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 from lulc_lib.cli import common, parsing
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lulc_lib.evidence import ReportCard
     from lulc_lib.models import TileClassifier
     from lulc_lib.tiles import TileSet
@@ -80,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
     """Test, print the ranks, write the card."""
     from dataclasses import replace
 
-    from lulc_lib.evidence import REPORT_ENDING, why_none
+    from lulc_lib.evidence import MOSAIC, REPORT_ENDING, why_none
     from lulc_lib.predictions import identity
     from lulc_lib.report_cards import FULL, QUICK, clever_hans, report_card
     from lulc_lib.splits import split
@@ -92,6 +94,8 @@ def run(options: argparse.Namespace) -> None:
     out = options.out or (own if _is_whole(options, model, part) else None)
     spare = [] if own is None else [own.with_name(own.name.removesuffix(REPORT_ENDING) + ".json")]
     out = common.output_file(out, (".json",), spare=spare) if out else None
+    if out is not None and out.exists():
+        _check_replaceable(out)
     if remark := common.foreign(model, part):
         common.say(remark)
     asked = {"tiles": options.n_tiles, "mosaics": options.n_mosaics}
@@ -117,10 +121,10 @@ def run(options: argparse.Namespace) -> None:
         tuple(text.split("@", 1)) if "@" in text else text for text in options.method
     ]
     common.say(f"{name}: testing explanations on {part.source}, {part.part}")
-    if options.n_tiles and (taken := len(part.balanced(sizes.tiles))) < sizes.tiles:
+    if options.n_tiles and (taken := len(part.balanced(sizes.tiles))) != sizes.tiles:
         common.say(
-            f"{taken:,} of the {sizes.tiles:,} tiles asked for are tested: as many of each class "
-            f"as {len(part):,} tiles hold"
+            f"single deletion and removal take {taken:,} tiles where {sizes.tiles:,} were asked "
+            f"for: equally many of each class, of {len(part):,} tiles"
         )
     try:
         card = report_card(
@@ -133,6 +137,12 @@ def run(options: argparse.Namespace) -> None:
             common.say("\nwhat was measured is kept: the same command goes on where it was")
         raise
     common.say(f"\n{report_text(card)}")
+    mosaics = max((row.n for row in card.rows if row.test == MOSAIC), default=0)
+    if options.n_mosaics and 0 < mosaics < options.n_mosaics:
+        common.say(
+            f"{mosaics:,} mosaics where {options.n_mosaics:,} were asked for: the tiles that the "
+            "model recognises in a mosaic suffice for no more"
+        )
     if card.recommended:
         where = card.recommended.layer
         common.say(f"recommended: {card.recommended.method}" + (f" at {where}" if where else ""))
@@ -152,6 +162,20 @@ def run(options: argparse.Namespace) -> None:
         common.say(
             "not kept: it is no whole card of the model's own test tiles; name a file by --out"
         )
+
+
+def _check_replaceable(file: "Path") -> None:
+    """Refuse to replace a file that is no report card, such as another model's description."""
+    from lulc_lib.evidence import REPORT_ENDING, ReportCard
+
+    if file.name.endswith(REPORT_ENDING) or not file.stat().st_size:
+        return
+    try:
+        ReportCard.from_json(file)
+    except ValueError as error:
+        raise ValueError(
+            f"{file} is there and is no report card; name another file to write, or remove it"
+        ) from error
 
 
 def _is_whole(options: argparse.Namespace, model: "TileClassifier", part: "TileSet") -> bool:

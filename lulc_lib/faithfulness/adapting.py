@@ -93,5 +93,5 @@ def _check(tiles: TileSet, fill: str, steps: int, batch_size: int, learning_rate
         raise ValueError(f"fill must be one of {', '.join(FILLS)}, got {fill!r}")
     whole_number("steps", steps)
     whole_number("batch_size", batch_size)
-    if not 0 < learning_rate < 1:
+    if not isinstance(learning_rate, int | float) or not 0 < learning_rate < 1:
         raise ValueError(f"learning_rate must lie between 0 and 1, got {learning_rate!r}")

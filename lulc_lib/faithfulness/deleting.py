@@ -49,7 +49,7 @@ def random_order(count: int, seed: int = 0) -> np.ndarray:
     Returns:
         int64 (count, 4096).
     """
-    rng = np.random.default_rng(seed)
+    count, rng = whole_number("count", count), np.random.default_rng(seed)
     return np.stack([rng.permutation(_PIXELS) for _ in range(count)])
 
 

@@ -35,10 +35,13 @@ def edges(length: int, side: int) -> np.ndarray:
     They lie on whole pixels: where `side` does not divide the length, some cells are one larger.
 
     Raises:
-        ValueError: if side is below 1, or the pixels are fewer than the cells.
+        ValueError: if side is no whole number, or below 1, or the pixels are fewer than the cells.
     """
-    if not 1 <= side <= length:
-        raise ValueError(f"side must lie in 1..{length}, the pixels along a side, got {side!r}")
+    if side != int(side) or not 1 <= side <= length:
+        raise ValueError(
+            f"side must lie in 1..{length}, the pixels along a side, and be whole, got {side!r}"
+        )
+    side = int(side)
     return np.rint(np.linspace(0, length, side + 1)).astype(np.int64)
 
 

@@ -73,8 +73,11 @@ def mosaics(
             which `lulc_lib.models.enlarged` makes a copy of a model for.
 
     Raises:
+        TypeError: if the tiles are no TileSet, and so have no labels.
         ValueError: if count or side are out of range, or there are fewer classes than places.
     """
+    if not isinstance(tiles, TileSet):
+        raise TypeError(f"tiles must be a TileSet, which has labels, got {type(tiles).__name__}")
     count, side = whole_number("count", count), whole_number("side", side, 2)
     labels = np.asarray(tiles.labels)
     classes = np.unique(labels)

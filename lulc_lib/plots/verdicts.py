@@ -25,7 +25,7 @@ _PANELS = {
 _POINT = {"marker": "o", "markersize": 4.5, "color": SERIES[0], "linewidth": 1.4}
 _LEGEND = {
     "told apart from every null (removal: from centre)": _POINT,
-    "not told apart": {**_POINT, "markerfacecolor": "white"},
+    "not told apart, tile by tile, or fewer than ten tiles": {**_POINT, "markerfacecolor": "white"},
     "null: a map that looks at nothing": {**_POINT, "marker": "s", "color": MUTED},
     "the strongest null": {"color": RULE, "linewidth": 1.6},
 }
@@ -37,7 +37,9 @@ def plot_report_card(card: ReportCard, ax: Axes | None = None, most: int = 16) -
     Explanations stand in the order of their mean rank, best first, with 95 % intervals. Maps that
     look at nothing come last, as grey squares; a grey line marks the strongest of them. A hollow
     point was not told apart from them in that test, in removal not from `centre`; on fewer than ten
-    tiles none is. The legend says so. The panels are insets of the returned Axes (`ax.child_axes`).
+    tiles none is. They are told apart by the mean of paired differences, tile by tile, so that an
+    interval to the right of the line does not suffice. A test that the card lacks has an empty
+    panel that says so. The panels are insets of the returned Axes (`ax.child_axes`).
 
     Args:
         card: made by `report_card`.
@@ -68,6 +70,9 @@ def plot_report_card(card: ReportCard, ax: Axes | None = None, most: int = 16) -
     for place, (test, (title, unit)) in enumerate(_PANELS.items()):
         panel = ax.inset_axes((0.0 + 0.345 * place, 0, 0.31, 1))
         _draw(panel, card, test, shown, apart)
+        if not panel.lines:
+            panel.text(0.5, 0.5, "not tested", transform=panel.transAxes, ha="center", color=MUTED)
+            panel.set_xticks([])
         row = row_of(card, *shown[0], test)
         filled = f", filled by {row.filling}" if row and row.filling else ""
         model = f"{card.model}: " if place == 0 else ""
