@@ -29,6 +29,9 @@ TERMS = tuple(
         ("AdamW", "02",
          "A rule for training steps that moves each weight by about the learning rate or less, "
          "whatever the size of its derivative, and shrinks weights a little each time."),
+        ("adapted copy", "08",
+         "A copy of a model that has learnt from tiles without a patch, so that a missing "
+         "patch is nothing new to it."),
         ("agreement", "07",
          "The correlation of two maps of one tile, averaged over tiles: 1 if they rise and "
          "fall together, 0 if they have nothing in common."),
@@ -157,6 +160,9 @@ TERMS = tuple(
         ("HiResCAM", "05",
          "The CAM that multiplies gradient and activation cell by cell. Where one linear "
          "layer follows the mean over cells, its cells are the terms of the logit."),
+        ("insertion", "08",
+         "The opposite of the deletion curve: the target's probability while pixels come back "
+         "in a map's order, highest first. A large area below it speaks for the map."),
         ("label", "00", "The class that people gave a tile; the ground truth, errors included."),
         ("label smoothing", "02",
          "Asking a network for a little less than certainty, by spreading a share of the "
@@ -172,6 +178,9 @@ TERMS = tuple(
          "and a null's on the same tiles."),
         ("leak", "01", "Training tiles among the tiles of a score, which make it too high."),
         ("learning rate", "02", "The length of a training step."),
+        ("LeGrad", "08",
+         "A method for ViTs that adds up, over all blocks, the positive part of the gradient of "
+         "the target's logit with respect to the attention."),
         ("libragrad", "07",
          "A method that multiplies activation and gradient, with factors such as attention "
          "shares held constant."),
@@ -218,6 +227,9 @@ TERMS = tuple(
          "A vector that is added to a token and says where in the tile its patch lies."),
         ("predicted", "00", "The class with the largest logit, and so the highest probability."),
         ("producer's accuracy", "01", "Recall: of the tiles that are a class, the part found."),
+        ("RefineCAM", "08",
+         "A method that multiplies the class activation maps of several layers, so that a cell "
+         "counts where all of them are high."),
         ("relevance", "07",
          "What a method counts a place for. Also the method that weighs each block's "
          "attention by its gradient for the class."),
@@ -251,6 +263,9 @@ TERMS = tuple(
         ("split", "01",
          "A fixed, named division of tiles: the model learns from `train`, choices are "
          "made on `val`, figures come from `test`."),
+        ("stability", "08",
+         "How alike a map stays, by rank correlation, under noise that leaves the answer, or when "
+         "the tile is turned and its map turned back."),
         ("stage", "02",
          "A run of a ResNet's blocks that work on one grid. A ResNet50 has four, and each but "
          "the first usually halves the grid's side."),
