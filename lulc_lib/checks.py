@@ -208,9 +208,12 @@ def _numbers(value: Any) -> np.ndarray:
         ) from None
 
 
+_SHORT = 12  # values that are printed in full
+
+
 def _short(value: np.ndarray) -> str:
     """Return an array in few words."""
-    if value.size > 12:
+    if value.size > _SHORT:
         return f"an array of shape {value.shape} with mean {value.mean():.4g}"
     return str(np.round(value, 4).tolist())
 
@@ -224,6 +227,14 @@ def _expect(given: str, got: Any, expected: Any, because: str, atol: float = 1e-
             f"expected shape {expected.shape}."
         )
     if not np.allclose(got, expected, atol=atol, rtol=1e-5):
+        if got.size > _SHORT:  # means of two long arrays may be equal: name a place
+            off = np.nan_to_num(np.abs(got - expected), nan=np.inf)
+            place = tuple(int(i) for i in np.unravel_index(off.argmax(), off.shape))
+            raise _WrongError(
+                f"For {given} your function returned an array of shape {got.shape} that holds "
+                f"{got[place]:.4g} at {list(place)}; expected {expected[place]:.4g} there, because "
+                f"{because}."
+            )
         raise _WrongError(
             f"For {given} your function returned {_short(got)}; "
             f"expected {_short(expected)}, because {because}."
@@ -288,13 +299,13 @@ def _cell_size(ask: Callable) -> None:
 def _greyed(ask: Callable) -> None:
     tiles = synthetic(1, seed=0)
     images = tiles.images.clone()
-    images[0, :, 0, 0] = torch.tensor([30, 60, 90], dtype=torch.uint8)
+    images[0, :, 0, 0] = torch.tensor([200, 210, 220], dtype=torch.uint8)
     tiles = dataclasses.replace(tiles, images=images)
     grey = ask(tiles)
     _kind(grey, type(tiles))
     _hold(grey.images.shape == images.shape, "All three channels must remain.")
-    because = "the mean of the three, 60, stands in every channel"
-    _expect("a pixel (30, 60, 90)", grey.images[0, :, 0, 0], [60, 60, 60], because)
+    because = "their mean stands in every channel (a sum of uint8 values wraps round at 256)"
+    _expect("a pixel (200, 210, 220)", grey.images[0, :, 0, 0], [210, 210, 210], because)
     mean = images.double().mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
     off = (grey.images.double() - mean).abs().max()
     _hold(off <= 1, f"A pixel departs from the mean of its channels by {off:.0f}.")
@@ -328,7 +339,10 @@ def _log_likelihood(ask: Callable) -> None:
             torch.from_numpy(own.mean(axis=0)), torch.from_numpy(np.cov(own.T))
         )
         expected[:, k] = normal.log_prob(torch.from_numpy(test))
-    because = "a class's own mean, covariance and log-determinant enter its column"
+    because = (
+        "a class's own mean, covariance and log-determinant enter its column (a forgotten "
+        "log-determinant moves the whole column)"
+    )
     given = "made features, compared between classes,"
     got, expected = (x - x.mean(axis=1, keepdims=True) for x in (got, expected))
     tolerance = 0.03 * np.abs(expected).max()  # np.cov divides by n - 1, others by n
@@ -423,11 +437,13 @@ def _mcnemar(ask: Callable) -> None:
 
 @_exercise
 def _cooled(ask: Callable) -> None:
-    pred = _made_predictions()
+    pred, before = _made_predictions(), _made_predictions()
     got = ask(pred, 2.0)
     _kind(got, Predictions)
+    unchanged = np.array_equal(pred.logits, before.logits)
+    _hold(unchanged, "Your function changed the logits that it was given; make new ones.")
     because = "every logit is divided by T"
-    _expect("T = 2, in the logits,", got.logits, tempered(pred, 2.0).logits, because)
+    _expect("T = 2, in the logits,", got.logits, tempered(before, 2.0).logits, because)
     _hold(got.names == pred.names, "The tiles' names must stay as they are.")
     _hold(np.array_equal(got.labels, pred.labels), "The labels must stay as they are.")
 
@@ -485,6 +501,10 @@ def _surest_error(ask: Callable) -> None:
 def _enlarged(ask: Callable) -> None:
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     _expect("side 64", ask(images.clone(), 64), images, "nothing is cut off", 1e-5)
+    cut = images[:, :, 9:54, 9:54]
+    expected = F.interpolate(cut, (64, 64), mode="bilinear")
+    because = "rows and columns 9 to 53 are the centre, enlarged bilinearly"
+    _expect("side 45", ask(images.clone(), 45), expected, because, 1e-5)
     framed = torch.zeros(1, 3, 64, 64)
     framed[:, :, 16:48, 16:48] = 1
     because = "rows and columns 16 to 47 are the centre, and the frame is cut off"
@@ -528,7 +548,7 @@ def _worst_match(ask: Callable) -> None:
         torch.manual_seed(0)
         model = create_model("vit").eval()
     twice = tiles[np.repeat(np.arange(0, len(tiles), 2), 2)]
-    because = "both halves are the same tiles"
+    because = "tiles[::2] and tiles[1::2] are the same tiles here"
     _expect("every tile twice", ask(model, twice, 2), 1, because, 1e-3)
     first, second = (concepts(model, tiles[start::2], 2).directions for start in (0, 1))
     expected = (first @ second.T).max(axis=1).min()
@@ -595,7 +615,14 @@ def _coverage_at(ask: Callable) -> None:
     because = "only the surest tile alone reaches it"
     _expect(f"{given} 0.9", ask(confidence.copy(), correct.copy(), 0.9), 0.25, because)
     because = "not even the surest tile reaches it"
-    _expect("one wrong tile", ask(np.array([0.9]), np.array([False]), 0.5), 0, because)
+    try:
+        got = ask(np.array([0.9]), np.array([False]), 0.5)
+    except _NotDoneError:
+        raise _WrongError(
+            "For one wrong tile your function returned nothing; expected 0, because not even the "
+            "surest tile reaches the accuracy."
+        ) from None
+    _expect("one wrong tile", got, 0, because)
 
 
 @_exercise
@@ -615,10 +642,14 @@ def _label_margin(ask: Callable) -> None:
 @_exercise
 def _accuracy_gap(ask: Callable) -> None:
     first, second = np.array([1, 1, 1, 0], dtype=bool), np.array([1, 0] * 8, dtype=bool)
-    because = "p = 0.75 of 4 tiles and 0.5 of 16: variances 0.1875 / 4 and 0.25 / 16 add"
-    expected = [-0.25, 1.96 * math.sqrt(0.1875 / 4 + 0.25 / 16)]
     given = "3 of 4 tiles right and then 8 of 16"
-    _expect(given, ask(first.copy(), second.copy()), expected, because)
+    got = _numbers(ask(first.copy(), second.copy()))
+    _hold(got.shape == (2,), f"Expected two numbers, got an array of shape {got.shape}.")
+    because = "it is the second accuracy less the first, 0.5 - 0.75"
+    _expect(f"{given}, as the difference,", got[0], -0.25, because)
+    because = "it is 1.96 times the root of the variances' sum, 0.1875 / 4 + 0.25 / 16"
+    half = 1.96 * math.sqrt(0.1875 / 4 + 0.25 / 16)
+    _expect(f"{given}, as half the interval,", got[1], half, because)
     sure = np.ones(5, dtype=bool)
     _expect("all tiles right twice", ask(sure, sure.copy()), [0, 0], "nothing varies")
 
@@ -639,7 +670,10 @@ def _accuracy_at_mix(ask: Callable) -> None:
 @_exercise
 def _mean_of_seeds(ask: Callable) -> None:
     table = {1: 12.71, 2: 4.30, 3: 3.18}
-    because = "the squared deviations 1, 0 and 1 over n - 1 = 2 give s = 1, and t is 4.30"
+    because = (
+        "the squared deviations 1, 0 and 1 over n - 1 = 2 give s = 1, t is 4.30, and a mean of 3 "
+        "scores varies √3 times less than one"
+    )
     expected = [2, 4.30 / math.sqrt(3)]
     _expect("scores 1, 2, 3", ask(np.array([1.0, 2.0, 3.0]), dict(table)), expected, because)
     because = "with two scores t is 12.71, and s / root of n is half their distance"

@@ -7,6 +7,7 @@ import ast
 import copy
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -134,7 +135,7 @@ WRONG = {
         lambda e: (64 / e.grid.shape[1], 4096 / e.grid[0].size),
         "expected [80.0, 64.0], because 64 pixels of 10 m",
     ),
-    "greyed": (_red, "expected [60.0, 60.0, 60.0], because the mean of the three"),
+    "greyed": (_red, "expected [210.0, 210.0, 210.0], because their mean stands in every channel"),
     "overlap": (lambda a, b: len({*a.names} & {*b.names}) / len(b), "expected 0.5, because 2 of"),
     "log_likelihood": (_without_determinant, "log-determinant enter"),
     "smoothed_loss": (_smoothed_over_others, "share / 10 for every class"),
@@ -162,7 +163,7 @@ WRONG = {
     "divided": (lambda p: 0 if p.max() > 1 else 1, "divided 2 times your function returned 1.0"),
     "coverage_at": (_until_first_dip, "all four tiles together are right in 3 of 4 cases"),
     "label_margin": (_less_largest, "the label less the most probable other class"),
-    "accuracy_gap": (_summed_errors, "variances 0.1875 / 4 and 0.25 / 16 add"),
+    "accuracy_gap": (_summed_errors, "root of the variances' sum, 0.1875 / 4 + 0.25 / 16"),
     "accuracy_at_mix": (lambda c, y, shares: np.average(c, weights=shares[y]), "weighted 0.2 and"),
     "mean_of_seeds": (_spread_by_n, "over n - 1 = 2 give s = 1"),
     "best_of": (lambda s, k: np.sort(s)[-k:].mean(), "have the largest 2, 3 and 3"),
@@ -201,7 +202,60 @@ def _eight_cells(images, cells):
     return torch.where(mask, images.mean(dim=(2, 3), keepdim=True), images)
 
 
+def _overflowing(tiles):
+    grey = (tiles.images.sum(dim=1, keepdim=True, dtype=torch.uint8) // 3).repeat(1, 3, 1, 1)
+    return dataclasses.replace(tiles, images=grey)
+
+
+def _cooled_in_place(pred, temperature):
+    logits = pred.logits
+    logits /= temperature
+    return dataclasses.replace(pred, logits=logits)
+
+
+def _first_less_second(first, second):
+    sizes = [one.var() / len(one) for one in (first, second)]
+    return first.mean() - second.mean(), 1.96 * np.sqrt(sum(sizes))
+
+
+def _without_factor(first, second):
+    sizes = [one.var() / len(one) for one in (first, second)]
+    return second.mean() - first.mean(), np.sqrt(sum(sizes))
+
+
+def _nothing_if_none(confidence, correct, accuracy):
+    order = np.argsort(-confidence)
+    reached = np.cumsum(correct[order]) / np.arange(1, len(order) + 1) >= accuracy
+    if reached.any():
+        return (np.flatnonzero(reached)[-1] + 1) / len(order)
+    return None
+
+
+def _nearest(images, side):
+    start = (64 - side) // 2
+    return F.interpolate(images[:, :, start : start + side, start : start + side], (64, 64))
+
+
+def _one_pixel_more(images, side):
+    start = (64 - side) // 2
+    cut = images[:, :, start : 64 - start, start : 64 - start]
+    return F.interpolate(cut, (64, 64), mode="bilinear")
+
+
+def _not_divided(scores, t_table):
+    return scores.mean(), t_table[len(scores) - 1] * scores.std(ddof=1)
+
+
 ALSO_WRONG = [
+    ("greyed", _overflowing, "a sum of uint8 values wraps round at 256"),
+    ("log_likelihood", _without_determinant, "expected"),
+    ("cooled", _cooled_in_place, "changed the logits that it was given"),
+    ("accuracy_gap", _first_less_second, "the second accuracy less the first, 0.5 - 0.75"),
+    ("accuracy_gap", _without_factor, "1.96 times the root"),
+    ("coverage_at", _nothing_if_none, "returned nothing; expected 0"),
+    ("enlarged", _nearest, "enlarged bilinearly"),
+    ("enlarged", _one_pixel_more, "rows and columns 9 to 53"),
+    ("mean_of_seeds", _not_divided, "a mean of 3 scores varies √3 times less than one"),
     (
         "gradient_in_parts",
         _in_one_piece,
@@ -366,3 +420,9 @@ def test_a_guess_has_the_range_and_digits_of_its_question(capsys: pytest.Capture
     assert "Your guess, 500, was 138 too high. What" in capsys.readouterr().out
     checks.reveal(360, 97, "tiles", between=(0, 5400), digits=0, close=10)
     assert "Your guess, 360, was 263 too high. What" in capsys.readouterr().out
+
+
+def test_a_long_answer_is_told_at_one_place():
+    """Two arrays of equal means are told apart by the place where they differ most."""
+    answer = checks.check(_named(_without_determinant, "log_likelihood"))
+    assert re.search(r"that holds \S+ at \[\d, \d\]; expected \S+ there, because", answer.text)
