@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lulc_lib.drawn_tiles import synthetic
-from lulc_lib.evidence import RECOMMENDED, Recommendation, ReportCard
+from lulc_lib.evidence import RECOMMENDED, Recommendation, ReportCard, network_digest
 from lulc_lib.explanations import explain
 from lulc_lib.models import create_model
 from lulc_lib.plots import map_scale
@@ -132,7 +132,8 @@ def test_a_scale_of_what_is_recommended_follows_the_report_card(looking, tiles, 
     for layer in (None, "network.blocks.0"):
         if layer:
             best = Recommendation("hirescam", layer, "report card: the best")
-            card = ReportCard("vit", weights_digest(model), "", "", (), best)
+            of = {"network": network_digest(model)}
+            card = ReportCard("vit", weights_digest(model), "", "", (), best, **of)
             card.save(model.report_file)
         limits.append(Looking(looking.models, tiles).scale(asked).limit)
         expected = map_scale(explain(model, chosen).heatmap).limit

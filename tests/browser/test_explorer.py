@@ -25,7 +25,7 @@ BARE = "bare = lulc.Explorer(models, tiles[:40])\nbare"
 # moved so that the tiles get several answers.
 CARDS = """\
 import copy, pathlib, tempfile
-from lulc_lib.evidence import Recommendation, ReportCard
+from lulc_lib.evidence import Recommendation, ReportCard, network_digest
 from lulc_lib.predictions import weights_digest
 from lulc_lib.widgets.state import Stroke
 tested, folder = copy.deepcopy(models), pathlib.Path(tempfile.mkdtemp())
@@ -35,7 +35,8 @@ for name, method in (("resnet50", "elementwise"), ("vit", "libragrad")):
         tested[name].network.get_classifier().bias -= mean
     tested[name].report_file = folder / name
     best, digest = Recommendation(method, None, ""), weights_digest(tested[name])
-    ReportCard(name, digest, "", "", (), best).save(folder / name)
+    of = {"network": network_digest(tested[name])}
+    ReportCard(name, digest, "", "", (), best, **of).save(folder / name)
 answers = {name: lulc.predict(model, tiles) for name, model in tested.items()}
 carded = lulc.Explorer(tested, tiles, answers)
 carded"""
