@@ -305,6 +305,15 @@ def row_of(
     return None
 
 
+def check_card(name: str, card: Any) -> None:
+    """Refuse what is no report card, such as a path, for the function of this name."""
+    if not isinstance(card, ReportCard):
+        raise TypeError(
+            f"{name} takes a report card, as report_card makes and "
+            f"ReportCard.from_json(Path(...)) reads one, got {type(card).__name__}"
+        )
+
+
 def _text(name: str, value: Any) -> None:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a text, got {value!r}")

@@ -37,6 +37,7 @@ from lulc_lib.evidence import (
     ReportCard,
     Row,
     candidates,
+    check_card,
     network_digest,
     ranks,
     row_of,
@@ -616,9 +617,8 @@ def report_card(
         TypeError: if the model is none of ours, tiles are no TileSet, or an argument has a wrong
             type.
         ValueError: if a method, a layer or a test is unknown, a method cannot explain the model, a
-            test that is named needs tiles that are not given,
-            the model was trained on one of the tiles, or a tile is among two of `tiles`,
-            `choose_on` and `training`.
+            test that is named needs tiles that are not given, the model was trained on one of the
+            tiles, or a tile is among two of `tiles`, `choose_on` and `training`.
     """
     if not isinstance(model, TileClassifier):
         raise TypeError(
@@ -1025,14 +1025,6 @@ def _paired(values: np.ndarray, null: np.ndarray) -> np.ndarray:
     return values[:count] - null[:count]
 
 
-def _check_card(name: str, card: Any) -> None:
-    if not isinstance(card, ReportCard):
-        raise TypeError(
-            f"{name} takes a report card, as report_card makes and "
-            f"ReportCard.from_json(Path(...)) reads one, got {type(card).__name__}"
-        )
-
-
 def agreement(card: ReportCard, tests: Sequence[str] | None = None) -> pd.DataFrame:
     """Return how alike the tests rank the explanations: Spearman's correlation of each two tests.
 
@@ -1053,7 +1045,7 @@ def agreement(card: ReportCard, tests: Sequence[str] | None = None) -> pd.DataFr
         TypeError: if the card is no report card, or tests are no list.
         ValueError: if the card has no row of a test.
     """
-    _check_card("agreement", card)
+    check_card("agreement", card)
     table = card.frame
     table = table[~table.method.isin(NULLS) & ~table.test.str.contains("lead over")]
     names = list(dict.fromkeys(table.test))
@@ -1088,7 +1080,7 @@ def clever_hans(card: ReportCard) -> list[Row]:
     lacks the test, or the explanation that decides. The bar was tried on small networks that learnt
     drawn tiles, five of each of three kinds and their twins (benchmarks/clever_hans.py).
     """
-    _check_card("clever_hans", card)
+    check_card("clever_hans", card)
     found = [row_of(card, *one, CUE) for one in candidates(card)]
     apart = [row for row in found if row is not None and row.method in NULLS]
     bar = max([LEAST, *(row.high for row in apart)])

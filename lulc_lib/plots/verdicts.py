@@ -12,6 +12,7 @@ from lulc_lib.evidence import (
     REMOVAL,
     SINGLE_DELETION,
     ReportCard,
+    check_card,
     ordered,
     row_of,
 )
@@ -51,11 +52,7 @@ def plot_report_card(card: ReportCard, ax: Axes | None = None, most: int = 16) -
         ValueError: if the card holds none of the three tests, or `most` is no whole number of at
             least 1.
     """
-    if not isinstance(card, ReportCard):
-        raise TypeError(
-            "plot_report_card takes a report card, as report_card makes and "
-            f"ReportCard.from_json(Path(...)) reads one, got {type(card).__name__}"
-        )
+    check_card("plot_report_card", card)
     most = whole_number("most", most)
     names, apart = (
         [one for one in group if any(row_of(card, *one, test) for test in _PANELS)]
