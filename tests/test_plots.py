@@ -246,6 +246,21 @@ def test_per_class_puts_models_side_by_side(tiles: TileSet):
     assert "vit" in words(alone).split("\n")
 
 
+def test_per_class_says_what_its_axis_counts_and_where_it_begins(tiles: TileSet):
+    """Accuracies are shares in per cent, F1 is a number; an axis that leaves out 0 says so."""
+    report = evaluate(predicted(tiles), resamples=20)
+    table = report.per_class.assign(f1=np.linspace(0.96, 1, 10), users_accuracy=np.arange(10) / 9)
+    report = replace(report, per_class=table)
+    panels = plots.plot_per_class(report, ["f1"]).child_axes
+    panels += plots.plot_per_class(report, ["users_accuracy", "ap"]).child_axes
+    f1, users, ap = panels
+    assert f1.get_xlabel() == "F1 (axis begins at 0.958)"
+    assert f1.xaxis.get_major_formatter()(0.967) == "0.967"
+    assert users.get_xlabel() == "share of the tiles called so"
+    assert users.xaxis.get_major_formatter()(0.5) == "50%"
+    assert ap.get_xlabel() == "average precision"
+
+
 def test_per_class_draws_intervals_where_there_are_some(tiles: TileSet):
     """Columns ending in _low and _high become lines; without them there is none."""
     report = evaluate(predicted(tiles), resamples=20)

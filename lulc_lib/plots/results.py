@@ -26,11 +26,11 @@ from lulc_lib.plots.style import (
 from lulc_lib.predictions import Predictions, check_predictions
 from lulc_lib.tiles import CLASSES
 
-_QUANTITIES = {
-    "producers_accuracy": "Producer's accuracy (recall)",
-    "users_accuracy": "User's accuracy (precision)",
-    "f1": "F1",
-    "ap": "Average precision",
+_QUANTITIES = {  # column of a report: title of its panel, what its axis counts
+    "producers_accuracy": ("Producer's accuracy (recall)", "share of the class's tiles"),
+    "users_accuracy": ("User's accuracy (precision)", "share of the tiles called so"),
+    "f1": ("F1", "F1"),
+    "ap": ("Average precision", "average precision"),
 }
 
 
@@ -110,6 +110,8 @@ def plot_per_class(
 ) -> Axes:
     """Draw per-class figures of one model or several, one panel per quantity, on one scale.
 
+    The axis need not begin at 0; where it does not, its label says where it begins.
+
     Args:
         reports: a Report, or a dict of model name -> Report (at most four).
         quantities: columns of `Report.per_class`, such as producers_accuracy, users_accuracy, f1
@@ -133,12 +135,15 @@ def plot_per_class(
         _draw_dots(panel, reports, name)
         panel.tick_params(labelleft=i == 0)
         named = "" not in reports
-        dress(panel, _QUANTITIES.get(name, name), " " if named else "", grid="x")
+        dress(panel, _QUANTITIES.get(name, (name,))[0], " " if named else "", grid="x")
         if named:
             legend(panel, len(reports), left=True)
     limits = np.array([panel.get_xlim() for panel in ax.child_axes])
-    for panel in ax.child_axes:
+    for panel, name in zip(ax.child_axes, quantities, strict=True):
         panel.set_xlim(limits[:, 0].min(), limits[:, 1].max())
+        begins = panel.xaxis.get_major_formatter()(max(0.0, limits[:, 0].min()))
+        words = _QUANTITIES.get(name, ("", name))[1]
+        panel.set_xlabel(f"{words} (axis begins at {begins})" if begins.strip("0%") else words)
     return ax
 
 
@@ -278,7 +283,8 @@ def _draw_dots(ax: Axes, reports: Mapping[str, Report], quantity: str) -> None:
     ax.set_yticks(rows, next(iter(reports.values())).per_class.index)
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    ax.xaxis.set_major_formatter(lambda x, _: f"{100 * x:.4g}%")
+    share = quantity in ("producers_accuracy", "users_accuracy")
+    ax.xaxis.set_major_formatter(lambda x, _=None: f"{100 * x:.3g}%" if share else f"{x:.3g}")
 
 
 def _wilson(share: np.ndarray, count: np.ndarray, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:

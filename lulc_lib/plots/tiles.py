@@ -29,6 +29,7 @@ def plot_tiles(
     columns: int = 10,
     captions: Sequence[str] | None = None,
     ax: Axes | None = None,
+    inches: float = 1.0,
 ) -> Axes:
     """Draw a contact sheet: every tile with its label, a strip in the class's colour below it.
 
@@ -37,7 +38,8 @@ def plot_tiles(
         columns: tiles in a row.
         captions: one short text per tile instead of the label; a line wider than its tile is broken
             inside a class name.
-        ax: where to draw; None makes a figure of about an inch per tile.
+        ax: where to draw; None makes a figure.
+        inches: width of a tile in a figure that is made; captions grow with it.
     """
     if len(tiles) == 0:
         raise ValueError("there are no tiles to draw")
@@ -51,15 +53,17 @@ def plot_tiles(
     across = TILE_SIZE + 6  # tile and gap, in tile pixels
     down = TILE_SIZE + 12 + 8 * max(text.count("\n") + 1 for text in texts)
     sheet = np.full((rows * down - 4, columns * across - 6, 3), 255, dtype=np.uint8)
-    ax = axes_or_new(ax, (1.0 * columns, down / TILE_SIZE * 0.92 * rows))
+    if not 0.2 <= inches <= 10:
+        raise ValueError(f"inches must lie in [0.2, 10], got {inches!r}")
+    ax = axes_or_new(ax, (inches * columns, down / TILE_SIZE * 0.92 * inches * rows))
     for i, image in enumerate(tiles.images.numpy().transpose(0, 2, 3, 1)):
         top, left = i // columns * down, i % columns * across
         sheet[top : top + TILE_SIZE, left : left + TILE_SIZE] = image
         sheet[top + TILE_SIZE + 1 : top + TILE_SIZE + 4, left : left + TILE_SIZE] = _rgb(
             CLASSES[tiles.labels[i]]
         )
-        ax.text(left, top + TILE_SIZE + 5, plain(texts[i]), va="top", fontsize=6.5, color=INK,
-                linespacing=1.05)  # fmt: skip
+        ax.text(left, top + TILE_SIZE + 5, plain(texts[i]), va="top", fontsize=6.5 * inches,
+                color=INK, linespacing=1.05)  # fmt: skip
     ax.imshow(sheet, interpolation="nearest")
     ax.set_axis_off()
     return ax
