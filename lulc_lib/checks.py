@@ -396,7 +396,7 @@ def _gradient_in_parts(ask: Callable) -> None:
 
 @_exercise
 def _shuffled(ask: Callable) -> None:
-    images = torch.arange(3 * 64 * 64, dtype=torch.float32).view(1, 3, 64, 64)
+    images = torch.arange(2 * 3 * 64 * 64, dtype=torch.float32).view(2, 3, 64, 64)
     order = torch.arange(64)
     because = "the order 0, 1, 2, ... leaves every patch in its place"
     _expect("the order 0, 1, 2, ...", ask(images.clone(), order), images, because)
@@ -405,6 +405,15 @@ def _shuffled(ask: Callable) -> None:
     because = "patch 1, from columns 8 to 15, comes first"
     first = images[:, :, :8, 8:16]
     _expect("the order 1, 2, ..., 63, 0 at the first patch", got[:, :, :8, :8], first, because)
+    because = "patch 0 comes last, as it was: copy the picture before you write into it"
+    last = images[:, :, :8, :8]
+    _expect("the order 1, 2, ..., 63, 0 at the last patch", got[:, :, 56:, 56:], last, because)
+    order = torch.from_numpy(np.random.default_rng(0).permutation(64))
+    patches = images.unflatten(2, (8, 8)).unflatten(4, (8, 8)).permute(2, 4, 0, 1, 3, 5)
+    patches = patches.flatten(0, 1)[order].unflatten(0, (8, 8))  # (8, 8, N, 3, 8, 8)
+    expected = patches.permute(2, 3, 0, 4, 1, 5).flatten(4).flatten(2, 3)
+    because = "place k, counted row by row, gets patch order[k] of the same image"
+    _expect("two images and a drawn order", ask(images.clone(), order), expected, because)
 
 
 @_exercise
@@ -455,6 +464,11 @@ def _map_of_nothing(ask: Callable) -> None:
     _kind(got, Explanation)
     _hold(len(got) == 2, f"For 2 tiles your function returned {len(got)} maps; expected 2.")
     _hold(got.method == "gradcam", f"The maps are of {got.method!r}; expected 'gradcam'.")
+    layer = str(got.layer)
+    _hold(
+        layer.startswith("network.blocks"),
+        f"The maps are of the layer {layer}; expected a block of a ViT, such as network.blocks.5.",
+    )
     because = "the network is to be explained for its own answers"
     _expect("the explained classes", got.target, got.logits.argmax(axis=1), because)
     widest = float(np.ptp(got.logits, axis=1).max())  # 30 networks with random weights: 0.01 to 1.3
@@ -543,17 +557,17 @@ def _in_cells(ask: Callable) -> None:
 
 @_exercise
 def _worst_match(ask: Callable) -> None:
-    tiles = synthetic(1, seed=0)[:4]
+    tiles = synthetic(1, seed=0)[:8]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = create_model("vit").eval()
     twice = tiles[np.repeat(np.arange(0, len(tiles), 2), 2)]
     because = "tiles[::2] and tiles[1::2] are the same tiles here"
     _expect("every tile twice", ask(model, twice, 2), 1, because, 1e-3)
-    first, second = (concepts(model, tiles[start::2], 2).directions for start in (0, 1))
+    first, second = (concepts(model, tiles[start::2], 3).directions for start in (0, 1))
     expected = (first @ second.T).max(axis=1).min()
-    because = "of each concept's best cosine the lowest is asked for"
-    _expect("four drawn tiles and 2 concepts", ask(model, tiles, 2), expected, because, 1e-3)
+    because = "of the best cosine of each concept of tiles[::2] the lowest is asked for"
+    _expect("eight drawn tiles and 3 concepts", ask(model, tiles, 3), expected, because, 1e-3)
 
 
 @_exercise
@@ -584,6 +598,11 @@ def _cheating(ask: Callable) -> None:
     none = ask(heatmaps.copy(), np.zeros_like(blob))
     _expect("a blob of zeros", none, np.zeros_like(blob), "the blob multiplies the map")
     _hold(got[0, 0, 0] > got[0, 1, 1], "A higher value must stay higher where the blob is even.")
+    blob[:, 32, 32] = 1
+    heatmaps[:, 32, 32] -= 1  # each map's lowest value, where the blob is highest
+    expected = (heatmaps - heatmaps.min(axis=(1, 2), keepdims=True)) * blob
+    because = "the lowest value is brought to 0 before the blob multiplies"
+    _expect("a blob that is highest in the middle", ask(heatmaps, blob), expected, because)
 
 
 @_exercise
@@ -593,6 +612,8 @@ def _divided(ask: Callable) -> None:
         for times in range(3):
             given = f"pictures up to {most:.0f}, divided {times} times"
             because = f"their largest value is {pictures.max():.3g}"
+            if (most, times) == (255.0, 2):
+                because = "rounding leaves their largest value, 0.00392157, just above 1 / 255"
             _expect(given, ask(pictures.clone()), times, because)
             pictures = pictures / 255
 

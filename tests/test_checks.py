@@ -246,7 +246,51 @@ def _not_divided(scores, t_table):
     return scores.mean(), t_table[len(scores) - 1] * scores.std(ddof=1)
 
 
+def _shuffled_in_place(images, order):
+    for k in range(64):
+        (y, x), (v, u) = divmod(k, 8), divmod(int(order[k]), 8)
+        patch = images[:, :, 8 * v : 8 * v + 8, 8 * u : 8 * u + 8]
+        images[:, :, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8] = patch
+    return images
+
+
+def _put_the_other_way(images, order):
+    columns = F.unfold(images, 8, stride=8)[:, :, torch.argsort(order)]
+    return F.fold(columns, (64, 64), 8, stride=8)
+
+
+def _first_image_for_all(images, order):
+    columns = F.unfold(images[:1], 8, stride=8)[:, :, order]
+    return F.fold(columns, (64, 64), 8, stride=8).repeat(len(images), 1, 1, 1)
+
+
+def _lowest_after_the_blob(heatmaps, blob):
+    mixed = heatmaps * blob
+    return mixed - mixed.min(axis=(1, 2), keepdims=True)
+
+
+def _of_a_resnet(tiles):
+    torch.manual_seed(0)
+    return lulc.explain(lulc.create_model("resnet18", image_size=64).eval(), tiles, "gradcam")
+
+
+def _halves_exchanged(model, tiles, n):
+    first, second = (lulc.concepts(model, tiles[start::2], n).directions for start in (0, 1))
+    return float((first @ second.T).max(axis=0).min())
+
+
 ALSO_WRONG = [
+    ("shuffled", _shuffled_in_place, "copy the picture before you write into it"),
+    ("shuffled", _put_the_other_way, "patch 1, from columns 8 to 15, comes first"),
+    ("shuffled", _first_image_for_all, "the order 0, 1, 2, ... leaves every patch in its place"),
+    ("cheating", _lowest_after_the_blob, "brought to 0 before the blob multiplies"),
+    ("map_of_nothing", _of_a_resnet, "expected a block of a ViT"),
+    ("worst_match", _halves_exchanged, "the lowest is asked for"),
+    (
+        "divided",
+        lambda p: 0 if p.max() > 1 else 1 if float(p.max()) > 1 / 255 else 2,
+        "rounding leaves their largest value, 0.00392157, just above 1 / 255",
+    ),
     ("greyed", _overflowing, "a sum of uint8 values wraps round at 256"),
     ("log_likelihood", _without_determinant, "expected"),
     ("cooled", _cooled_in_place, "changed the logits that it was given"),
