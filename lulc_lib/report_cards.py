@@ -1028,8 +1028,9 @@ def _paired(values: np.ndarray, null: np.ndarray) -> np.ndarray:
 def agreement(card: ReportCard, tests: Sequence[str] | None = None) -> pd.DataFrame:
     """Return how alike the tests rank the explanations: Spearman's correlation of each two tests.
 
-    Explanations whose figures agree to three decimals in all tests but the planted cue, which is
-    measured for one of them, draw one map, and count once.
+    Explanations whose figures agree to three decimals in the core tests draw one map, and count
+    once. A card that lacks a core test is asked for all its tests but the planted cue, which is
+    measured for one of them.
 
     Args:
         card: the report card.
@@ -1062,7 +1063,8 @@ def agreement(card: ReportCard, tests: Sequence[str] | None = None) -> pd.DataFr
     table.loc[lower, "value"] *= -1
     table.loc[nearer, "value"] = -_root_mean_square(table[nearer])
     wide = table.pivot_table(index="name", columns="test", values="value", aggfunc="first")
-    once = ~wide.drop(columns=CUE, errors="ignore").round(3).duplicated()
+    known = [*CORE] if {*CORE} <= {*wide} else [test for test in wide if test != CUE]
+    once = ~wide[known].round(3).duplicated()
     return wide.loc[once, tests].round(3).corr(method="spearman")
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -157,6 +158,21 @@ def test_equal_maps_have_equal_ranks(card):
     alike = agreement(card)
     assert np.allclose(np.nan_to_num(np.diag(alike), nan=1), 1)  # none where all are equal
     assert alike.index.tolist() == alike.columns.tolist()
+
+
+def test_a_map_of_two_names_counts_once_in_the_agreement_of_tests(card):
+    """Equal core figures are one map, though another test moves its third decimal."""
+    first = next(row for row in card.rows if row.method == "hirescam")
+    copied = [replace(row, layer="its copy") for row in card.rows if row.method == "hirescam"]
+    beside = [row.test for row in copied if row.test not in CORE and row.test != CUE]
+    twice = [replace(row, value=row.value + 0.004) if row.test in beside else row for row in copied]
+    assert beside, "the card has a test beside the core ones"
+    assert first.layer != "its copy"
+    alike = agreement(replace(card, rows=(*card.rows, *twice)))
+    pd.testing.assert_frame_equal(alike, agreement(card))
+    moved = [replace(row, value=row.value + 0.4) if row.test in CORE else row for row in copied]
+    other = agreement(replace(card, rows=(*card.rows, *moved)))
+    assert not other.equals(agreement(card))
 
 
 def test_a_single_tile_convicts_no_model(card):
