@@ -53,11 +53,23 @@ def clean(notebook: NotebookNode) -> NotebookNode:
         kept = {key: cell.metadata[key] for key in ("tags", "jupyter") if key in cell.metadata}
         cell.metadata = nbformat.from_dict(kept)
     for cell in code_cells(notebook):
+        cell.outputs = joined(cell.outputs)
         for output in cell.outputs:
             output.get("data", {}).pop(WIDGET_VIEW, None)
             if output.output_type == "stream":
                 output.text = OVERWRITTEN.sub("", output.text)
     return notebook
+
+
+def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Return outputs with neighbours of one stream as one: how often a kernel flushes is chance."""
+    kept: list[NotebookNode] = []
+    for output in outputs:
+        if kept and "name" in output and output.get("name") == kept[-1].get("name"):
+            kept[-1] = nbformat.from_dict({**kept[-1], "text": kept[-1].text + output.text})
+        else:
+            kept.append(output)
+    return kept
 
 
 def strip(notebook: NotebookNode) -> NotebookNode:

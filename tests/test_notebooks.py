@@ -534,3 +534,12 @@ def test_clean_removes_widget_views():
     data = {"text/plain": "Gallery", "application/vnd.jupyter.widget-view+json": {"model_id": "1"}}
     notebook.cells[2].outputs.append(new_output("display_data", data=data))
     assert clean(notebook).cells[2].outputs[0].data == {"text/plain": "Gallery"}
+
+
+def test_clean_joins_what_a_kernel_flushed_in_parts():
+    """Neighbours of one stream become one, a bar's earlier states go; errors stay apart."""
+    notebook, texts = sample(), (("stdout", "one\n"), ("stdout", "50 %\r"), ("stdout", "done\n"))
+    for name, text in (*texts, ("stderr", "careful\n"), ("stdout", "two\n")):
+        notebook.cells[2].outputs.append(new_output("stream", name=name, text=text))
+    told = [(one.name, one.text) for one in clean(notebook).cells[2].outputs]
+    assert told == [("stdout", "one\ndone\n"), ("stderr", "careful\n"), ("stdout", "two\n")]
