@@ -22,6 +22,7 @@ from typing import Any
 import few_labels
 import learning_rates
 import numpy as np
+import regions
 import report_cards
 import torch
 from self_supervised import pretrain
@@ -31,8 +32,8 @@ from lulc_lib.checkpoints import read_card
 from lulc_lib.config import History, RunConfig
 from lulc_lib.eurosat import load_eurosat
 from lulc_lib.metrics import compare
-from lulc_lib.models import TileClassifier, create_model
-from lulc_lib.predictions import Predictions
+from lulc_lib.models import EUROSAT_MEAN, EUROSAT_STD, TileClassifier, create_model
+from lulc_lib.predictions import Predictions, predict
 from lulc_lib.splits import split
 from lulc_lib.storage import atomic_write
 from lulc_lib.tiles import TileSet
@@ -51,10 +52,10 @@ MARKS = {
         f"<!-- {kind}: written by benchmarks/experiments.py --table -->",
         f"<!-- end of {kind} -->",
     )
-    for kind in ("table", "runs", "seeds", "costs", "rates", "few labels", "probe")
+    for kind in ("table", "runs", "seeds", "costs", "rates", "regions", "few labels", "probe")
 }
 CHANCE = 0.01  # macro-F1; one training of an idea cannot tell less: see base-again, notebook 11
-TILES = 5400  # a third of the training tiles: an experiment takes minutes on two cores
+TILES = learning_rates.TILES  # an experiment takes minutes on two cores
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Experiment:
     unlabelled: int = TILES  # on so many of the training tiles, without their labels
     beside: str = "base"  # the row that its figure is held to
     split: str = "seed42"
+    levelled: bool = False  # the tiles of both parts, see `levelled`
 
 
 BASE = {
@@ -151,6 +153,10 @@ IDEAS = {
         "random crops of at least half of the tile", {"optimizer": "muon", "crop_scale": 0.5},
         beside="spatial", split="spatial",
     ),
+    "spatial-levelled": Experiment(
+        "each tile's channels brought to the mean and deviation of all tiles",
+        {"optimizer": "muon"}, beside="spatial", split="spatial", levelled=True,
+    ),
     "teacher": Experiment(
         "the shipped ResNet50's probabilities as half of the target",
         {"teacher": "resnet50", "distill": 0.5},
@@ -170,11 +176,15 @@ def train(name: str) -> dict[str, Any]:
     torch.manual_seed(config.seed)
     model = create_model(config.model, **IDEAS[name].network)
     minutes = pretrained(name, model, parts.train) if IDEAS[name].pretrain else 0.0
-    tiles = third(parts.train)
+    tiles, val = learning_rates.third(parts.train), parts.val
+    if IDEAS[name].levelled:
+        tiles, val = levelled(tiles), levelled(val)
     history = fit(model, tiles, None, config, run_dir=RUNS / name, resume=True)
     if history.interrupted:
         raise KeyboardInterrupt
-    figures = validate(model, parts.val, config.precision)  # of the last weights: none are chosen
+    figures = validate(model, val, config.precision)  # of the last weights: none are chosen
+    found = predict(model, val, precision=config.precision)
+    learning_rates.keep(f"idea-{name}", found)
     return {
         "val_macro_f1": round(figures["val_macro_f1"], 4),
         "val_loss": round(figures["val_loss"], 4),
@@ -185,14 +195,16 @@ def train(name: str) -> dict[str, Any]:
     }
 
 
-def third(train: TileSet) -> TileSet:
-    """Return a third of the training tiles: the first of `seed42`, whose order is drawn already.
+def levelled(tiles: TileSet) -> TileSet:
+    """Return tiles whose channels all have the mean and the deviation of the whole data set.
 
-    The public lists name their tiles class by class, so that theirs are drawn here.
+    What is left of colour lies in the differences within a tile; values beyond [0, 255] are cut.
     """
-    if train.part == "seed42/train":
-        return train[:TILES]
-    return train[np.random.default_rng(0).permutation(len(train))[:TILES]]
+    pixels = tiles.images.float()
+    deviation, mean = torch.std_mean(pixels, dim=(2, 3), keepdim=True)
+    asked = [255 * torch.tensor(one).view(1, 3, 1, 1) for one in (EUROSAT_MEAN, EUROSAT_STD)]
+    pixels = (pixels - mean) / deviation.clamp(min=1) * asked[1] + asked[0]
+    return dataclasses.replace(tiles, images=pixels.round().clamp(0, 255).byte())
 
 
 def undisturbed(epochs: list[dict[str, Any]]) -> float:
@@ -388,6 +400,7 @@ def tables() -> dict[str, str]:
         "seeds": seeds(),
         "costs": costs(),
         "rates": learning_rates.table(learning_rates.measured()),
+        "regions": regions.table(),
         "few labels": few_labels.table(few_labels.measured()),
         "probe": report_cards.probe_table(),
     }

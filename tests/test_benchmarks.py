@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sklearn.metrics import f1_score
 
 from lulc_lib.cards import names_in
@@ -30,7 +31,9 @@ def experiments(monkeypatch):
     import experiments
 
     yield experiments
-    for name in ("experiments", "self_supervised", "learning_rates", "few_labels", "report_cards"):
+    for name in (
+        "experiments", "self_supervised", "learning_rates", "regions", "few_labels", "report_cards",
+    ):  # fmt: skip
         del sys.modules[name]
     sys.modules.pop("recipes", None)
 
@@ -47,8 +50,16 @@ def test_the_table_of_experiments_is_the_measured_one(experiments):
 @pytest.mark.parametrize(
     ("word", "names"),
     {
-        "helps": ("muon", "long", "small-patches"),
-        "hurts": ("mixup", "cutmix", "erase", "conv-stem", "muon-conv-stem", "spatial-crop"),
+        "helps": ("muon", "long", "small-patches", "cnn-muon"),
+        "hurts": (
+            "mixup",
+            "cutmix",
+            "erase",
+            "conv-stem",
+            "muon-conv-stem",
+            "spatial-crop",
+            "spatial-levelled",
+        ),
         "no difference seen": (
             "base-again",
             "flip",
@@ -210,6 +221,40 @@ def test_figures_of_trainings_that_are_not_shipped_are_those_of_their_logits(exp
         assert found["test"] == pytest.approx(card.metrics["macro_f1"]["value"], abs=3e-4), name
         best = History.from_dict(card.history).best["val_macro_f1"]  # as trained, in bfloat16
         assert found["val"] == pytest.approx(best, abs=1e-3), name
+
+
+def test_short_trainings_have_the_figures_of_their_kept_logits(experiments):
+    """Rates, regions and the ideas whose logits are kept, each on the tiles of its own split."""
+    rates, regions = experiments.learning_rates.measured(), experiments.regions.measured()
+    found = {
+        name: (row["val_macro_f1"]["value"], f"{'spatial' if name in regions else 'seed42'}/val")
+        for name, row in (rates | regions).items()
+    }
+    for name, row in experiments.measured().items():
+        if (experiments.LOGITS / f"idea-{name}.npz").is_file():
+            found[f"idea-{name}"] = (row["val_macro_f1"], f"{experiments.IDEAS[name].split}/val")
+    assert len(found) >= 36
+    for name, (figure, part) in found.items():
+        with np.load(experiments.LOGITS / f"{name}.npz") as kept:
+            said = kept["logits"].argmax(axis=1)
+            assert f1_score(kept["labels"], said, average="macro") == pytest.approx(
+                figure, abs=5e-4
+            )  # logits are halved in precision, so that near ties may fall the other way
+            assert json.loads(str(kept["facts"]))["part"] == part
+
+
+def test_a_difference_of_means_has_welchs_interval(experiments):
+    """As SciPy's, with the degrees of freedom rounded down; so never shorter."""
+    rng = np.random.default_rng(0)
+    for spread in (1, 3, 30):
+        first, second = rng.normal(1, 1, 3), rng.normal(0, spread, 3)
+        more, half = experiments.regions.difference(first, second)
+        known = stats.ttest_ind(first, second, equal_var=False)
+        assert more == pytest.approx(first.mean() - second.mean())
+        error = more / known.statistic
+        reach = stats.t.ppf(0.975, np.floor(known.df)) * abs(error)
+        assert half == pytest.approx(reach, rel=1e-3)
+        assert half >= np.diff(known.confidence_interval(0.95))[0] / 2
 
 
 def test_the_page_says_how_the_runs_after_the_first_vit_ended(experiments):
@@ -549,3 +594,16 @@ def test_the_mean_of_weights_lies_in_the_middle(monkeypatch):
     for name, weight in one.named_parameters():
         assert torch.allclose(made.get_parameter(name), weight + 1), name
         assert torch.equal(other.get_parameter(name), weight + 2), name
+
+
+def test_levelled_tiles_have_the_colours_of_the_data_set(experiments):
+    """Each channel of each tile gets the same mean and deviation; a flat one stays flat."""
+    tiles = synthetic(1, seed=0)
+    flat = tiles.images.clone()
+    flat[0] = 7
+    found = experiments.levelled(dataclasses.replace(tiles, images=flat)).images.float() / 255
+    deviation, mean = torch.std_mean(found[1:], dim=(2, 3))
+    assert torch.allclose(mean, torch.tensor(experiments.EUROSAT_MEAN).expand_as(mean), atol=0.03)
+    assert torch.allclose(deviation, torch.tensor(experiments.EUROSAT_STD).expand_as(deviation),
+                          atol=0.05)  # fmt: skip
+    assert found[0].std(dim=(1, 2)).max() == 0
