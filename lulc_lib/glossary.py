@@ -53,7 +53,8 @@ TERMS = tuple(
         ("batch", "02", "The tiles that one training step uses."),
         ("batch norm", "02",
          "A layer that brings each channel of a batch to mean 0 and deviation 1, then "
-         "scales and shifts it."),
+         "scales and shifts it. In evaluation mode the mean and the deviation are not the batch's "
+         "but running ones, kept from training."),
         ("block", "03",
          "A unit that a network repeats. In a ViT it is attention followed by an MLP, each "
          "added to the tokens that enter it."),
@@ -107,6 +108,9 @@ TERMS = tuple(
         ("correlation", "05",
          "How far two lists of numbers rise and fall together, from −1 to 1. Scale and "
          "offset do not matter."),
+        ("cosine similarity", "03",
+         "The cosine of the angle between two vectors: 1 for the same direction, 0 for a right "
+         "angle, below 0 for opposed ones."),
         ("coverage", "12",
          "The share of tiles that a model answers when it leaves out those that it is "
          "least sure of."),
@@ -176,7 +180,8 @@ TERMS = tuple(
         ("lead", "07",
          "The difference between two logits or, on a report card, between a method's score "
          "and a null's on the same tiles."),
-        ("leak", "01", "Training tiles among the tiles of a score, which make it too high."),
+        ("leak", "01",
+         "A model is scored on tiles that it was trained on, so that the score is too high."),
         ("learning rate", "02", "The length of a training step."),
         ("LeGrad", "08",
          "A method for ViTs that adds up, over all blocks, the positive part of the gradient of "
@@ -196,8 +201,8 @@ TERMS = tuple(
          "them gets right alone."),
         ("mean rank", "00",
          "An explanation's place among those tried, 1 is best, on average over the three tests "
-         "that recommend. Places are those to be expected: where two figures could have come out "
-         "the other way round on other tiles, both orders count, each by its probability."),
+         "that recommend. A place counts how many others are better, each by the probability that "
+         "it would be on other tiles."),
         ("mixup", "02", "Blending two training tiles and asking for both labels in proportion."),
         ("MLP", "03",
          "A small network of two linear layers. In a ViT's block it works on each token by "
