@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from lulc_lib.drawn_tiles import synthetic
 from lulc_lib.explanations import Explanation
 from lulc_lib.factors import concepts
+from lulc_lib.faithfulness.ranks import rank_correlation
 from lulc_lib.metrics import tempered
 from lulc_lib.models import create_model
 from lulc_lib.predictions import Predictions
@@ -300,8 +301,10 @@ def _greyed(ask: Callable) -> None:
     tiles = synthetic(1, seed=0)
     images = tiles.images.clone()
     images[0, :, 0, 0] = torch.tensor([200, 210, 220], dtype=torch.uint8)
-    tiles = dataclasses.replace(tiles, images=images)
+    tiles = dataclasses.replace(tiles, images=images.clone())
     grey = ask(tiles)
+    unchanged = torch.equal(tiles.images, images)
+    _hold(unchanged, "Your function changed the tiles that it was given; make new ones.")
     _kind(grey, type(tiles))
     _hold(grey.images.shape == images.shape, "All three channels must remain.")
     because = "their mean stands in every channel (a sum of uint8 values wraps round at 256)"
@@ -320,6 +323,10 @@ def _overlap(ask: Callable) -> None:
     because = "no tile is in both"
     _expect("two parts without a common tile", ask(tiles[:5], tiles[5:]), 0, because)
     _expect("a part and itself", ask(tiles, tiles), 1, "every tile is in both")
+    tiles = synthetic(2, seed=0)
+    because = "a tile is known by its name, not by its class"
+    given = "two parts of the same classes without a common tile"
+    _expect(given, ask(tiles[::2], tiles[1::2]), 0, because)
 
 
 @_exercise
@@ -509,6 +516,12 @@ def _surest_error(ask: Callable) -> None:
     logits[1, [0, 1, 2]] = np.log([0.55, 0.01, 0.44])
     because = "both are wrong, tile 0 with 0.7; tile 1, with 0.55, has the larger loss"
     _expect("two more", ask(Predictions(logits, np.array([1, 1]), ("a", "b"))), 0, because)
+    logits[1, :6] = np.log([0.6, 0.01, 0.0975, 0.0975, 0.0975, 0.0975]) + 3
+    because = (
+        "tile 0 claims 0.7, tile 1 claims 0.6: confidence is a probability, and neither the "
+        "largest logit nor the lead over the second class"
+    )
+    _expect("another two", ask(Predictions(logits, np.array([1, 1]), ("a", "b"))), 0, because)
 
 
 @_exercise
@@ -540,6 +553,11 @@ def _rank_agreement(ask: Callable) -> None:
     got = ask({name: _made_explanation(heat) for name, heat in maps.items()})
     because = "the first tile has 1 and the second -1: each is ranked alone, then the mean is taken"
     _expect("two maps that agree on one tile of two", got, [[1, 0], [0, 1]], because, 1e-3)
+    tied, noisy = values[:1], values[:1] + np.random.default_rng(1).normal(size=(1, 64, 64))
+    got = ask({"tied": _made_explanation(tied), "noisy": _made_explanation(noisy)})
+    known = float(rank_correlation(tied, noisy)[0])
+    because = "equal values share the mean of their ranks, not the next whole number"
+    _expect("a map with equal values and noise", got, [[1, known], [known, 1]], because, 1e-3)
 
 
 @_exercise
@@ -699,6 +717,9 @@ def _mean_of_seeds(ask: Callable) -> None:
     _expect("scores 1, 2, 3", ask(np.array([1.0, 2.0, 3.0]), dict(table)), expected, because)
     because = "with two scores t is 12.71, and s / root of n is half their distance"
     _expect("scores 1, 2", ask(np.array([1.0, 2.0]), dict(table)), [1.5, 12.71 / 2], because)
+    because = "the mean is asked for, and the squared deviations from it are 4, 1 and 9"
+    expected = [3, 4.30 * math.sqrt(7 / 3)]
+    _expect("scores 1, 2, 6", ask(np.array([1.0, 2.0, 6.0]), dict(table)), expected, because)
 
 
 @_exercise

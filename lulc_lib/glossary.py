@@ -48,8 +48,8 @@ TERMS = tuple(
          "The area under the curve of the error rate against coverage: the mean error rate "
          "over all coverages."),
         ("backward", "02",
-         "The second part of a training step: the derivative of the loss with respect to "
-         "every weight."),
+         "The third part of a training step, after the loss: the derivative of the loss with "
+         "respect to every weight."),
         ("batch", "02", "The tiles that one training step uses."),
         ("batch norm", "02",
          "A layer that brings each channel of a batch to mean 0 and deviation 1, then "
@@ -178,8 +178,8 @@ TERMS = tuple(
          "A layer that brings the numbers of a token, or of their average, to mean 0 and "
          "deviation 1, then scales and shifts them."),
         ("lead", "07",
-         "The difference between two logits or, on a report card, between a method's score "
-         "and a null's on the same tiles."),
+         "The difference between two logits or two scores: of two models or, on a report card, "
+         "of a method and a null on the same tiles."),
         ("leak", "01",
          "A model is scored on tiles that it was trained on, so that the score is too high."),
         ("learning rate", "02", "The length of a training step."),
@@ -291,7 +291,8 @@ TERMS = tuple(
          "A patch of the tile as a vector, which a ViT's blocks change step by step."),
         ("told apart", "08",
          "Said of an explanation that passed: its lead over every null has an interval "
-         "above 0, on mosaics and in single deletion."),
+         "above 0, on mosaics and in single deletion. Of two figures: the interval of their "
+         "difference leaves out 0."),
         ("twin", "09",
          "A network trained like another one, but for the one thing that is being studied."),
         ("unproven", "05",

@@ -279,7 +279,40 @@ def _halves_exchanged(model, tiles, n):
     return float((first @ second.T).max(axis=0).min())
 
 
+def _by_label(a, b):
+    return np.isin(a.labels.numpy(), b.labels.numpy()).mean()
+
+
+def _greyed_in_place(tiles):
+    tiles.images[:] = tiles.images.float().mean(dim=1, keepdim=True).byte()
+    return tiles
+
+
+def _by_logit(pred):
+    wrong = np.flatnonzero(~pred.correct)
+    return int(wrong[pred.logits[wrong].max(axis=1).argmax()])
+
+
+def _by_margin(pred):
+    wrong = np.flatnonzero(~pred.correct)
+    second, first = np.sort(pred.probabilities[wrong], axis=1)[:, -2:].T
+    return int(wrong[(first - second).argmax()])
+
+
+def _dense_ranks(explanations):
+    rows = [
+        [np.unique(heat, return_inverse=True)[1].ravel() for heat in one.heatmap]
+        for one in explanations.values()
+    ]
+    return np.mean([np.corrcoef(tile) for tile in zip(*rows, strict=True)], axis=0)
+
+
 ALSO_WRONG = [
+    ("overlap", _by_label, "known by its name, not by its class"),
+    ("greyed", _greyed_in_place, "changed the tiles that it was given"),
+    ("surest_error", _by_logit, "confidence is a probability"),
+    ("surest_error", _by_margin, "confidence is a probability"),
+    ("rank_agreement", _dense_ranks, "share the mean of their ranks"),
     ("shuffled", _shuffled_in_place, "copy the picture before you write into it"),
     ("shuffled", _put_the_other_way, "patch 1, from columns 8 to 15, comes first"),
     ("shuffled", _first_image_for_all, "the order 0, 1, 2, ... leaves every patch in its place"),
@@ -299,6 +332,11 @@ ALSO_WRONG = [
     ("coverage_at", _nothing_if_none, "returned nothing; expected 0"),
     ("enlarged", _nearest, "enlarged bilinearly"),
     ("enlarged", _one_pixel_more, "rows and columns 9 to 53"),
+    (
+        "mean_of_seeds",
+        lambda x, t: (np.median(x), t[len(x) - 1] * x.std(ddof=1) / len(x) ** 0.5),
+        "the mean is asked for",
+    ),
     ("mean_of_seeds", _not_divided, "a mean of 3 scores varies √3 times less than one"),
     (
         "gradient_in_parts",

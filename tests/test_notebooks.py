@@ -98,6 +98,21 @@ def form_faults(notebook: NotebookNode) -> list[str]:
     return wrong
 
 
+def hidden(source: str) -> list[str]:
+    """Return calls whose picture is lost: a gallery is shown as the value of a cell alone.
+
+    Functions that a widget calls return theirs.
+    """
+    tree = ast.parse(source)
+    galleries = ("plots.plot_gallery", "plots.plot_maps", "explorer.figure")
+    return [
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and node is not tree.body[-1]
+        if isinstance(node.value, ast.Call) and ast.unparse(node.value.func) in galleries
+    ]
+
+
 def code_faults(notebook: NotebookNode) -> list[str]:
     """Return what the code cells do that a notebook should not, and which tagged cells miss."""
     wrong = []
@@ -119,6 +134,7 @@ def code_faults(notebook: NotebookNode) -> list[str]:
                     wrong.append(f"cell {number} imports *")
             elif isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.path":
                 wrong.append(f"cell {number} touches sys.path")
+        wrong += [f"cell {number} draws a gallery that nothing shows"] * bool(hidden(cell.source))
     if len(importing) != 1:
         wrong.append(f"imports stand in {len(importing)} cells, not in one")
     cells = code_cells(notebook)
@@ -534,6 +550,18 @@ def test_clean_removes_widget_views():
     data = {"text/plain": "Gallery", "application/vnd.jupyter.widget-view+json": {"model_id": "1"}}
     notebook.cells[2].outputs.append(new_output("display_data", data=data))
     assert clean(notebook).cells[2].outputs[0].data == {"text/plain": "Gallery"}
+
+
+def test_a_gallery_that_nothing_shows_is_a_fault():
+    """A gallery is shown as a cell's value alone; what a function returns is its caller's."""
+    lost = "if picked:\n    plots.plot_gallery(picked, maps)"
+    assert hidden(lost) == ["plots.plot_gallery(picked, maps)"]
+    assert hidden("explorer.figure()\nprint('below it')") == ["explorer.figure()"]
+    assert hidden("def draw(x):\n    return plots.plot_maps(x, {})\n\n\ndraw(1)") == []
+    assert hidden("plots.plot_maps(x, {})") == []
+    notebook = sample()
+    notebook.cells[2].source = f"import os\n\n{lost}\nprint(2)"
+    assert "cell 2 draws a gallery that nothing shows" in code_faults(notebook)
 
 
 def test_clean_joins_what_a_kernel_flushed_in_parts():
