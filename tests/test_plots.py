@@ -77,6 +77,16 @@ def test_contact_sheet_shows_each_tile_with_its_label(tiles: TileSet):
     assert labels == [CLASSES[label] for label in some.labels]
 
 
+def test_contact_sheet_has_tiles_of_the_size_that_was_asked_for(tiles: TileSet):
+    """A wider tile makes a larger figure and a larger caption; a size that is none is refused."""
+    one, two = (plots.plot_tiles(tiles[:6], columns=3, inches=size) for size in (1, 1.9))
+    assert two.figure.get_size_inches() == pytest.approx(1.9 * one.figure.get_size_inches())
+    assert two.texts[0].get_fontsize() == pytest.approx(1.9 * one.texts[0].get_fontsize())
+    for size in (0, -1, float("nan"), "large", None):
+        with pytest.raises(ValueError, match=r"inches must be a number from 0\.2 to 10, got"):
+            plots.plot_tiles(tiles[:2], inches=size)
+
+
 def test_contact_sheet_takes_captions_and_refuses_what_does_not_fit(tiles: TileSet):
     """Own captions replace labels; a wrong number of them, no tiles or no columns are errors."""
     assert "first" in words(plots.plot_tiles(tiles[:2], captions=["first", "second"]))

@@ -141,9 +141,9 @@ def plot_per_class(
     limits = np.array([panel.get_xlim() for panel in ax.child_axes])
     for panel, name in zip(ax.child_axes, quantities, strict=True):
         panel.set_xlim(limits[:, 0].min(), limits[:, 1].max())
-        begins = panel.xaxis.get_major_formatter()(max(0.0, limits[:, 0].min()))
-        words = _QUANTITIES.get(name, ("", name))[1]
-        panel.set_xlabel(f"{words} (axis begins at {begins})" if begins.strip("0%") else words)
+        low, words = limits[:, 0].min(), _QUANTITIES.get(name, ("", name))[1]
+        begins = f" (axis begins at {panel.xaxis.get_major_formatter()(low)})" if low > 0 else ""
+        panel.set_xlabel(words + begins)
     return ax
 
 

@@ -45,6 +45,8 @@ def plot_tiles(
         raise ValueError("there are no tiles to draw")
     if captions is not None and len(captions) != len(tiles):
         raise ValueError(f"{len(captions)} captions do not fit {len(tiles)} tiles")
+    if isinstance(inches, bool) or not isinstance(inches, int | float) or not 0.2 <= inches <= 10:
+        raise ValueError(f"inches must be a number from 0.2 to 10, got {inches!r}")
     columns = whole_number("columns", columns)
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
@@ -53,8 +55,6 @@ def plot_tiles(
     across = TILE_SIZE + 6  # tile and gap, in tile pixels
     down = TILE_SIZE + 12 + 8 * max(text.count("\n") + 1 for text in texts)
     sheet = np.full((rows * down - 4, columns * across - 6, 3), 255, dtype=np.uint8)
-    if not 0.2 <= inches <= 10:
-        raise ValueError(f"inches must lie in [0.2, 10], got {inches!r}")
     ax = axes_or_new(ax, (inches * columns, down / TILE_SIZE * 0.92 * inches * rows))
     for i, image in enumerate(tiles.images.numpy().transpose(0, 2, 3, 1)):
         top, left = i // columns * down, i % columns * across
